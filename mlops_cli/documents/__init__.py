@@ -1,0 +1,38 @@
+"""Documents: YAML, JSON and TOML in and out, deterministic, bounded, with errors that name `file:line`.
+
+The one idea: every file that people or other machines may have written is read by one pass with limits on bytes, depth
+and nodes, and comes back as plain values plus the line each key stands on. `Fields` then reads one mapping strictly.
+What the values mean is for `records` to say.
+"""
+
+from __future__ import annotations
+
+from mlops_cli.documents.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, Document, Place, nearest, suggest
+from mlops_cli.documents.fields import MAX_INTEGER, Fields, check_version, describe
+from mlops_cli.documents.parsing import parse_json, parse_toml, parse_values
+from mlops_cli.documents.values import flatten
+from mlops_cli.documents.writing import Inline, InlineList, dump_yaml
+from mlops_cli.documents.yaml_parsing import parse_scalar, parse_yaml
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "MAX_INTEGER",
+    "MAX_NODES",
+    "Document",
+    "Fields",
+    "Inline",
+    "InlineList",
+    "Place",
+    "check_version",
+    "describe",
+    "dump_yaml",
+    "flatten",
+    "nearest",
+    "parse_json",
+    "parse_scalar",
+    "parse_toml",
+    "parse_values",
+    "parse_yaml",
+    "suggest",
+]

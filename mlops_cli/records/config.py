@@ -1,0 +1,266 @@
+"""Settings: `.mlx/config.yaml`, the clone's and the user's file of the same form, and `MLX_*` variables.
+
+A file is a layer of flat keys (`core.remote`, `remotes.storage.url`). Layers stand from strongest to weakest, and each
+key is decided by the first layer that has it. Where the files are is the workspace's to know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mlops_cli.documents import Fields, check_version, describe, dump_yaml, nearest, parse_scalar, parse_yaml
+from mlops_cli.errors import UsageError
+
+DURABILITIES = ("batch", "strict", "none")
+LINKS = ("copy", "reflink", "hardlink", "symlink")
+MAX_JOBS = 1024
+
+_REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_REMOTE_KEY = re.compile(r"remotes\.(.+)\.url\Z", re.DOTALL)
+# `user:secret@`, but not `host:8080/path@version`.
+_LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@:]*:(?!\d+(?:/|\Z))[^@]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A store elsewhere."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings in force; `None` means that nothing says."""
+
+    core_remote: str | None
+    core_lock_timeout: float
+    core_durability: str
+    core_jobs: int
+    cache_dir: str | None
+    cache_link: str
+    remotes: Mapping[str, Remote]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One source of settings: `origin` names it to people, `values` are its flat keys."""
+
+    origin: str
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key as it is in force, and the layer that decided."""
+
+    key: str
+    value: object
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """What a key may hold: `choices`, or a value of `kind` not below zero."""
+
+    kind: str
+    default: object = None
+    choices: tuple[str, ...] = ()
+
+
+_OPTIONS: Mapping[str, _Option] = {
+    "core.remote": _Option("name"),
+    "core.lock_timeout": _Option("number", 10),
+    "core.durability": _Option("choice", "batch", DURABILITIES),
+    "core.jobs": _Option("count", 0),
+    "cache.dir": _Option("text"),
+    "cache.link": _Option("choice", "reflink", LINKS),
+}
+_SECTIONS = ("core", "cache")
+
+
+def read_config(data: bytes, name: str) -> dict[str, object]:
+    """Return the flat keys that the file sets; RecordError when it is anything but a configuration."""
+    fields = Fields(parse_yaml(data, name), what="this configuration")
+    check_version(fields)
+    fields.only(("mlx", *_SECTIONS, "remotes"))
+    values: dict[str, object] = {}
+    for section in _SECTIONS:
+        reader = fields.mapping(section)
+        if reader is not None:
+            values.update(_read_section(reader, section))
+    remotes = fields.mapping("remotes")
+    if remotes is not None:
+        values.update(_read_remotes(remotes))
+    return values
+
+
+def _read_section(fields: Fields, section: str) -> Iterator[tuple[str, object]]:
+    fields.only([key.partition(".")[2] for key in _OPTIONS if key.startswith(f"{section}.")])
+    for name, value in fields.values.items():
+        fault = _find_fault(f"{section}.{name}", value)
+        if fault is not None:
+            raise fields.error(fault, name)
+        yield f"{section}.{name}", value
+
+
+def _read_remotes(fields: Fields) -> Iterator[tuple[str, object]]:
+    for name in fields.values:
+        fault = _find_name_fault(name)
+        if fault is not None:
+            raise fields.error(fault, name)
+        remote = Fields(fields.document, (*fields.at, name), what=f"remote `{name}`")
+        remote.only(("url",))
+        url = remote.text("url")
+        fault = _find_fault(f"remotes.{name}.url", url)
+        if fault is not None:
+            raise remote.error(fault, "url", _LEAVE_IT_OUT if _LOGIN.match(url) else None)
+        yield f"remotes.{name}.url", url
+
+
+def write_config(values: Mapping[str, object]) -> bytes:
+    """Return the canonical file that sets the flat keys `values`."""
+    document: dict[str, object] = {"mlx": 1}
+    for section in _SECTIONS:
+        keys = [key for key in _OPTIONS if key.startswith(f"{section}.") and key in values]
+        if keys:
+            document[section] = {key.partition(".")[2]: values[key] for key in keys}
+    urls = {match[1]: values[key] for key in values if (match := _REMOTE_KEY.match(key))}
+    if urls:
+        document["remotes"] = {name: {"url": urls[name]} for name in sorted(urls)}
+    return dump_yaml(document)
+
+
+def environment_layer(environ: Mapping[str, str]) -> Layer:
+    """Return what `MLX_CORE_*` and `MLX_CACHE_*` variables set; an empty variable sets nothing.
+
+    UsageError for an unknown variable of these, or a wrong value. Other `MLX_*` variables are not settings.
+    """
+    variables = {_variable(key): key for key in _OPTIONS}
+    values: dict[str, object] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(("MLX_CORE_", "MLX_CACHE_")) or not environ[variable]:
+            continue
+        if variable not in variables:
+            raise UsageError(
+                f"environment variable `{variable}` is not a setting", hint=_name_them(variable, variables)
+            )
+        key = variables[variable]
+        values[key] = _parse(key, environ[variable], f"environment variable `{variable}`")
+    return Layer("environment", values)
+
+
+def _variable(key: str) -> str:
+    return "MLX_" + key.upper().replace(".", "_")
+
+
+def explain(layers: Sequence[Layer]) -> tuple[Setting, ...]:
+    """Return every key that is set or has a default, with the layer that decides; strongest layer first."""
+    names = sorted({key for layer in layers for key in layer.values if _REMOTE_KEY.match(key)})
+    return tuple(found for key in (*_OPTIONS, *names) if (found := _decide(key, layers)) is not None)
+
+
+def _decide(key: str, layers: Sequence[Layer]) -> Setting | None:
+    for layer in layers:
+        if key in layer.values:
+            return Setting(key, layer.values[key], layer.origin)
+    default = _OPTIONS[key].default
+    return None if default is None else Setting(key, default, "default")
+
+
+def resolve(layers: Sequence[Layer]) -> Config:
+    """Return the settings in force; strongest layer first."""
+    values = {setting.key: setting.value for setting in explain(layers)}
+    remotes = {match[1]: Remote(str(url)) for key, url in values.items() if (match := _REMOTE_KEY.match(key))}
+    timeout, jobs = values["core.lock_timeout"], values["core.jobs"]
+    assert isinstance(timeout, int | float)
+    assert isinstance(jobs, int)
+    return Config(
+        core_remote=_text_or_none(values.get("core.remote")),
+        core_lock_timeout=float(timeout),
+        core_durability=str(values["core.durability"]),
+        core_jobs=jobs,
+        cache_dir=_text_or_none(values.get("cache.dir")),
+        cache_link=str(values["cache.link"]),
+        remotes=remotes,
+    )
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def set_value(values: Mapping[str, object], key: str, text: str) -> dict[str, object]:
+    """Return `values` with `key` set to what `text` spells; UsageError for an unknown key or a wrong value."""
+    check_key(key)
+    return {**values, key: _parse(key, text, f"`{key}`")}
+
+
+def unset_value(values: Mapping[str, object], key: str) -> dict[str, object]:
+    """Return `values` without `key`; UsageError when it is unknown or not set there."""
+    check_key(key)
+    if key not in values:
+        raise UsageError(f"`{key}` is not set here", hint="`mlx config list --show-origin` tells where it is set")
+    return {known: value for known, value in values.items() if known != key}
+
+
+def check_key(key: str) -> None:
+    match = _REMOTE_KEY.match(key)
+    if match is not None:
+        fault = _find_name_fault(match[1])
+        if fault is not None:
+            raise UsageError(fault)
+    elif key not in _OPTIONS:
+        raise UsageError(f"`{key}` is not a setting", hint=_name_them(key, (*_OPTIONS, "remotes.NAME.url")))
+
+
+def _name_them(word: str, names: Sequence[str] | Mapping[str, str]) -> str:
+    near = nearest(word, names)
+    return f"did you mean `{near}`?" if near else "the settings are " + ", ".join(f"`{name}`" for name in names)
+
+
+def _parse(key: str, text: str, what: str) -> object:
+    """Return `text`, which came from a terminal or the environment, as a value of `key`."""
+    option = _OPTIONS.get(key)
+    value: object = text
+    if option is not None and option.kind in ("number", "count"):
+        try:
+            value = parse_scalar(text)
+        except ValueError as error:
+            raise UsageError(f"{what}: {error}") from error
+    fault = _find_fault(key, value)
+    if fault is None:
+        return value
+    near = nearest(text, option.choices) if option is not None else None
+    hint = _LEAVE_IT_OUT if _LOGIN.match(text) else f"did you mean `{near}`?" if near else None
+    raise UsageError(fault if what == f"`{key}`" else f"{what}: {fault}", hint=hint)
+
+
+_LEAVE_IT_OUT = "leave it out: credentials come from the storage's own tools, such as `aws configure` or its variables"
+
+
+def _find_fault(key: str, value: object) -> str | None:
+    """Say why `value` cannot be the value of the known `key`, or return None."""
+    option = _OPTIONS.get(key, _Option("url"))
+    if option.kind == "number":
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            return f"`{key}` must be a number of seconds, 0 or more, not {describe(value)}"
+    elif option.kind == "count":
+        if type(value) is not int or not 0 <= value <= MAX_JOBS:
+            return f"`{key}` must be a whole number from 0 to {MAX_JOBS}, not {describe(value)}"
+    elif not isinstance(value, str) or not value or "\0" in value:
+        return f"`{key}` must be text, not {'an empty text' if value == '' else describe(value)}"
+    elif option.kind == "choice" and value not in option.choices:
+        return f"`{key}` must be one of {', '.join(f'`{choice}`' for choice in option.choices)}, not `{value}`"
+    elif option.kind == "name":
+        return _find_name_fault(value)
+    elif option.kind == "url" and _LOGIN.match(value):
+        return f"`{key}` holds a password, which must not be written down here"
+    return None
+
+
+def _find_name_fault(name: str) -> str | None:
+    if _REMOTE_NAME.match(name):
+        return None
+    return f"`{name}` cannot be the name of a remote: it may hold letters, digits, `.`, `_` and `-`"

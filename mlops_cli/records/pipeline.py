@@ -1,0 +1,371 @@
+"""`mlx.yaml`: the stages that people declare, read strictly and filled in.
+
+Reading gives `Stage` values with every `${name}` replaced, every matrix spelled out and every path relative to the
+project. Whether files exist, what must run and in which order is decided above; editing the text is `stage_text`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml
+from mlops_cli.errors import RecordError
+from mlops_cli.records.paths import path_below, project_folder, project_path
+from mlops_cli.records.stages import PARAMS_FILE, Output, ParamsFile, Pipeline, Plot, Stage
+from mlops_cli.records.templates import NAME, TemplateError, combine, expand_deep, expand_text, expand_value, render
+
+MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
+
+_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_AXIS_NAME = re.compile(rf"{NAME}\Z")
+_ENV_NAME = re.compile(r"[^=\0]+\Z")
+_VALUE_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+_STAGE_KEYS = ("desc", "matrix", "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env")
+
+ReadFile = Callable[[str], bytes | None]
+
+
+def read_pipeline(data: bytes, name: str, *, folder: str, read_file: ReadFile) -> Pipeline:
+    """Read the `mlx.yaml` called `name` in `folder`; RecordError names the line of whatever cannot be right.
+
+    `read_file` returns the bytes of a file of `vars` by its path in the project, or None when it does not exist.
+    """
+    document = parse_yaml(data, name)
+    fields = Fields(document, what=f"`{name}`")
+    check_version(fields)
+    fields.only(("mlx", "vars", "stages", "metrics"))
+    reader = _Reader(document, folder, _read_vars(fields, folder, read_file))
+    declared = fields.mapping("stages") if fields.raw("stages") is not None else None
+    stages = tuple(
+        stage for key in (declared.values if declared else ()) for stage in _read_group(reader, ("stages", key), key)
+    )
+    metrics = tuple(reader.value_file(text, at, path_below) for text, at in reader.listed(fields, "metrics"))
+    return Pipeline(stages, metrics, name)
+
+
+def _read_vars(fields: Fields, folder: str, read_file: ReadFile) -> dict[str, object]:
+    """Return the names that `vars` defines; a mapping's values may use names defined above them."""
+    value = fields.raw("vars", [])
+    if not isinstance(value, list | dict):
+        raise fields.error(f"`vars` must be a mapping, or a list of files and mappings, not {describe(value)}", "vars")
+    names: dict[str, object] = {}
+    sources = [(value, ("vars",))] if isinstance(value, dict) else [(v, ("vars", i)) for i, v in enumerate(value)]
+    for source, at in sources:
+        if isinstance(source, dict):
+            _define(fields.document, names, source, at)
+        else:
+            _define_file(fields, names, at, folder, read_file)
+    return names
+
+
+def _define(document: Document, names: dict[str, object], source: Mapping[str, object], at: Place) -> None:
+    for name, value in source.items():
+        if name in names:
+            raise document.error(f"`{name}` is defined twice in `vars`", (*at, name), "rename one of them")
+        try:
+            names[name] = expand_deep(value, names)
+        except TemplateError as error:
+            raise document.error(str(error), (*at, name), error.hint) from error
+
+
+def _define_file(fields: Fields, names: dict[str, object], at: Place, folder: str, read_file: ReadFile) -> None:
+    document = fields.document
+    text = fields.check_text(fields.items("vars")[int(at[-1])], "vars", int(at[-1]))
+    reader = _Reader(document, folder, {})
+    path = reader.value_file(text, at, project_path)
+    data = read_file(path)
+    if data is None:
+        raise document.error(f"`{path}`, named in `vars`, does not exist", at, "create it, or take it out of `vars`")
+    values = parse_values(data, path).value
+    if not isinstance(values, dict):
+        raise RecordError(f"{path}:1: a file of `vars` must hold a mapping, not {describe(values)}")
+    for name in values:
+        if name in names:
+            raise document.error(f"`{name}`, from `{path}`, is defined twice in `vars`", at, "rename one of them")
+    names.update(values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Turns raw values into text and paths: the names that `${}` may use, and the folder paths start from."""
+
+    document: Document
+    folder: str
+    names: Mapping[str, object]
+
+    def text(self, value: object, at: Place) -> str:
+        """Return `value` filled in, without the final newlines that block text has."""
+        if not isinstance(value, str):
+            raise self.document.error(f"{_spell(at)} must be text, not {describe(value)}", at, _quote_hint(value))
+        try:
+            filled = expand_text(value, self.names).rstrip("\n")
+        except TemplateError as error:
+            raise self.document.error(str(error), at, error.hint) from error
+        if "\0" in filled:
+            raise self.document.error(f"{_spell(at)} holds a NUL character", at)
+        return filled
+
+    def value(self, value: object, at: Place) -> object:
+        """Return what a text that is exactly one `${name}` stands for; other values as they are."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return expand_value(value, self.names)
+        except TemplateError as error:
+            raise self.document.error(str(error), at, error.hint) from error
+
+    def listed(self, fields: Fields, key: str) -> Iterator[tuple[str, Place]]:
+        """Yield the filled texts of the list at `key`, and where each is."""
+        for item, at in self.items(fields, key):
+            yield self.text(item, at) if not isinstance(item, _Filled) else item, at
+
+    def items(self, fields: Fields, key: str) -> Iterator[tuple[object, Place]]:
+        """Yield the items of the list at `key`; a `${name}` that is a list, for the whole or an item, is spliced in."""
+        at = (*fields.at, key)
+        raw = fields.raw(key, [])
+        value = self.value(raw, at)
+        if not isinstance(value, list):
+            raise self.document.error(f"{_spell(at)} must be a list (`[a, b]`), not {describe(value)}", at)
+        if value is not raw:
+            yield from self.spliced(value, at)
+            return
+        for index, item in enumerate(value):
+            place = (*at, index)
+            found = self.value(item, place)
+            if isinstance(item, str) and isinstance(found, list):
+                yield from self.spliced(found, place)
+            else:
+                yield item, place
+
+    def spliced(self, values: list[object], at: Place) -> Iterator[tuple[object, Place]]:
+        for value in values:
+            try:
+                yield _Filled(render(value, f"an item of {_spell(at)}")), at
+            except TemplateError as error:
+                raise self.document.error(str(error), at, error.hint) from error
+
+    def path(self, text: str, at: Place, resolve: Callable[[str, str], str]) -> str:
+        try:
+            return resolve(text, self.folder)
+        except ValueError as error:
+            raise self.document.error(f"{_spell(at)}: {error}", at) from error
+
+    def value_file(self, text: str, at: Place, resolve: Callable[[str, str], str]) -> str:
+        """Return the path of a file of values: YAML, JSON or TOML."""
+        path = self.path(text, at, resolve)
+        if not path.lower().endswith(_VALUE_SUFFIXES):
+            raise self.document.error(f"`{text}` is not a file of values", at, "use a `.yaml`, `.json` or `.toml` file")
+        return path
+
+
+class _Filled(str):
+    """Text that came out of a value, and is not filled again."""
+
+    __slots__ = ()
+
+
+def _spell(at: Place) -> str:
+    """Name a place for a message, as in `deps[0]`, without the stage's name."""
+    inner = at[2:] if at[:1] == ("stages",) and len(at) > 2 else at
+    return "`" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner).removeprefix(".") + "`"
+
+
+def _quote_hint(value: object) -> str | None:
+    if isinstance(value, bool):
+        return f'put it in quotes: `"{str(value).lower()}"`'
+    return f'put it in quotes: `"{value}"`' if isinstance(value, int | float) else None
+
+
+def _read_group(reader: _Reader, at: Place, name: str) -> Iterator[Stage]:
+    """Yield the stage called `name`, or every instance of its matrix."""
+    document = reader.document
+    if not _STAGE_NAME.match(name):
+        hint = "use letters, digits, `_`, `.` and `-`, beginning with a letter or digit"
+        raise document.error(f"`{name}` cannot be the name of a stage", at, hint)
+    fields = Fields(document, at, what=f"stage `{name}`")
+    fields.only(_STAGE_KEYS)
+    if not fields.has("matrix"):
+        yield _read_stage(reader, fields, name)
+        return
+    axes = _read_axes(reader, fields)
+    try:
+        instances = combine(axes)
+    except TemplateError as error:
+        raise document.error(str(error), (*at, "matrix"), error.hint) from error
+    for instance in instances:
+        filled = _Reader(document, reader.folder, {**reader.names, **instance.values})
+        yield _read_stage(filled, fields, f"{name}@{instance.suffix}")
+
+
+def _read_axes(reader: _Reader, fields: Fields) -> dict[str, list[object]]:
+    matrix = Fields(fields.document, (*fields.at, "matrix"))
+    axes: dict[str, list[object]] = {}
+    for axis, raw in matrix.values.items():
+        if not _AXIS_NAME.match(axis):
+            raise matrix.error(f"`{axis}` cannot be the name of an axis", axis, "use letters, digits, `_` and `-`")
+        at = (*matrix.at, axis)
+        value = reader.value(raw, at)
+        if not isinstance(value, list):
+            raise matrix.error(f"axis `{axis}` must be a list (`[a, b]`), not {describe(value)}", axis)
+        try:
+            axes[axis] = value if value is not raw else [expand_deep(item, reader.names) for item in value]
+        except TemplateError as error:
+            raise matrix.error(str(error), axis, error.hint) from error
+    return axes
+
+
+def _read_stage(reader: _Reader, fields: Fields, name: str) -> Stage:
+    document, folder = reader.document, reader.folder
+    if len(name) > MAX_NAME:
+        raise fields.error(f"stage name `{name[:40]}…` is longer than {MAX_NAME} characters", hint="use shorter names")
+    metrics = tuple(reader.value_file(text, at, path_below) for text, at in reader.listed(fields, "metrics"))
+    plots = tuple(_read_plot(reader, item, at) for item, at in reader.items(fields, "plots"))
+    outs = [_read_output(reader, item, at) for item, at in reader.items(fields, "outs")]
+    outs.extend(Output(path, git=True) for path in (*metrics, *(plot.path for plot in plots)))
+    _check_outputs(fields, outs)
+    return Stage(
+        address=f"{folder}:{name}" if folder else name,
+        name=name,
+        folder=folder,
+        group=name.partition("@")[0],
+        cmd=_read_cmd(reader, fields),
+        deps=_unique(reader.path(text, at, project_path) for text, at in reader.listed(fields, "deps")),
+        params=_read_params(reader, fields),
+        outs=tuple(outs),
+        metrics=metrics,
+        plots=plots,
+        env=_read_env(reader, fields),
+        wdir=_read_wdir(reader, fields),
+        desc=_optional_text(reader, fields, "desc"),
+        line=document.line(fields.at),
+        file=document.name,
+    )
+
+
+def _unique(texts: Iterator[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
+
+
+def _optional_text(reader: _Reader, fields: Fields, key: str) -> str:
+    return reader.text(fields.raw(key), (*fields.at, key)) if fields.has(key) else ""
+
+
+def _read_wdir(reader: _Reader, fields: Fields) -> str:
+    text = _optional_text(reader, fields, "wdir") if fields.has("wdir") else "."
+    return reader.path(text, (*fields.at, "wdir"), project_folder)
+
+
+def _read_cmd(reader: _Reader, fields: Fields) -> tuple[str, ...]:
+    if not fields.has("cmd"):
+        fields.text("cmd")  # raises: it is missing
+    at = (*fields.at, "cmd")
+    raw = fields.raw("cmd")
+    if isinstance(reader.value(raw, at), list):
+        lines = tuple(text for text, _ in reader.listed(fields, "cmd"))
+    else:
+        lines = (reader.text(raw, at),)
+    if not lines or not all(line.strip() for line in lines):
+        raise fields.error("`cmd` must not be empty", "cmd", "write the command that makes the outputs")
+    return lines
+
+
+def _read_env(reader: _Reader, fields: Fields) -> tuple[tuple[str, str], ...]:
+    env = fields.mapping("env")
+    if env is None:
+        return ()
+    for key in env.values:
+        if not _ENV_NAME.match(key):
+            raise env.error(f"`{key}` cannot be the name of an environment variable", key)
+    return tuple(sorted((key, reader.text(value, (*env.at, key))) for key, value in env.values.items()))
+
+
+def _read_params(reader: _Reader, fields: Fields) -> tuple[ParamsFile, ...]:
+    """Return the files in the order they are first named, keys of one file together."""
+    found: dict[str, dict[str, None] | None] = {}
+    for item, at in reader.items(fields, "params"):
+        text, keys = _read_params_item(reader, item, at)
+        path = reader.value_file(text, at, project_path)
+        known = found.setdefault(path, {})
+        if keys is None or known is None:
+            found[path] = None
+        else:
+            known.update(dict.fromkeys(keys))
+    return tuple(ParamsFile(path, tuple(keys or ())) for path, keys in found.items())
+
+
+def _read_params_item(reader: _Reader, item: object, at: Place) -> tuple[str, list[str] | None]:
+    """Return the file (as written) and the keys of one item of `params`; None for the whole file."""
+    if isinstance(item, str):
+        key = item if isinstance(item, _Filled) else reader.text(item, at)
+        if key.lower().endswith(_VALUE_SUFFIXES):
+            hint = f"a file is written `{key}: [key]`, or `{key}:` for all of it"
+            raise reader.document.error(
+                f"`{key}` looks like a file, and a key of `{PARAMS_FILE}` stands here", at, hint
+            )
+        return PARAMS_FILE, [_check_key(reader, key, at)]
+    raw, value = _single(reader, item, at, "`file: [keys]`")
+    if value is None:
+        return reader.text(raw, at), None
+    within = Fields(reader.document, at)
+    keys = [_check_key(reader, text, place) for text, place in reader.listed(within, raw)]
+    if not keys:
+        raise within.error(f"`{raw}` has no keys", raw, f"write `{raw}:` alone for the whole file")
+    return reader.text(raw, at), keys
+
+
+def _check_key(reader: _Reader, key: str, at: Place) -> str:
+    if not all(key.split(".")):
+        raise reader.document.error(f"`{key}` is not a key: it has an empty part", at)
+    return key
+
+
+def _single(reader: _Reader, item: object, at: Place, form: str) -> tuple[str, object]:
+    """Return the key and value of an item that is a mapping with one key."""
+    if not isinstance(item, dict):
+        raise reader.document.error(f"{_spell(at)} must be text or {form}, not {describe(item)}", at, _quote_hint(item))
+    if len(item) != 1:
+        names = ", ".join(f"`{key}`" for key in item) or "nothing"
+        hint = "indent what belongs to the path further, and begin each path with `- `"
+        raise reader.document.error(f"{_spell(at)} must hold one path, and holds {names}", at, hint)
+    key, value = next(iter(item.items()))
+    return key, value
+
+
+def _read_described(reader: _Reader, item: object, at: Place, form: str) -> tuple[str, Fields | None]:
+    """Return the path of an item, and a reader of what is said about it."""
+    if isinstance(item, str):
+        text = item if isinstance(item, _Filled) else reader.text(item, at)
+        return reader.path(text, at, path_below), None
+    raw, value = _single(reader, item, at, form)
+    path = reader.path(reader.text(raw, at), at, path_below)
+    return path, None if value is None else Fields(reader.document, (*at, raw))
+
+
+def _read_output(reader: _Reader, item: object, at: Place) -> Output:
+    path, about = _read_described(reader, item, at, "`path: {push: false}`")
+    if about is None:
+        return Output(path)
+    about.only(("push", "desc"))
+    return Output(path, push=about.boolean("push", default=True), desc=_optional_text(reader, about, "desc"))
+
+
+def _read_plot(reader: _Reader, item: object, at: Place) -> Plot:
+    path, about = _read_described(reader, item, at, "`path: {x: column}`")
+    if about is None:
+        return Plot(path)
+    about.only(("x", "y", "title"))
+    x, y, title = (_optional_text(reader, about, key) for key in ("x", "y", "title"))
+    return Plot(path, x, y, title)
+
+
+def _check_outputs(fields: Fields, outs: list[Output]) -> None:
+    seen: set[str] = set()
+    for out in outs:
+        if out.path in seen:
+            raise fields.error(f"{fields.what} names output `{out.path}` twice", hint="name it once")
+        seen.add(out.path)
+        parts = out.path.split("/")
+        if ".mlx" in parts or "mlx.lock" in parts or parts[-1] == "mlx.yaml" or parts[-1].endswith(".mlx"):
+            raise fields.error(f"output `{out.path}` is a name that mlx uses itself", hint="write it elsewhere")

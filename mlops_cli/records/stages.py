@@ -1,0 +1,136 @@
+"""What a stage is, once `mlx.yaml` has been read: values only.
+
+Paths are relative to the project, posix, without `.` and `..`, whatever the file that declared them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+
+PARAMS_FILE = "params.yaml"
+
+_PIECE = re.compile(r"\*+|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
+_VISIBLE = r"(?!\.)[^/]+"
+_FOLDERS = f"(?:{_VISIBLE}/)*"
+_MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class ParamsFile:
+    """A file of parameters, and the keys (dotted) that the stage uses; no keys means the whole file."""
+
+    path: str
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots)."""
+
+    path: str
+    push: bool = True
+    desc: str = ""
+    git: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A file of points, and which of its columns to draw; empty texts leave the choice to the reader."""
+
+    path: str
+    x: str = ""
+    y: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A command with its inputs and outputs, one instance of a matrix if there is one.
+
+    `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
+    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it.
+    """
+
+    address: str
+    name: str
+    folder: str
+    group: str
+    cmd: tuple[str, ...]
+    deps: tuple[str, ...]
+    params: tuple[ParamsFile, ...]
+    outs: tuple[Output, ...]
+    metrics: tuple[str, ...]
+    plots: tuple[Plot, ...]
+    env: tuple[tuple[str, str], ...]
+    wdir: str
+    desc: str
+    line: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One `mlx.yaml`: its stages in the order of the file, and the metrics files that no stage makes."""
+
+    stages: tuple[Stage, ...]
+    metrics: tuple[str, ...]
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewStage:
+    """A stage to be written into a file: paths relative to that file, `${name}` still in place."""
+
+    name: str
+    cmd: tuple[str, ...]
+    deps: tuple[str, ...] = ()
+    params: tuple[ParamsFile, ...] = ()
+    outs: tuple[Output, ...] = ()
+    metrics: tuple[str, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    wdir: str = ""
+    desc: str = ""
+
+
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    """Return the pattern whose `fullmatch` tells the paths that `glob` matches, as the `glob` module does.
+
+    `*`, `?` and `[...]` stay within a name, `**` alone stands for any folders, and none of them matches a leading dot.
+    """
+    names: list[str] = []
+    for name in glob.split("/"):
+        if name != "**" or names[-1:] != [_FOLDERS]:
+            names.append(_pattern_of_name(name))
+    if names == [_FOLDERS]:
+        return re.compile(f"(?:{_VISIBLE}(?:/{_VISIBLE})*)?")
+    # `a/**` is `a` itself too, so its slash belongs to what may be absent.
+    end = f"(?:/{_VISIBLE})*" if names[-1] == _FOLDERS else ""
+    body = names[:-1] if end else names
+    written = "".join(name if name == _FOLDERS else f"{name}/" for name in body)
+    return re.compile(written.removesuffix("/") + end)
+
+
+def _pattern_of_name(name: str) -> str:
+    if name == "**":
+        return _FOLDERS
+    if not has_magic(name):
+        return re.escape(name)
+    return ("" if name.startswith(".") else r"(?!\.)") + _PIECE.sub(_translate, name)
+
+
+def _translate(match: re.Match[str]) -> str:
+    piece = match.group()
+    if piece == "?":
+        return "[^/]"
+    if piece.startswith("*"):
+        return "[^/]*"
+    # fnmatch knows every odd case of a bracket; its answer is wrapped in `(?s:` and `)` with an end of text.
+    return "(?!/)" + fnmatch.translate(piece)[4:-3] if len(piece) > 1 else re.escape(piece)
+
+
+def has_magic(path: str) -> bool:
+    """Whether a dependency is a pattern (`*`, `?`, `[`), to be expanded into the files it matches."""
+    return _MAGIC.search(path) is not None
