@@ -1,0 +1,91 @@
+"""Reading a user's file while somebody may be writing to it.
+
+The one idea: the file is stat-ed before and after it is read, and read again when the two differ; a file that keeps
+changing is an error that names it, never an object that mixes two versions.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from mlops_cli.errors import MlxError, UsageError
+from mlops_cli.files import translate_os_error
+from mlops_cli.hashing import Digest, hash_descriptor
+
+# O_NONBLOCK: opening a pipe by mistake must not hang. It means nothing to regular files.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def open_regular(path: str) -> tuple[int, os.stat_result]:
+    """Open a file that must be a regular one, and stat it; OSError passes through."""
+    descriptor = os.open(path, _FLAGS)
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(descriptor)
+        raise UsageError(f"`{path}` is not a regular file", hint="remove it, or list it in `.mlxignore`")
+    return descriptor, info
+
+
+def read_stable(path: str, size: int) -> tuple[bytes, os.stat_result]:
+    """Read a small file whose stat is the same before and after, trying twice."""
+    try:
+        for _ in range(2):
+            descriptor, before = open_regular(path)
+            try:
+                data = os.read(descriptor, size + 1)
+                while 0 < len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
+                    data += more
+                after = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
+            if len(data) == size and is_unchanged(after, before):
+                return data, after
+    except OSError as error:
+        raise unreadable(error, path) from error
+    raise changed(path)
+
+
+def hash_stable(path: str, size: int) -> tuple[Digest, os.stat_result]:
+    """Hash a file whose stat is the same before and after, trying twice."""
+    try:
+        for _ in range(2):
+            descriptor, before = open_regular(path)
+            try:
+                digest = hash_descriptor(descriptor)
+                after = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
+            if after.st_size == size and is_unchanged(after, before):
+                return digest, after
+    except OSError as error:
+        raise unreadable(error, path) from error
+    raise changed(path)
+
+
+def is_unchanged(after: os.stat_result, before: os.stat_result) -> bool:
+    """Whether nothing wrote to an open file between two stats, as far as they can tell."""
+    return (
+        after.st_mtime_ns == before.st_mtime_ns
+        and after.st_ctime_ns == before.st_ctime_ns
+        and after.st_size == before.st_size
+    )
+
+
+def is_same_file(now: os.stat_result, before: os.stat_result) -> bool:
+    """Whether this is the file that was hashed, with its bytes; ctime does not count, since our own link changes it."""
+    return (now.st_ino, now.st_size, now.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+
+
+def changed(path: str) -> UsageError:
+    """Return what to raise for a file that does not hold still."""
+    hint = "wait until nothing writes to it, and run the command again"
+    return UsageError(f"`{path}` changed while it was added", hint=hint)
+
+
+def unreadable(error: OSError, path: str) -> MlxError:
+    """Return what to raise for a file that the system does not let us read."""
+    if error.errno == errno.ELOOP:
+        return UsageError(f"`{path}` is a symbolic link, not a file", hint="add what it points to")
+    return translate_os_error(error, f"read `{path}`")

@@ -1,0 +1,684 @@
+"""Trees are canonical, comparisons read only what differs, and hostile bytes are refused before anything is built."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import contextmanager
+from typing import NamedTuple
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlops_cli.errors import CorruptObject, MissingObject, UsageError
+from mlops_cli.hashing import hash_bytes
+from mlops_cli.store import tree_format, trees
+from mlops_cli.store.trees import (
+    EMPTY_TREE,
+    Change,
+    Entry,
+    Index,
+    Kind,
+    TreeError,
+    decode_tree,
+    diff,
+    encode_tree,
+    find,
+    graft,
+    read_tree,
+    totals,
+    tree_objects,
+    walk,
+    write_tree,
+)
+
+FOLDER, FILE = Kind.FOLDER, Kind.FILE
+steady = settings(deadline=None)  # a busy machine is no reason to fail
+
+
+class Memory:
+    """Objects in a dictionary, counting what is read."""
+
+    def __init__(self):
+        self.objects = {}
+        self.reads = []
+
+    def add_bytes(self, data):
+        digest = hash_bytes(data)
+        self.objects[digest] = data
+        return digest
+
+    def read(self, digest):
+        self.reads.append(digest)
+        if digest not in self.objects:
+            raise MissingObject(f"`{digest}`")
+        return self.objects[digest]
+
+
+class Leaf(NamedTuple):
+    """A file in a folder given as a dictionary."""
+
+    kind: int
+    content: bytes
+
+
+def build(store, folder, name=b""):
+    """Store a folder, given as a dictionary of names to dictionaries and `Leaf`s; return its entry."""
+    entries = []
+    for child, value in folder.items():
+        if isinstance(value, dict):
+            entries.append(build(store, value, child))
+        else:
+            kind, content = value
+            entries.append(Entry(child, kind, len(content), 1, hash_bytes(content)))
+    return write_tree(store, entries, name)
+
+
+def flatten(folder, prefix=b""):
+    """Return what a folder holds by path: files, links, and empty folders below it as None."""
+    found = {}
+    for name, value in folder.items():
+        path = prefix + name
+        if isinstance(value, dict):
+            found.update(flatten(value, path + b"/") if value else {path: None})
+        else:
+            found[path] = value
+    return found
+
+
+def as_leaf(entry):
+    return None if entry.kind == FOLDER else (entry.kind, entry.digest)
+
+
+def digests(flat):
+    return {path: value and (value[0], hash_bytes(value[1])) for path, value in flat.items()}
+
+
+@contextmanager
+def small_leaves(split_above=4, leaf_size=3):
+    """Cut folders as if they were large."""
+    with (
+        mock.patch.object(tree_format, "SPLIT_ABOVE", split_above),
+        mock.patch.object(trees, "SPLIT_ABOVE", split_above),
+        mock.patch.object(tree_format, "LEAF_SIZE", leaf_size),
+    ):
+        yield
+
+
+names = st.binary(min_size=1, max_size=2).filter(
+    lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+)
+leaves = st.tuples(st.sampled_from([Kind.FILE, Kind.EXECUTABLE, Kind.SYMLINK]), st.binary(max_size=2)).map(
+    lambda pair: Leaf(*pair)
+)
+folders = st.recursive(
+    st.dictionaries(names, leaves, max_size=9),
+    lambda inner: st.dictionaries(names, leaves | inner, max_size=9),
+    max_leaves=20,
+)
+entries = st.builds(
+    Entry,
+    names,
+    st.integers(0, 3),
+    st.integers(0, 2**40),
+    st.just(1),
+    st.binary(max_size=3).map(hash_bytes),
+)
+listings = st.lists(entries, unique_by=lambda entry: entry.name, max_size=30)
+
+
+# --- one encoding ---------------------------------------------------------------------------------------------------
+
+
+@steady
+@given(listings, st.randoms(use_true_random=False))
+def test_the_order_of_entries_does_not_matter(listing, random):
+    shuffled = list(listing)
+    random.shuffle(shuffled)
+
+    assert encode_tree(shuffled) == encode_tree(listing)
+
+
+@steady
+@given(listings)
+def test_what_is_decoded_is_what_was_encoded(listing):
+    ((digest, data),) = encode_tree(listing)
+
+    assert hash_bytes(data) == digest
+    assert decode_tree(data, digest) == tuple(sorted(listing))
+    assert tree_format.encoded_size(listing) == len(data)
+
+
+@steady
+@given(listings)
+def test_a_folder_in_leaves_reads_like_one_that_is_not(listing):
+    store = Memory()
+    with small_leaves():
+        folder = write_tree(store, listing)
+
+        assert read_tree(store, folder.digest) == tuple(sorted(listing))
+        assert isinstance(decode_tree(store.objects[folder.digest], folder.digest), Index) == (len(listing) > 4)
+
+
+def test_the_bytes_are_those_that_the_format_says():
+    digest = hash_bytes(b"content")
+    raw = bytes.fromhex(digest.removeprefix("blake3:"))
+
+    ((_, data),) = encode_tree([Entry(b"b", 3, 20, 2, digest), Entry(b"a", 1, 7, 1, digest)])
+
+    fields = struct.pack("<4sBBI", b"MLXT", 1, 0, 2) + bytes([1, 3]) + struct.pack("<4Q", 7, 20, 1, 2)
+    assert data == fields + raw + raw + b"a\0b"
+
+
+def test_an_empty_folder_has_a_digest_of_its_own():
+    ((digest, data),) = encode_tree([])
+
+    assert digest == EMPTY_TREE
+    assert decode_tree(data, digest) == ()
+
+
+def test_the_digest_of_a_tree_never_changes():
+    entry = Entry(b"a", Kind.FILE, 1, 1, hash_bytes(b"x"))
+
+    assert EMPTY_TREE == "blake3:187afb165e9e416876fd0db154cd456cf9035550b38c9515614e3f84e274aab9"
+    assert encode_tree([entry])[-1][0] == "blake3:79240bdea06420a53f559d63f75572852597375f25e827c9efae8c5bcec9948e"
+
+
+def test_names_are_bytes_and_need_not_be_text():
+    store = Memory()
+    folder = build(store, {b"\xff\xfe": Leaf(FILE, b"x"), "é".encode(): Leaf(FILE, b"y")})
+
+    assert [entry.name for entry in read_tree(store, folder.digest)] == ["é".encode(), b"\xff\xfe"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"", b".", b"..", b"a/b", b"/", b"a\0b", b"\0", b".git", b".GIT", b".git ", b"git~1", ".g\u200cit".encode()],
+)
+def test_names_that_no_folder_can_have_are_refused(name):
+    with pytest.raises(UsageError) as caught:
+        encode_tree([Entry(b"fine", 0, 1, 1, EMPTY_TREE), Entry(name, 0, 1, 1, EMPTY_TREE)])
+
+    assert caught.value.hint
+
+
+def test_a_name_that_is_both_file_and_folder_is_refused():
+    with pytest.raises(UsageError, match="`a` occurs twice"):
+        encode_tree([Entry(b"a", FILE, 1, 1, EMPTY_TREE), Entry(b"a", FOLDER, 0, 0, EMPTY_TREE)])
+
+
+# --- leaves ---------------------------------------------------------------------------------------------------------
+
+
+def large(count, skip=()):
+    content = hash_bytes(b"content")
+    return [Entry(b"image-%06d.png" % number, 0, 10, 1, content) for number in range(count) if number not in skip]
+
+
+def leaves_of(listing):
+    return {digest for digest, _ in encode_tree(listing)[:-1]}
+
+
+def test_only_a_large_folder_is_cut():
+    assert len(encode_tree(large(8192))) == 1
+    assert len(encode_tree(large(8193))) > 2
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "replace"])
+def test_one_change_in_a_large_folder_keeps_most_leaves(change):
+    listing = large(40_000)
+    changed = {
+        "add": [*listing, Entry(b"image-000000a.png", 0, 10, 1, EMPTY_TREE)],
+        "remove": listing[:20_000] + listing[20_001:],
+        "replace": [*listing[:-1], listing[-1]._replace(digest=EMPTY_TREE)],
+    }[change]
+
+    before, after = leaves_of(listing), leaves_of(changed)
+
+    assert len(before) > 4
+    assert len(before - after) <= 2
+    assert len(after - before) <= 2
+
+
+def test_a_name_is_found_by_reading_one_leaf():
+    store = Memory()
+    folder = write_tree(store, large(20_000))
+    store.reads.clear()
+
+    entry = find(store, folder.digest, [b"image-012345.png"])
+
+    assert entry is not None
+    assert entry.name == b"image-012345.png"
+    assert len(store.reads) == 2
+
+
+# --- hostile bytes --------------------------------------------------------------------------------------------------
+
+
+def refuse(data):
+    with pytest.raises(TreeError) as caught:
+        decode_tree(data, hash_bytes(data))
+    assert isinstance(caught.value, CorruptObject)
+    assert hash_bytes(data) in caught.value.message
+    assert caught.value.hint
+    return caught.value.message
+
+
+def tree_bytes(names, kinds=None, files=None, count=None, form=0, version=1, magic=b"MLXT"):
+    number = len(names)
+    head = struct.pack("<4sBBI", magic, version, form, number if count is None else count)
+    columns = bytes(kinds or [0] * number) + struct.pack(f"<{number}Q", *[1] * number)
+    columns += struct.pack(f"<{number}Q", *(files or [1] * number))
+    return head + columns + b"d" * 32 * number + b"\0".join(names)
+
+
+def test_the_bytes_that_the_hostile_ones_differ_from_are_a_tree():
+    assert len(decode_tree(tree_bytes([b"a", b"b"]), EMPTY_TREE)) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "too short"),
+        (b"MLXT\1\0", "too short"),
+        (b"hello, I am a text file", "does not begin as one"),
+        (tree_bytes([b"a"], magic=b"MLXP"), "does not begin as one"),
+        (tree_bytes([b"a"], form=2), "does not begin as one"),
+        (tree_bytes([b"a"], version=2), "version 2"),
+        (tree_bytes([b"a"], version=0), "version 0"),
+        (tree_bytes([], count=2**32 - 1), "length does not fit"),
+        (tree_bytes([], count=2**32 - 1, form=1), "length does not fit"),
+        (tree_bytes([b"a"], count=2), "length does not fit"),
+        (tree_bytes([b"a", b"b"], count=1), "names"),
+        (tree_bytes([]) + b"x", "length does not fit"),
+        (tree_bytes([], form=1), "a leaf is empty"),
+        (tree_bytes([b"b", b"a"]), "out of order"),
+        (tree_bytes([b"a", b"a"]), "occurs twice"),
+        (tree_bytes([b"", b"abc"]), "a name is empty"),
+        (tree_bytes([b"a", b"b"], kinds=[3, 3], files=[2**63, 2**63]), "more than a tree can say"),
+        (tree_bytes([b"a\0b"]), "names do not fit"),
+        (tree_bytes([b"a/b"]), "holds `/`"),
+        (tree_bytes([b"..", b"a"]), "cannot be names"),
+        (tree_bytes([b"."]), "cannot be names"),
+        (tree_bytes([b".Git"]), "belongs to Git"),
+        (tree_bytes([b"a"], kinds=[4]), "unknown kind"),
+        (tree_bytes([b"a"], files=[2]), "more or less than one"),
+        (tree_bytes([b"a"], kinds=[2], files=[0]), "more or less than one"),
+    ],
+)
+def test_bytes_that_are_no_tree_are_refused(data, says):
+    assert says in refuse(data)
+
+
+@steady
+@given(listings, st.data())
+def test_every_truncation_is_refused(listing, data):
+    ((_, whole),) = encode_tree(listing)
+    cut = data.draw(st.integers(0, len(whole) - 1))
+
+    # Cutting the last name short leaves a tree of other names, which has another digest.
+    if listing and cut > len(whole) - len(max(listing).name):
+        return
+    refuse(whole[:cut])
+
+
+@steady
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_tree_or_refused(noise):
+    for data in (noise, b"MLXT\1\0" + noise, b"MLXT\1\1" + noise):
+        try:
+            decoded = decode_tree(data, EMPTY_TREE)
+        except TreeError:
+            continue
+        if not isinstance(decoded, Index):
+            assert encode_tree(decoded)[-1][1] == data
+
+
+@pytest.mark.parametrize("lie", ["count", "size", "order", "nested", "not a tree"])
+def test_an_index_that_lies_about_its_leaves_is_refused(lie):
+    store = Memory()
+    with small_leaves():
+        folder = write_tree(store, [Entry(b"%02d" % number, 0, 1, 1, EMPTY_TREE) for number in range(30)])
+    index = decode_tree(store.read(folder.digest), folder.digest)
+    assert isinstance(index, Index)
+    first, second, *rest = index.leaves
+    if lie == "count":
+        first = first._replace(entries=first.entries + 1)
+    elif lie == "size":
+        first = first._replace(size=first.size + 1)
+    elif lie == "order":
+        first, second = first._replace(digest=second.digest), second._replace(digest=first.digest)
+    elif lie == "nested":
+        first = first._replace(digest=folder.digest)
+    else:
+        first = first._replace(digest=store.add_bytes(b"text"))
+    digest = store.add_bytes(tree_format.encode_index([first, second, *rest]))
+
+    with pytest.raises(TreeError):
+        read_tree(store, digest)
+
+
+def test_leaves_that_overlap_are_refused():
+    store = Memory()
+    one = [Entry(name, 0, 1, 1, EMPTY_TREE) for name in (b"a", b"c")]
+    two = [Entry(name, 0, 1, 1, EMPTY_TREE) for name in (b"b", b"d")]
+    leaves = []
+    for part in (one, two):
+        ((leaf, data),) = tree_format.encode_leaves(part)
+        store.add_bytes(data)
+        leaves.append(leaf)
+    digest = store.add_bytes(tree_format.encode_index(leaves))
+
+    with pytest.raises(TreeError, match="not what the index says"):
+        read_tree(store, digest)
+
+
+def test_a_folder_that_lies_about_what_is_beneath_is_refused():
+    store = Memory()
+    inner = build(store, {b"x": Leaf(FILE, b"content")}, b"inner")
+    root = write_tree(store, [inner._replace(files=1_000_000)])
+
+    with pytest.raises(TreeError, match="not as many or as large"):
+        list(walk(store, root.digest))
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+@steady
+@given(folders)
+def test_a_walk_meets_every_path_once_and_folders_first(folder):
+    store = Memory()
+    with small_leaves():
+        root = build(store, folder)
+        walked = list(walk(store, root.digest, b"data"))
+
+    paths = [path for path, _ in walked]
+    filled = {path for path, entry in walked if entry.kind == FOLDER and entry.digest != EMPTY_TREE}
+    found = {path.removeprefix(b"data/"): as_leaf(entry) for path, entry in walked if path not in filled}
+    assert found == digests(flatten(folder))
+    assert len(set(paths)) == len(paths)
+    assert all(path.rpartition(b"/")[0] in (b"data", *paths[:position]) for position, path in enumerate(paths))
+    assert totals([entry for _, entry in walked if entry.kind != FOLDER]) == (root.size, root.files)
+
+
+@steady
+@given(folders)
+def test_every_walked_path_can_be_found(folder):
+    store = Memory()
+    with small_leaves():
+        root = build(store, folder)
+
+        for path, entry in walk(store, root.digest):
+            assert find(store, root.digest, path.split(b"/")) == entry
+        assert find(store, root.digest, [b"no such name"]) is None
+        assert find(store, root.digest, [b"\0"]) is None
+
+
+def test_nothing_is_found_below_a_file():
+    store = Memory()
+    root = build(store, {b"a": Leaf(FILE, b"x")})
+
+    assert find(store, root.digest, [b"a", b"b"]) is None
+
+
+def test_a_walk_goes_as_deep_as_the_tree():
+    store = Memory()
+    entry = build(store, {b"x": Leaf(FILE, b"x")}, b"d")
+    for _ in range(3000):
+        entry = write_tree(store, [entry], b"d")
+
+    assert sum(1 for _ in walk(store, entry.digest)) == 3001
+    assert sum(1 for _ in tree_objects(store, entry.digest)) == 3002
+    assert len(diff(store, None, entry.digest).added) == 1
+
+
+@steady
+@given(folders)
+def test_the_objects_of_a_tree_are_all_it_needs_in_an_order_to_store_them(folder):
+    store = Memory()
+    with small_leaves():
+        root = build(store, folder)
+        listed = list(tree_objects(store, root.digest))
+
+    contents = {hash_bytes(value[1]): len(value[1]) for value in flatten(folder).values() if value}
+    assert listed[-1][0] == root.digest
+    assert len({digest for digest, _ in listed}) == len(listed)
+    reachable = {**contents, **{digest: len(data) for digest, data in store.objects.items()}}
+    assert dict(listed).keys() <= reachable.keys()
+    assert all(reachable[digest] == size for digest, size in listed)
+    assert contents.keys() <= dict(listed).keys()
+    partial = Memory()
+    for digest, _ in listed:  # a store that gets them in this order can read every tree it holds
+        if digest in store.objects:
+            partial.objects[digest] = store.objects[digest]
+            if not isinstance(decode_tree(store.objects[digest], digest), Index):
+                continue
+            with small_leaves():
+                read_tree(partial, digest)
+
+
+def test_a_blob_that_is_a_copy_of_a_tree_does_not_hide_the_tree():
+    store = Memory()
+    inner = build(store, {b"x": Leaf(FILE, b"content")}, b"z")
+    copy = Entry(b"a", FILE, len(store.objects[inner.digest]), 1, inner.digest)
+    root = write_tree(store, [copy, inner])
+
+    assert hash_bytes(b"content") in dict(tree_objects(store, root.digest))
+
+
+# --- comparing ------------------------------------------------------------------------------------------------------
+
+
+@steady
+@given(folders, folders)
+def test_a_difference_applied_to_one_folder_gives_the_other(old, new):
+    store = Memory()
+    with small_leaves():
+        found = diff(store, build(store, old).digest, build(store, new).digest)
+
+    result = digests(flatten(old))
+    for change in found.deleted:
+        assert result.pop(change.path) == as_leaf(change.old)
+    for change in found.modified:
+        assert result[change.path] == as_leaf(change.old) != as_leaf(change.new)
+        result[change.path] = as_leaf(change.new)
+    for change in found.added:
+        assert change.path not in result
+        result[change.path] = as_leaf(change.new)
+    assert result == digests(flatten(new))
+    for part in found:
+        assert [change.path for change in part] == sorted(change.path for change in part)
+
+
+@steady
+@given(folders)
+def test_a_difference_from_nothing_is_everything(folder):
+    store = Memory()
+    root = build(store, folder).digest
+
+    added, deleted = diff(store, None, root), diff(store, root, None)
+
+    assert {change.path: as_leaf(change.new) for change in added.added} == digests(flatten(folder))
+    assert {change.path: as_leaf(change.old) for change in deleted.deleted} == digests(flatten(folder))
+    assert added.modified == added.deleted == deleted.added == deleted.modified == ()
+
+
+def test_equal_trees_are_not_read():
+    store = Memory()
+
+    assert diff(store, EMPTY_TREE, EMPTY_TREE) == ((), (), ())
+    assert diff(store, None, None) == ((), (), ())
+    assert store.reads == []
+
+
+def test_a_difference_reads_only_what_differs():
+    store = Memory()
+    same = {b"%d" % number: Leaf(FILE, b"x") for number in range(5)}
+    old = build(store, {b"same": same, b"changed": {b"f": Leaf(FILE, b"1")}})
+    new = build(store, {b"same": same, b"changed": {b"f": Leaf(FILE, b"2")}})
+    store.reads.clear()
+
+    found = diff(store, old.digest, new.digest)
+
+    assert [change.path for change in found.modified] == [b"changed/f"]
+    assert len(store.reads) == 4
+
+
+def test_a_difference_between_large_folders_reads_only_unequal_leaves():
+    store = Memory()
+    old = write_tree(store, large(40_000))
+    new = write_tree(store, large(40_000, skip=(17_000,)))
+    store.reads.clear()
+
+    found = diff(store, old.digest, new.digest)
+
+    assert [change.path for change in found.deleted] == [b"image-017000.png"]
+    assert found.added == found.modified == ()
+    assert len(store.reads) <= 2 + 2 + 2
+
+
+def test_a_folder_that_replaces_a_file_is_an_addition_and_a_deletion():
+    store = Memory()
+    old = build(store, {b"a": Leaf(FILE, b"x")})
+    new = build(store, {b"a": {b"b": Leaf(FILE, b"x")}})
+
+    found = diff(store, old.digest, new.digest)
+
+    content = hash_bytes(b"x")
+    assert found.deleted == (Change(b"a", Entry(b"a", 0, 1, 1, content), None),)
+    assert found.added == (Change(b"a/b", None, Entry(b"b", 0, 1, 1, content)),)
+
+
+# --- changing -------------------------------------------------------------------------------------------------------
+
+
+def set_path(folder, parts, value):
+    """Do to a dictionary what `graft` does to a tree."""
+    head, *rest = parts
+    copy = dict(folder)
+    if not rest:
+        if value is None:
+            copy.pop(head, None)
+        else:
+            copy[head] = value
+        return copy
+    below = copy.get(head)
+    if value is None and not (isinstance(below, dict) and holds(below, rest)):
+        return copy
+    changed = set_path(below if isinstance(below, dict) else {}, rest, value)
+    if changed or value is not None:
+        copy[head] = changed
+    else:
+        copy.pop(head)
+    return copy
+
+
+def holds(folder, parts):
+    for name in parts:
+        if not isinstance(folder, dict) or name not in folder:
+            return False
+        folder = folder[name]
+    return True
+
+
+@steady
+@given(folders, st.data())
+def test_a_graft_equals_a_rebuild(folder, data):
+    present = sorted(path for path, _ in paths_of(folder))
+    path = data.draw(st.lists(names, min_size=1, max_size=3) | st.sampled_from(present or [[b"x"]]))
+    value = data.draw(st.none() | leaves | folders)
+    store = Memory()
+    with small_leaves():
+        root = build(store, folder)
+        entry = None
+        if isinstance(value, dict):
+            entry = build(store, value)
+        elif value is not None:
+            entry = Entry(b"any", value[0], len(value[1]), 1, hash_bytes(value[1]))
+
+        grafted = graft(store, store, root.digest, path, entry)
+        rebuilt = build(store, set_path(folder, path, value))
+
+    assert grafted == rebuilt
+
+
+def paths_of(folder, prefix=()):
+    for name, value in folder.items():
+        yield [*prefix, name], value
+        if isinstance(value, dict):
+            yield from paths_of(value, (*prefix, name))
+
+
+def test_removing_the_only_name_of_the_last_leaf_removes_the_leaf():
+    store = Memory()
+    listing = [Entry(b"\1", 0, 1, 1, EMPTY_TREE), Entry(b"\6", 0, 1, 1, EMPTY_TREE)]
+    with small_leaves(split_above=0, leaf_size=1):
+        root = write_tree(store, listing)
+
+        root = graft(store, store, root.digest, [b"\6"], None)
+
+        assert root == write_tree(store, listing[:1])
+
+
+@steady
+@given(st.lists(st.tuples(names, st.booleans()), max_size=40))
+def test_many_grafts_in_a_row_equal_a_rebuild(steps):
+    store = Memory()
+    folder = {}
+    root = None
+    with small_leaves():
+        for name, keep in steps:
+            value = Leaf(FILE, name) if keep else None
+            folder = set_path(folder, [name], value)
+            entry = Entry(b"", FILE, len(name), 1, hash_bytes(name)) if keep else None
+            root = graft(store, store, root and root.digest, [name], entry)
+
+            assert root == build(store, folder)
+            assert root.digest in store.objects
+
+
+def test_a_graft_writes_only_what_is_above_the_path():
+    store, batch = Memory(), Memory()
+    root = build(store, {b"a": {b"b": {b"c": Leaf(FILE, b"1")}}, b"other": {b"x": Leaf(FILE, b"2")}})
+
+    graft(store, batch, root.digest, [b"a", b"b", b"c"], Entry(b"c", FILE, 1, 1, hash_bytes(b"3")))
+
+    assert len(batch.objects) == 3
+
+
+def test_a_graft_into_a_large_folder_writes_one_leaf_and_the_index():
+    store, batch = Memory(), Memory()
+    root = write_tree(store, large(40_000))
+
+    grafted = graft(store, batch, root.digest, [b"image-020000.png"], Entry(b"", FILE, 11, 1, EMPTY_TREE))
+
+    assert len(batch.objects.keys() - store.objects.keys()) == 2
+    assert (grafted.files, grafted.size) == (40_000, 400_001)
+
+
+def test_a_graft_keeps_a_folder_that_is_added_empty():
+    store = Memory()
+
+    root = graft(store, store, None, [b"a", b"empty"], build(store, {}))
+
+    assert root == build(store, {b"a": {b"empty": {}}})
+
+
+def test_a_graft_refuses_a_bad_name():
+    store = Memory()
+    root = write_tree(store, large(9000))
+
+    for base in (None, root.digest):
+        with pytest.raises(UsageError):
+            graft(store, store, base, [b".git"], Entry(b"", FILE, 1, 1, EMPTY_TREE))
+
+
+def test_a_graft_reads_from_the_store_what_the_batch_lacks():
+    store, batch = Memory(), Memory()
+    root = build(store, {b"a": Leaf(FILE, b"1")})
+
+    grafted = graft(store, batch, root.digest, [b"b"], Entry(b"", FILE, 1, 1, hash_bytes(b"2")))
+
+    assert grafted.files == 2
