@@ -1,0 +1,418 @@
+"""Measure `mlx` and DVC side by side: the same data, the same work, in turns.
+
+    python benchmarks/compare.py --make-peer ~/peer --work /disk/bench --output figures.json
+
+The one idea: a suite is a generator of steps. What stands between two `yield`s is preparation and is not timed; what
+is yielded is a command, timed for each tool in turn. Each round works in new folders and deletes nothing, because a
+file system that has lately deleted many files makes new ones more slowly. README.md beside this says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PEER = "dvc==3.67.*"
+TOOLS = ("mlx", "dvc")
+EXAMPLE = Path(__file__).parents[1] / "examples" / "digits"
+EXAMPLE_FILES = ("make_data.py", "prepare.py", "train.py", "evaluate.py", "params.yaml", "mlx.yaml")
+PIECE = 1 << 20
+UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One of the compared programs; `words` holds the commands that it spells in its own way."""
+
+    name: str
+    program: Path | None
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def command(self, verb: str, *args: str) -> list[str]:
+        """Return the argument list for a verb of `mlx` in this tool's words."""
+        return [str(self.program), *self.words.get(verb, (verb,)), *args]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command to time; `repeats` above 1 only where the command changes nothing."""
+
+    work: str
+    command: Sequence[str]
+    folder: Path
+    repeats: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What one run of a command took: seconds of wall time, and bytes of the largest process in it."""
+
+    seconds: float
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much work there is; sizes in bytes."""
+
+    files: int
+    file_size: int
+    large: int
+    stages: int
+    repeats: int
+    seed: int
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def make_environment(home: Path) -> dict[str, str]:
+    """Return variables under which neither tool reads the user's settings, reports usage or looks for updates."""
+    settings = home / "dvc"
+    settings.mkdir(parents=True)
+    (settings / "config").write_text("[core]\n    analytics = false\n    check_update = false\n", encoding="utf-8")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_", "MLX_", "XDG_"))}
+    return {
+        **kept,
+        "DVC_GLOBAL_CONFIG_DIR": str(settings),
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(home / "dvc-site-cache"),
+        "DVC_SYSTEM_CONFIG_DIR": str(home / "dvc-system"),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "HOME": str(home),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]]),
+    }
+
+
+def measure(command: Sequence[str], folder: Path, env: Mapping[str, str], log: Path) -> Figure:
+    """Run a command to its end and return what it took; a failure ends the comparison with what it printed."""
+    with log.open("w+b") as output:
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        printed = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise SystemExit(f"error: `{' '.join(command)}` returned {process.returncode} in {folder}\n{printed}")
+    return Figure(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+
+
+@dataclass(slots=True)
+class Bench:
+    """The folder and environment of one comparison, and the figures so far: work → tool → figures."""
+
+    work: Path
+    env: Mapping[str, str]
+    rows: dict[str, dict[str, list[Figure]]] = field(default_factory=dict)
+
+    def run(self, command: Sequence[str], folder: Path) -> Figure:
+        return measure(command, folder, self.env, self.work / "last-output.txt")
+
+    def take(self, tool: Tool, step: Step) -> None:
+        """Time one step and keep the figures; what came before is on disk and does not weigh on it."""
+        os.sync()
+        figures = [self.run(step.command, step.folder) for _ in range(step.repeats)]
+        self.rows.setdefault(step.work, {}).setdefault(tool.name, []).extend(figures)
+        best = min(figure.seconds for figure in figures)
+        print(f"  {step.work}: {tool.name} {best:.3f} s", file=sys.stderr, flush=True)
+
+    def start_project(self, tool: Tool, folder: Path) -> Path:
+        """Make a Git repository with the tool set up in it and a folder remote beside it; return its place."""
+        project = folder / "project"
+        project.mkdir(parents=True)
+        for command in (
+            ["git", "init", "--quiet", "--initial-branch=main"],
+            tool.command("init"),
+            tool.command("remote add", "storage", str(folder / "remote")),
+        ):
+            self.run(command, project)
+        return project
+
+
+# --- suites ----------------------------------------------------------------------------------------------------------
+
+
+def start(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """How long the program takes to say its version."""
+    folder.mkdir(parents=True)
+    yield Step("start-up (--version)", tool.command("--version"), folder, settings.repeats)
+
+
+def files(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """A folder of many small files."""
+    project = bench.start_project(tool, folder)
+    data = project / "data"
+    numbers = random.Random(settings.seed)
+    for index in range(settings.files):
+        path = data / f"{index // 1000:03}" / f"{index:06}.bin"
+        if index % 1000 == 0:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(numbers.randbytes(settings.file_size))
+    changed = data / "000" / "000000.bin"
+    yield from data_steps(tool, folder, changed, f"{settings.files:,} files of {format_size(settings.file_size)}")
+
+
+def large(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """One large file."""
+    project = bench.start_project(tool, folder)
+    numbers = random.Random(settings.seed)
+    with (project / "data").open("wb") as file:
+        for _ in range(settings.large // PIECE):
+            file.write(numbers.randbytes(PIECE))
+        file.write(numbers.randbytes(settings.large % PIECE))
+    yield from data_steps(tool, folder, project / "data", f"one file of {format_size(settings.large)}")
+
+
+def data_steps(tool: Tool, folder: Path, changed: Path, label: str) -> Iterator[Step]:
+    """Take `project/data` through its life; `changed` is the file that gets another byte on the way."""
+    project = folder / "project"
+    yield Step(f"add, {label}", tool.command("add", "data"), project)
+    yield Step(f"status, nothing changed, {label}", tool.command("status"), project)
+    with changed.open("r+b") as file:
+        first = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([first ^ 1]))
+    yield Step(f"add again, one file changed, {label}", tool.command("add", "data"), project)
+    before = count(project / "data")
+    (project / "data").rename(folder / "set-aside")
+    yield Step(f"checkout, {label}", tool.command("checkout", "data"), project)
+    if count(project / "data") != before:
+        raise SystemExit(f"error: {tool.name} did not bring back what it was given, in {project}")
+    yield Step(f"push, {label}", tool.command("push"), project)
+    yield Step(f"push, nothing to do, {label}", tool.command("push"), project)
+
+
+def pipeline(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """A chain of stages, each of which copies one small file and waits for the stage before it."""
+    project = bench.start_project(tool, folder)
+    (project / "in").mkdir()
+    (project / "out").mkdir()
+    lines = ["stages:"]
+    for index in range(settings.stages):
+        (project / "in" / f"{index}.txt").write_text(f"{index}\n", encoding="utf-8")
+        deps = [f"in/{index}.txt"] + ([f"out/{index - 1}.txt"] if index else [])
+        lines += [
+            f"  s{index:03}:",
+            f"    cmd: cp in/{index}.txt out/{index}.txt",
+            f"    deps: [{', '.join(deps)}]",
+            f"    outs: [out/{index}.txt]",
+        ]
+    text = "\n".join(lines) + "\n"
+    (project / "mlx.yaml").write_text(f"mlx: 1\n{text}", encoding="utf-8")
+    (project / "dvc.yaml").write_text(text, encoding="utf-8")
+    yield Step(f"run, {settings.stages} stages, all to run", tool.command("run"), project)
+    yield Step(f"run, {settings.stages} stages, nothing to do", tool.command("run"), project, settings.repeats)
+
+
+def digits(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """The digits example: 1,797 small files and five stages."""
+    project = bench.start_project(tool, folder)
+    for name in EXAMPLE_FILES:
+        shutil.copyfile(EXAMPLE / name, project / name)
+    shutil.copyfile(Path(__file__).with_name("digits.dvc.yaml"), project / "dvc.yaml")
+    bench.run([sys.executable, "make_data.py"], project)
+    yield Step("add, digits example", tool.command("add", "data/raw"), project)
+    yield Step("run, digits example, all to run", tool.command("run"), project)
+    yield Step("run, digits example, nothing to do", tool.command("run"), project, settings.repeats)
+    yield Step("status, digits example, nothing changed", tool.command("status"), project, settings.repeats)
+
+
+SUITES = {"start": start, "files": files, "large": large, "pipeline": pipeline, "digits": digits}
+
+
+def count(path: Path) -> tuple[int, int]:
+    """Return how many files lie at `path`, and their bytes together."""
+    found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return len(found), sum(file.stat().st_size for file in found)
+
+
+def compare(bench: Bench, tools: Sequence[Tool], suites: Sequence[str], rounds: int, settings: Settings) -> None:
+    """Take every suite `rounds` times; the tools take turns at each step, and at who goes first."""
+    for number in range(rounds):
+        order = list(tools) if number % 2 == 0 else list(reversed(tools))
+        for name in suites:
+            print(f"round {number + 1} of {rounds}, {name}", file=sys.stderr, flush=True)
+            place = bench.work / f"round-{number + 1}" / name
+            for tool, step in in_turn(
+                [(tool, SUITES[name](bench, tool, place / tool.name, settings)) for tool in order]
+            ):
+                bench.take(tool, step)
+
+
+def in_turn(suites: Sequence[tuple[Tool, Iterator[Step]]]) -> Iterator[tuple[Tool, Step]]:
+    """Yield the next step of each until all have ended; each is prepared only when its turn has come."""
+    waiting = list(suites)
+    while waiting:
+        for tool, steps in list(waiting):
+            step = next(steps, None)
+            if step is None:
+                waiting.remove((tool, steps))
+            else:
+                yield tool, step
+
+
+# --- telling ---------------------------------------------------------------------------------------------------------
+
+
+def report(bench: Bench, tools: Sequence[Tool], rounds: int, settings: Settings) -> dict[str, object]:
+    """Return everything measured, as JSON can hold it; seconds, bytes, and how many times faster `mlx` is."""
+    rows = []
+    for work, figures in bench.rows.items():
+        row: dict[str, object] = {"work": work}
+        for tool in tools:
+            taken = figures[tool.name]
+            row[tool.name] = {
+                "seconds": statistics.median(figure.seconds for figure in taken),
+                "peak": statistics.median(figure.peak for figure in taken),
+                "all_seconds": [figure.seconds for figure in taken],
+                "all_peaks": [figure.peak for figure in taken],
+            }
+        if len(tools) == 2:
+            row["ratio"] = median(figures["dvc"]) / median(figures["mlx"])
+        rows.append(row)
+    return {
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "tools": {tool.name: version(tool, bench) for tool in tools},
+        "settings": {name: getattr(settings, name) for name in Settings.__slots__} | {"rounds": rounds},
+        "peak_floor": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "rows": rows,
+    }
+
+
+def median(figures: Sequence[Figure]) -> float:
+    return statistics.median(figure.seconds for figure in figures)
+
+
+def version(tool: Tool, bench: Bench) -> str:
+    done = subprocess.run(tool.command("--version"), env=bench.env, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def table(bench: Bench, tools: Sequence[Tool]) -> str:
+    """Return the medians as aligned text: seconds, the ratio, MiB at the peak."""
+    names = [tool.name for tool in tools]
+    lines = [["work", *(f"{name} s" for name in names), "ratio", *(f"{name} MiB" for name in names)]]
+    for work, figures in bench.rows.items():
+        peaks = [statistics.median(figure.peak for figure in figures[name]) / UNITS["MiB"] for name in names]
+        ratio = f"{median(figures['dvc']) / median(figures['mlx']):.1f}x" if len(names) == 2 else "-"
+        seconds = [f"{median(figures[name]):.3f}" for name in names]
+        lines.append([work, *seconds, ratio, *(f"{peak:.0f}" for peak in peaks)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(row))
+        for row in (list(zip(line, widths, strict=True)) for line in lines)
+    )
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def parse_size(text: str) -> int:
+    """Return bytes for `4096`, `4KiB`, `8MiB` or `1GiB`."""
+    match = re.fullmatch(r"(\d+)(|KiB|MiB|GiB)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write 4096, 4KiB, 8MiB or 1GiB")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def format_size(size: int) -> str:
+    unit = next(unit for unit in ("GiB", "MiB", "KiB", "") if size % UNITS[unit] == 0)
+    return f"{size // UNITS[unit]} {unit or 'bytes'}"
+
+
+def make_peer(folder: Path) -> Path:
+    """Return the `dvc` of a virtual environment at `folder`, made if it is not there."""
+    program = folder / "bin" / "dvc"
+    if not program.exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", PEER], check=True)
+    return program
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--mlx", type=Path, default=Path(sys.executable).with_name("mlx"), help="beside this Python")
+    peer = parser.add_mutually_exclusive_group()
+    peer.add_argument("--dvc", type=Path, help="the `dvc` program to compare with")
+    peer.add_argument("--make-peer", type=Path, metavar="DIR", help=f"install {PEER} in a virtual environment there")
+    parser.add_argument(
+        "--tools", nargs="+", choices=TOOLS, default=TOOLS, help="one alone is measured without a ratio"
+    )
+    parser.add_argument("--only", nargs="+", choices=SUITES, default=list(SUITES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5, help="per round, for quick commands that change nothing")
+    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--file-size", type=parse_size, default="4KiB")
+    parser.add_argument("--large", type=parse_size, default="1GiB")
+    parser.add_argument("--stages", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", type=Path, help="a new folder on the disk to measure (default: a temporary one)")
+    parser.add_argument("--output", type=Path, help="write every figure there as JSON")
+    return parser.parse_args()
+
+
+def make_tools(arguments: argparse.Namespace) -> list[Tool]:
+    """Return the tools that were asked for; one that is not there ends the program."""
+    dvc = make_peer(arguments.make_peer) if arguments.make_peer else arguments.dvc
+    words = {"init": ("init", "--quiet"), "remote add": ("remote", "add", "--default"), "run": ("repro",)}
+    known = {
+        "mlx": Tool("mlx", arguments.mlx.absolute(), {"remote add": ("remote", "add")}),
+        "dvc": Tool("dvc", dvc.absolute() if dvc else None, words),
+    }
+    tools = [known[name] for name in arguments.tools]
+    for tool in tools:
+        if tool.program is None or not tool.program.is_file():
+            raise SystemExit(f"error: there is no {tool.name} to measure; see --{tool.name} and --make-peer")
+    return tools
+
+
+def make_work(work: Path | None, needed: int) -> Path:
+    """Return an empty folder with room for `needed` bytes."""
+    work = (work or Path(tempfile.mkdtemp(prefix="mlx-benchmark-"))).absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    if any(work.iterdir()):
+        raise SystemExit(f"error: {work} is not empty; every comparison wants a new folder")
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise SystemExit(f"error: {work} has {free >> 20:,} MiB free, and about {needed >> 20:,} MiB are needed")
+    return work
+
+
+def main() -> None:
+    arguments = read_arguments()
+    tools = make_tools(arguments)
+    settings = Settings(*(getattr(arguments, name) for name in Settings.__slots__))
+    # The data, the copy set aside, two versions in the cache, one on the remote.
+    a_round = 5 * (settings.files * settings.file_size + settings.large)
+    work = make_work(arguments.work, a_round * arguments.rounds * len(tools))
+
+    bench = Bench(work, make_environment(work / "home"))
+    compare(bench, tools, arguments.only, arguments.rounds, settings)
+    print(table(bench, tools))
+    if arguments.output:
+        text = json.dumps(report(bench, tools, arguments.rounds, settings), indent=2)
+        arguments.output.write_text(text + "\n", encoding="utf-8")
+    print(f"the folders of all rounds are in {work}: nothing was deleted", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
