@@ -1,0 +1,255 @@
+"""`mlx add`: store files and folders, and leave a pointer beside each.
+
+The bytes become durable in the cache first, then `.gitignore` learns the path, then the pointer is renamed into place:
+that rename is what makes the data tracked. A path inside a tracked folder changes that folder's tree in this one place.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlops_cli.errors import MissingObject, RecordError, UsageError
+from mlops_cli.files import is_git_folder, write_atomic
+from mlops_cli.hashing import Digest
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.pointers import SUFFIX, ObjectKind, Pointer
+from mlops_cli.records.stages import Stage
+from mlops_cli.store.cache import Batch
+from mlops_cli.store.trees import Entry, Kind, find
+from mlops_cli.workspace import git
+from mlops_cli.workspace.gitignore import hide_from_git
+from mlops_cli.workspace.ignore import leaves_out
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.rewrite import Parts, Rewriting, split
+from mlops_cli.workspace.scan import Scanner, open_scanner
+from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+
+_OWN_NAMES = ("mlx.yaml", ".gitignore", ".mlxignore")
+_OWN_FOLDERS = (".mlx", "mlx.lock")
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What adding one path came to; sizes in bytes, `files` counted through sub-folders."""
+
+    path: str
+    pointer: str
+    size: int
+    files: int
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddResult:
+    """Each pointer that was asked for, and the other files that were written."""
+
+    added: tuple[Added, ...]
+    gitignores: tuple[str, ...]
+
+
+def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, reporter: Reporter = SILENT) -> AddResult:
+    """Store `targets` (project-relative) and write their pointers; `dry_run` hashes, and writes nothing.
+
+    UsageError for a path that is absent, in Git already, made by a stage, or overlaps another tracked path.
+    """
+    snapshot = workspace_snapshot(project)
+    places = tuple(dict.fromkeys(_place(snapshot, target) for target in targets))
+    _refuse_unfit(project, snapshot, places)
+    reporter.start("adding", None, "files")
+    if dry_run:
+        with open_scanner(project, reporter=reporter) as scanner:
+            entries = _entries(project, scanner, None, snapshot, places)
+    else:
+        with project.cache.batch() as batch, open_scanner(project, batch=batch, reporter=reporter) as scanner:
+            entries = _entries(project, scanner, batch, snapshot, places)
+    added = tuple(_added(snapshot, owner, entry) for owner, entry in entries.items())
+    if dry_run:
+        return AddResult(added, ())
+    hidden = hide_from_git(project.root, entries)
+    for result, entry in zip(added, entries.values(), strict=True):
+        if result.changed:
+            write_atomic(project.root / result.pointer, _pointer(result.path, entry).to_bytes())
+    return AddResult(added, hidden)
+
+
+def _entries(
+    project: Project, scanner: Scanner, batch: Batch | None, snapshot: Snapshot, places: Sequence[tuple[str, str]]
+) -> dict[str, Entry]:
+    """Return the new entry of every tracked path that `places` (owner, part inside it) touch."""
+    parts: dict[str, list[str]] = {}
+    for owner, part in places:
+        parts.setdefault(owner, []).append(part)
+    entries: dict[str, Entry] = {}
+    for owner, wanted in parts.items():
+        if "" in wanted:
+            found = scanner.look(owner)
+            if found is None:
+                raise _absent(owner)
+            entries[owner] = found
+        else:
+            entries[owner] = _changed(project, scanner, batch, snapshot, owner, wanted)
+    return entries
+
+
+def _changed(
+    project: Project, scanner: Scanner, batch: Batch | None, snapshot: Snapshot, owner: str, parts: Sequence[str]
+) -> Entry:
+    """Return the entry of the tracked folder `owner` with each of `parts` as it is in the workspace."""
+    pointer = snapshot.pointer(owner)
+    assert pointer is not None
+    if not (project.root / owner).is_dir():
+        raise UsageError(f"`{owner}` is not in the workspace", hint=f"`mlx pull {owner}` brings it; then add to it")
+    trees = Rewriting(scanner)
+    try:
+        changes = dict(_change(project, scanner, trees, pointer.digest, owner, part) for part in parts)
+        return trees.rewrite(pointer.digest, changes, batch)
+    except MissingObject as error:
+        raise MissingObject(
+            f"the listing of `{owner}` is not in the cache, so a part of it cannot be added",
+            hint=f"`mlx fetch {owner}` brings it, or add all of `{owner}`",
+        ) from error
+
+
+def _change(
+    project: Project, scanner: Scanner, trees: Rewriting, root: Digest, owner: str, part: str
+) -> tuple[Parts, Entry | None]:
+    """Return what adding `part` of the tracked folder `owner` comes to: a path inside it, and what is there now."""
+    path = f"{owner}/{part}"
+    found = scanner.look(path)
+    if found is not None:
+        if leaves_out(project.root, path, below=owner):
+            raise UsageError(f"`{path}` is left out by a `.mlxignore`", hint="mend the pattern there, then add it")
+        return split(part), found
+    if find(trees, root, split(part)) is None:
+        raise _absent(path)
+    parent = part.rpartition("/")[0]
+    folder = project.root / owner / parent
+    if parent and folder.is_dir() and not any(folder.iterdir()):
+        return split(parent), scanner.look(f"{owner}/{parent}")  # its folder is still there, empty now
+    return split(part), None
+
+
+def _place(snapshot: Snapshot, target: str) -> tuple[str, str]:
+    """Return the tracked path that `target` belongs to, and the part inside it; itself when nothing holds it."""
+    pointers = set(snapshot.pointer_paths)
+    plain = target.removesuffix(SUFFIX)
+    if plain != target and plain in pointers and _is_valid(snapshot, plain):
+        return plain, ""
+    parts = target.split("/")
+    for depth in range(1, len(parts)):
+        owner = "/".join(parts[:depth])
+        if owner in pointers and (pointer := snapshot.pointer(owner)) and pointer.kind is ObjectKind.TREE:
+            return owner, "/".join(parts[depth:])
+    return target, ""
+
+
+def _refuse_unfit(project: Project, snapshot: Snapshot, places: Sequence[tuple[str, str]]) -> None:
+    owners = sorted({owner for owner, _ in places})
+    stages = snapshot.stages_outside(owners)
+    for owner in owners:
+        _refuse_name(owner)
+        _refuse_way(project, owner)
+        _refuse_overlap(snapshot, owner)
+        _refuse_output(stages, owner)
+    for name in git.tracked_files(project.root, owners):
+        if os.path.lexists(project.root / name):
+            untrack = f"git rm -r --cached {shlex.quote(name)}"
+            raise UsageError(
+                f"Git already tracks `{name}`",
+                hint=f"`{untrack}` takes it out of Git and leaves the file; then add it again",
+            )
+    for name in git.ignored_files(project.root, [owner + SUFFIX for owner in owners]):
+        raise UsageError(
+            f"Git ignores `{name}`, so the pointer could not be committed",
+            hint=f"`git check-ignore -v {shlex.quote(name)}` names the rule",
+        )
+
+
+def _refuse_name(owner: str) -> None:
+    parts = owner.split("/")
+    if parts[-1] in ("", *_OWN_NAMES) or any(part in _OWN_FOLDERS or is_git_folder(part) for part in parts):
+        raise UsageError(f"`{owner or '.'}` cannot be tracked as data", hint="name the files or folders that hold data")
+    if owner.endswith(SUFFIX):
+        raise UsageError(f"`{owner}` cannot be tracked: only pointers end in `{SUFFIX}`", hint="give it another name")
+    try:
+        owner.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"the name {owner!a} is not UTF-8, so no pointer can be named after it",
+            hint="rename it, or add the folder that holds it",
+        ) from None
+
+
+def _refuse_way(project: Project, owner: str) -> None:
+    """Refuse a path that is a link, or that a link, another project or another repository stands on the way to."""
+    place = project.root / owner
+    for folder in (place, *place.parents):
+        if folder == project.root:
+            break
+        name = project.relative(folder)
+        if folder.is_symlink() and not (folder == place and _leads_to_cache(project, place)):
+            raise UsageError(
+                f"`{name}` is a symbolic link",
+                hint=f"add what it points to, `{os.readlink(folder)}`, from inside the project",
+            )
+        if (folder / ".mlx").is_dir():
+            raise UsageError(f"`{name}` is an mlx project of its own", hint=f"run it there: `mlx -C {name} add …`")
+        if folder != place and os.path.lexists(folder / ".git"):
+            raise UsageError(f"`{name}` is a Git repository of its own", hint="a pointer in it would not be committed")
+
+
+def _leads_to_cache(project: Project, place: Path) -> bool:
+    return os.readlink(place).startswith(f"{project.cache.root}/")
+
+
+def _refuse_overlap(snapshot: Snapshot, owner: str) -> None:
+    for path in snapshot.pointer_paths:
+        if owner.startswith(path + "/"):
+            raise UsageError(f"`{path}` is tracked as a file", hint=f"`mlx add {path}` tracks the folder it is now")
+        if path.startswith(owner + "/") and _is_valid(snapshot, path):
+            raise UsageError(
+                f"`{owner}` holds `{path}`, which is tracked on its own",
+                hint=f"`mlx remove {path}` first, or add the other things in `{owner}` by name",
+            )
+
+
+def _refuse_output(stages: Sequence[Stage], owner: str) -> None:
+    for stage in stages:
+        for out in stage.outs:
+            if out.path == owner or out.path.startswith(owner + "/") or owner.startswith(out.path + "/"):
+                raise UsageError(
+                    f"`{owner}` is made by stage `{stage.address}` (its output `{out.path}`)",
+                    hint=f"`mlx run {stage.address}` records it",
+                )
+
+
+def _is_valid(snapshot: Snapshot, path: str) -> bool:
+    try:
+        return snapshot.pointer(path) is not None
+    except RecordError:
+        return False  # a file of the data that is only named like a pointer
+
+
+def _absent(path: str) -> UsageError:
+    return UsageError(f"`{path}` does not exist", hint="check the spelling; paths are relative to where you are")
+
+
+def _pointer(path: str, entry: Entry) -> Pointer:
+    is_tree = entry.kind == Kind.FOLDER
+    return Pointer(
+        path=path.rpartition("/")[2],
+        kind=ObjectKind.TREE if is_tree else ObjectKind.BLOB,
+        digest=entry.digest,
+        size=entry.size,
+        files=entry.files if is_tree else None,
+        executable=entry.kind == Kind.EXECUTABLE,
+    )
+
+
+def _added(snapshot: Snapshot, owner: str, entry: Entry) -> Added:
+    changed = snapshot.pointer(owner) != _pointer(owner, entry)
+    return Added(owner, f"{owner}.mlx", entry.size, entry.files, changed)

@@ -1,0 +1,320 @@
+"""`mlx checkout`: make the workspace match what the records name.
+
+First everything is decided: which files to write and delete, whether the cache holds what is wanted, and whether some
+store holds what would be lost. Only then is the workspace touched, file by file, each replaced by an atomic rename,
+with every folder on the way opened without following links.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.trees import Change, Entry, Kind, diff, find
+from mlops_cli.workspace.compare import same
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.scan import Scanner, is_object_link, is_stored, open_scanner
+from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
+
+_REPORT_EVERY = 256
+# Gone already, or kept by what is left out in it: no reason to stop.
+_NOT_REMOVED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EBUSY})
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What bringing one tracked path up to date takes: numbers of files (links and empty folders count)."""
+
+    path: str
+    added: int
+    modified: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutResult:
+    """The paths that differed; empty when the workspace already matched."""
+
+    restored: tuple[Restored, ...]
+
+
+def checkout(
+    project: Project,
+    targets: Sequence[str] = (),
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> CheckoutResult:
+    """Make `targets` (project paths; none: everything tracked) match their records.
+
+    UsageError when a file would be overwritten or deleted whose bytes no store holds, unless `force`;
+    MissingObject when the cache lacks wanted bytes. Nothing is touched in either case.
+    """
+    chosen = _chosen(project, targets)
+    with open_scanner(project, reporter=reporter) as scanner:
+        reporter.start("checking", None, "files")
+        plans = [(entry, _plan(project.cache, scanner, entry, part)) for entry, part in chosen]
+        changes = [change for _, plan in plans for change in plan]
+        _refuse_absent(project.cache, plans)
+        if not force:
+            _refuse_loss(project.cache, changes)
+        if not dry_run:
+            reporter.start("checking out", len(changes), "files")
+            apply_changes(project, scanner, changes, reporter)
+    return CheckoutResult(tuple(_summary(entry, plan) for entry, plan in plans if plan))
+
+
+def _chosen(project: Project, targets: Sequence[str]) -> list[tuple[Tracked, str]]:
+    """Return what `targets` mean; an output that remotes never get, and that is not here, only when it is named."""
+    tracked = [entry for entry in workspace_snapshot(project).tracked() if not entry.git]
+    return [
+        (entry, part)
+        for entry, part in select(tracked, targets)
+        if entry.push or part or entry.path in targets or is_stored(project.cache, as_entry(entry))
+    ]
+
+
+def restore(project: Project, scanner: Scanner, path: str, wanted: Entry | None, reporter: Reporter = SILENT) -> None:
+    """Make `path` be exactly `wanted` (nothing, when None), whatever is there now: the caller has made sure of that."""
+    changes = _between(project.cache, scanner, path, scanner.look(path), wanted)
+    apply_changes(project, scanner, changes, reporter)
+
+
+def as_entry(tracked: Tracked) -> Entry:
+    """Return the entry that a record names."""
+    lone = Kind.EXECUTABLE if tracked.executable else Kind.FILE
+    kind = Kind.FOLDER if tracked.kind is ObjectKind.TREE else lone
+    return Entry(os.fsencode(tracked.path.rpartition("/")[2]), kind, tracked.size, tracked.files, tracked.digest)
+
+
+def _plan(cache: Cache, scanner: Scanner, tracked: Tracked, part: str) -> list[Change]:
+    if not part:
+        present = scanner.look(tracked.path)
+        if present is not None and same(tracked, present):
+            return []
+        return _between(cache, scanner, tracked.path, present, as_entry(tracked))
+    try:
+        wanted = find(scanner, tracked.digest, [os.fsencode(name) for name in part.split("/")])
+    except MissingObject as error:
+        raise _not_cached(tracked.path, 1) from error
+    if wanted is None:
+        raise UsageError(f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {tracked.path}` lists what it has")
+    path = f"{tracked.path}/{part}"
+    return _between(cache, scanner, path, scanner.look(path), wanted)
+
+
+def _between(cache: Cache, scanner: Scanner, path: str, present: Entry | None, wanted: Entry | None) -> list[Change]:
+    """Return the changes, with project paths, that turn `present` into `wanted`."""
+    place = os.fsencode(path)
+    old_tree, new_tree = (e.digest if e and e.kind == Kind.FOLDER else None for e in (present, wanted))
+    changes: list[Change] = []
+    if old_tree != new_tree:
+        if new_tree and cache.missing([new_tree]):
+            raise _not_cached(path, 1)
+        try:
+            found = diff(scanner, old_tree, new_tree)
+        except MissingObject as error:
+            raise _not_cached(path, 1) from error
+        below = (*found.deleted, *found.modified, *found.added)
+        changes = [change._replace(path=place + b"/" + change.path) for change in below]
+        if wanted is not None and new_tree and not (wanted.files or found.added or found.modified):
+            changes.append(Change(place, None, wanted))  # a folder that is to be there, empty
+        if present is not None and old_tree and not (new_tree or changes):
+            changes.append(Change(place, present, None))  # a folder that was there, empty
+    old_file, new_file = (None if e is None or e.kind == Kind.FOLDER else e for e in (present, wanted))
+    if (old_file and (old_file.kind, old_file.digest)) != (new_file and (new_file.kind, new_file.digest)):
+        lone = Change(place, old_file, new_file)
+        changes = [lone, *changes] if new_file is None else [*changes, lone]
+    return changes
+
+
+def _not_cached(path: str, count: int) -> MissingObject:
+    return MissingObject(
+        f"the cache lacks {count:,} object{'' if count == 1 else 's'} of `{path}`",
+        hint=f"`mlx pull {path}` brings {'it' if count == 1 else 'them'} from a remote",
+    )
+
+
+def _refuse_absent(cache: Cache, plans: Iterable[tuple[Tracked, list[Change]]]) -> None:
+    for tracked, plan in plans:
+        wanted = {c.new.digest for c in plan if c.new is not None and c.new.kind != Kind.FOLDER}
+        missing = cache.missing(wanted)
+        if missing:
+            raise _not_cached(tracked.path, len(missing))
+
+
+def _refuse_loss(cache: Cache, changes: Iterable[Change]) -> None:
+    held = [(change.path, change.old.digest) for change in changes if change.old and change.old.kind != Kind.FOLDER]
+    missing = cache.missing({digest for _, digest in held})
+    lost = [os.fsdecode(path) for path, digest in held if digest in missing]
+    if lost:
+        named = ", ".join(f"`{path}`" for path in lost[:3]) + (f" and {len(lost) - 3:,} more" if len(lost) > 3 else "")
+        raise UsageError(
+            f"{named} would be overwritten or deleted, and no store holds the bytes",
+            hint="`mlx add` (or `mlx run`) keeps them; `--force` throws them away",
+        )
+
+
+def _summary(tracked: Tracked, plan: list[Change]) -> Restored:
+    added = sum(change.old is None for change in plan)
+    deleted = sum(change.new is None for change in plan)
+    return Restored(tracked.path, added, len(plan) - added - deleted, deleted)
+
+
+def apply_changes(project: Project, scanner: Scanner, changes: Sequence[Change], reporter: Reporter) -> None:
+    """Carry out `changes` (project paths): deletions first, then files folder by folder."""
+    deleted = [change for change in changes if change.new is None or _is_in_the_way(change)]
+    written = sorted((change for change in changes if change.new is not None), key=lambda c: c.path.rpartition(b"/"))
+    cache = project.cache
+    with _Folders(project) as folders:
+        for change in sorted(deleted, key=lambda c: c.path, reverse=True):
+            folders.delete(change.path)
+        for count, change in enumerate(written, start=1):
+            _write(cache, folders, scanner, change)
+            if count % _REPORT_EVERY == 0:
+                reporter.advance(_REPORT_EVERY)
+
+
+def _is_in_the_way(change: Change) -> bool:
+    """Say whether what is at the path must go first: a rename cannot put a file where a folder is, or the reverse."""
+    old, new = change.old, change.new
+    return old is not None and new is not None and (old.kind == Kind.FOLDER) != (new.kind == Kind.FOLDER)
+
+
+def _write(cache: Cache, folders: _Folders, scanner: Scanner, change: Change) -> None:
+    path, old, entry = change
+    assert entry is not None
+    parent, _, name = path.rpartition(b"/")
+    if entry.kind == Kind.FOLDER:
+        folders.open(path)
+        return
+    descriptor = folders.open(parent)
+    text = os.fsdecode(name)
+    if entry.kind == Kind.SYMLINK:
+        _write_link(descriptor, cache.beside(text), text, cache.read(entry.digest))
+        return
+    replace = old is not None and not _is_in_the_way(change)
+    executable = entry.kind == Kind.EXECUTABLE
+    try:
+        cache.place(entry.digest, text, executable=executable, dir_fd=descriptor, size=entry.size, replace=replace)
+    except UsageError as error:  # it knows the name only
+        if _is_dead_link(name, descriptor):
+            cache.place(entry.digest, text, executable=executable, dir_fd=descriptor, size=entry.size, replace=True)
+            return
+        raise UsageError(error.message.replace(f"`{text}`", f"`{os.fsdecode(path)}`"), hint=error.hint) from error
+    scanner.remember(path, os.stat(text, dir_fd=descriptor, follow_symlinks=False), entry.digest)
+
+
+def _is_dead_link(name: bytes, folder: int) -> bool:
+    """Say whether `name` is a link that `cache.link: symlink` made, to an object that is there no more."""
+    try:
+        return is_object_link(os.readlink(name, dir_fd=folder)) and not os.access(name, os.F_OK, dir_fd=folder)
+    except OSError:
+        return False
+
+
+def _write_link(folder: int, temporary: str, name: str, target: bytes) -> None:
+    os.symlink(target, temporary, dir_fd=folder)
+    try:
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+class _Folders:
+    """Opens folders below the project's root one name at a time, never through a link; the last one stays open."""
+
+    def __init__(self, project: Project) -> None:
+        self._root = os.fsencode(project.root)
+        self._path: bytes | None = None
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def open(self, path: bytes) -> int:
+        """Return a descriptor of the folder `path`, made when it is not there; valid until the next call."""
+        if path != self._path:
+            self._close()
+            self._descriptor, self._path = self._walk(path, create=True), path
+        return self._descriptor
+
+    def delete(self, path: bytes) -> None:
+        """Delete a file, link or empty folder, then the folders above it that this leaves empty."""
+        remove = _remove
+        while path:
+            parent, _, name = path.rpartition(b"/")
+            try:
+                with self._opened(parent) as descriptor:
+                    remove(name, descriptor)
+            except OSError as error:
+                if error.errno in _NOT_REMOVED:
+                    return
+                raise
+            path, remove = parent, _remove_folder
+
+    @contextmanager
+    def _opened(self, path: bytes) -> Iterator[int]:
+        descriptor = self._walk(path, create=False)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _walk(self, path: bytes, *, create: bool) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        descriptor = os.open(self._root, flags)
+        for name in path.split(b"/") if path else ():
+            try:
+                if create:
+                    _make_folder(name, descriptor)
+                below = os.open(name, flags | os.O_NOFOLLOW, dir_fd=descriptor)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    where = os.fsdecode(path)
+                    raise UsageError(
+                        f"`{os.fsdecode(name)}` in `{where}` is not a folder but a link or a file",
+                        hint="mlx does not write through links: move it away",
+                    ) from error
+                raise
+            finally:
+                os.close(descriptor)
+            descriptor = below
+        return descriptor
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._path = -1, None
+
+
+def _make_folder(name: bytes, parent: int) -> None:
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError:
+        return
+
+
+def _remove(name: bytes, folder: int) -> None:
+    if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        _remove_folder(name, folder)
+    else:
+        os.unlink(name, dir_fd=folder)
+
+
+def _remove_folder(name: bytes, folder: int) -> None:
+    os.rmdir(name, dir_fd=folder)

@@ -1,0 +1,200 @@
+"""How data differs: the workspace against what the records name, and one revision against another.
+
+`mlx status` counts the differences, `mlx diff` lists them, `mlx why` words them; all three ask here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mlops_cli.errors import MissingObject
+from mlops_cli.hashing import Digest
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.store.trees import Entry, Kind, TreeSource, diff, find
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
+from mlops_cli.workspace.snapshot import Snapshot, Tracked, select, workspace_snapshot
+
+
+class DataState(StrEnum):
+    """How a tracked path stands in the workspace."""
+
+    OK = "ok"
+    MODIFIED = "modified"
+    MISSING = "missing"  # not in the workspace; the cache can bring it back
+    NOT_CACHED = "not_cached"  # neither in the workspace nor in the cache; a pull can bring it
+    UNTRACKED = "untracked"  # an output that no run has recorded
+
+
+@dataclass(frozen=True, slots=True)
+class DataStatus:
+    """The state of one tracked path, with how many files below it differ."""
+
+    path: str
+    state: DataState
+    added: int = 0
+    modified: int = 0
+    deleted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One file that differs; sizes in bytes, None on the side that does not have it."""
+
+    path: str
+    change: str
+    old_size: int | None
+    new_size: int | None
+    old_digest: Digest | None
+    new_digest: Digest | None
+
+
+def data_status(project: Project, snapshot: Snapshot, scanner: Scanner) -> tuple[DataStatus, ...]:
+    """Return the state of every pointer's path, then of outputs that exist and that no run recorded."""
+    found = [_status(project, scanner, entry) for entry in snapshot.tracked(outputs=False)]
+    for stage in snapshot.stages:
+        if snapshot.lock(stage) is None:
+            found.extend(
+                DataStatus(out.path, DataState.UNTRACKED)
+                for out in stage.outs
+                if not out.git and os.path.lexists(project.root / out.path)
+            )
+    return tuple(found)
+
+
+def _status(project: Project, scanner: Scanner, tracked: Tracked) -> DataStatus:
+    present = scanner.look(tracked.path)
+    if present is None:
+        lone = Kind.FILE if tracked.kind is ObjectKind.BLOB else Kind.FOLDER
+        here = is_stored(project.cache, Entry(b"", lone, tracked.size, tracked.files, tracked.digest))
+        state = DataState.MISSING if here else DataState.NOT_CACHED
+        return DataStatus(tracked.path, state, deleted=max(tracked.files, 1))
+    if same(tracked, present):
+        return DataStatus(tracked.path, DataState.OK)
+    if tracked.kind is ObjectKind.BLOB or present.kind != Kind.FOLDER:
+        return DataStatus(tracked.path, DataState.MODIFIED, modified=1)
+    try:
+        changes = diff(scanner, tracked.digest, present.digest)
+    except MissingObject:  # what it was cannot be known here: only that it differs
+        return DataStatus(tracked.path, DataState.MODIFIED)
+    return DataStatus(tracked.path, DataState.MODIFIED, len(changes.added), len(changes.modified), len(changes.deleted))
+
+
+def same(tracked: Tracked, present: Entry) -> bool:
+    """Say whether the workspace's entry is what the record names."""
+    lone = Kind.EXECUTABLE if tracked.executable else Kind.FILE
+    kind = Kind.FOLDER if tracked.kind is ObjectKind.TREE else lone
+    return tracked.digest == present.digest and present.kind == kind
+
+
+def describe_change(trees: TreeSource, old: tuple[ObjectKind, Digest, int], new: tuple[ObjectKind, Digest, int]) -> str:
+    """Word how one object became another, as in `3 files modified, 1 added` or `1,203 → 1,250 bytes`.
+
+    Each side is (kind, digest, size in bytes). When a tree is not here to be compared, the sizes are told.
+    """
+    if old[0] is ObjectKind.TREE and new[0] is ObjectKind.TREE:
+        try:
+            changes = diff(trees, old[1], new[1])
+        except MissingObject:
+            return _sizes(old, new)
+        counts = (("modified", changes.modified), ("added", changes.added), ("deleted", changes.deleted))
+        words = [(len(files), word) for word, files in counts if files]
+        if not words:
+            return "only empty folders differ"
+        first = f"{words[0][0]:,} file{'' if words[0][0] == 1 else 's'} {words[0][1]}"
+        return ", ".join([first, *(f"{count:,} {word}" for count, word in words[1:])])
+    if old[0] is not new[0]:
+        return "a folder became a file" if old[0] is ObjectKind.TREE else "a file became a folder"
+    return _sizes(old, new)
+
+
+def _sizes(old: tuple[ObjectKind, Digest, int], new: tuple[ObjectKind, Digest, int]) -> str:
+    if old[2] != new[2]:
+        return f"{old[2]:,} → {new[2]:,} bytes"
+    return f"same size, {short(old[1])} → {short(new[1])}"
+
+
+def short(digest: Digest) -> str:
+    """Return a digest cut for reading, as in `blake3:9f0c12ab`."""
+    return digest[:15]
+
+
+def diff_data(
+    trees: TreeSource,
+    old: Sequence[Tracked],
+    new: Sequence[Tracked],
+    targets: Sequence[str] = (),
+) -> tuple[FileChange, ...]:
+    """Return the files that differ between two sets of tracked paths, sorted by path.
+
+    MissingObject when a folder's tree is in no local store.
+    """
+    olds, news = ({entry.path: entry for entry in side} for side in (old, new))
+    changes: list[FileChange] = []
+    for entry, part in select({**olds, **news}.values(), targets):
+        before, after = (_object(trees, side.get(entry.path), part) for side in (olds, news))
+        place = f"{entry.path}/{part}" if part else entry.path
+        if (before and before[1:]) != (after and after[1:]):
+            changes.extend(_changes(trees, place, before, after))
+    return tuple(changes)
+
+
+def diff_workspace(
+    project: Project, before: Snapshot, targets: Sequence[str] = (), reporter: Reporter = SILENT
+) -> tuple[FileChange, ...]:
+    """Return the files that differ between a revision and the bytes in the workspace, tracked then or now."""
+    old = before.tracked()
+    wanted = {entry.path: entry for entry in (*old, *workspace_snapshot(project).tracked())}
+    reporter.start("checking", None, "files")
+    with open_scanner(project, reporter=reporter) as scanner:
+        new = [
+            Tracked(path, _kind(entry), entry.digest, entry.size, entry.files, entry.kind == Kind.EXECUTABLE)
+            for path in sorted({tracked.path for tracked, _ in select(wanted.values(), targets)})
+            if (entry := scanner.look(path)) is not None
+        ]
+        return diff_data(scanner, old, new, targets)
+
+
+def _kind(entry: Entry) -> ObjectKind:
+    return ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB
+
+
+def _object(trees: TreeSource, tracked: Tracked | None, part: str) -> Entry | None:
+    if tracked is None:
+        return None
+    if part:
+        return find(trees, tracked.digest, [os.fsencode(name) for name in part.split("/")])
+    lone = Kind.EXECUTABLE if tracked.executable else Kind.FILE
+    kind = Kind.FOLDER if tracked.kind is ObjectKind.TREE else lone
+    return Entry(b"", kind, tracked.size, tracked.files, tracked.digest)
+
+
+def _changes(trees: TreeSource, place: str, old: Entry | None, new: Entry | None) -> list[FileChange]:
+    old_tree, new_tree = (side.digest if side and side.kind == Kind.FOLDER else None for side in (old, new))
+    found: list[FileChange] = []
+    if old_tree != new_tree:
+        changes = diff(trees, old_tree, new_tree)
+        found = [
+            _file_change(f"{place}/{os.fsdecode(change.path)}", change.old, change.new)
+            for change in sorted((*changes.added, *changes.modified, *changes.deleted), key=lambda c: c.path)
+        ]
+    old_file, new_file = (None if side is None or side.kind == Kind.FOLDER else side for side in (old, new))
+    if old_file or new_file:
+        found.insert(0, _file_change(place, old_file, new_file))
+    return found
+
+
+def _file_change(path: str, old: Entry | None, new: Entry | None) -> FileChange:
+    word = "added" if old is None else "deleted" if new is None else "modified"
+    return FileChange(
+        path,
+        word,
+        old.size if old else None,
+        new.size if new else None,
+        old.digest if old else None,
+        new.digest if new else None,
+    )

@@ -1,0 +1,74 @@
+"""Keeping tracked data out of Git: one line per path in the `.gitignore` beside it.
+
+Only whole lines that name the path exactly are added or taken away; every other line is the user's and stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mlops_cli.files import write_atomic
+
+
+def hide_from_git(root: Path, paths: Iterable[str]) -> tuple[str, ...]:
+    """Make Git ignore each of `paths` (project-relative); returns the `.gitignore` files that changed."""
+    changed = []
+    for folder, names in _by_folder(paths).items():
+        file = root / folder / ".gitignore"
+        data = _read(file)
+        known = {line.removesuffix(b"\r") for line in data.split(b"\n")}
+        wanted = [line for line in map(pattern, names) if line not in known]
+        if wanted:
+            start = data if data.endswith(b"\n") or not data else data + b"\n"
+            write_atomic(file, start + b"".join(line + b"\n" for line in wanted))
+            changed.append(_name(folder))
+    return tuple(changed)
+
+
+def show_to_git(root: Path, paths: Iterable[str]) -> tuple[str, ...]:
+    """Undo `hide_from_git`; a `.gitignore` left empty is removed. Returns the files that changed."""
+    changed = []
+    for folder, names in _by_folder(paths).items():
+        file = root / folder / ".gitignore"
+        data = _read(file)
+        unwanted = set(map(pattern, names))
+        kept = b"\n".join(line for line in data.split(b"\n") if line.removesuffix(b"\r") not in unwanted)
+        if kept == data:
+            continue
+        if kept:
+            write_atomic(file, kept)
+        else:
+            file.unlink()
+        changed.append(_name(folder))
+    return tuple(changed)
+
+
+def pattern(name: str) -> bytes:
+    """Return the gitignore line that matches exactly the file or folder `name` beside the `.gitignore`.
+
+    gitignore cannot hold a newline: `?` stands for it.
+    """
+    escaped = "".join("\\" + character if character in "\\*?[]" else character for character in name)
+    if escaped.endswith(" "):
+        escaped = escaped[:-1] + "\\ "
+    return b"/" + escaped.replace("\n", "?").replace("\r", "?").encode("utf-8", "surrogateescape")
+
+
+def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:
+    folders: dict[str, list[str]] = {}
+    for path in sorted(set(paths)):
+        folder, _, name = path.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    return folders
+
+
+def _name(folder: str) -> str:
+    return f"{folder}/.gitignore" if folder else ".gitignore"
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,76 @@
+"""`.mlxignore`: gitignore patterns that keep files out of tracked folders.
+
+Each file speaks for its own folder and below; the deepest that has an opinion wins. Matching is `pathspec`'s, loaded
+only when a project has such a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlops_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+NAME = ".mlxignore"
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoreRules:
+    """The rules in force in one folder: (the folder a file speaks for, its patterns), outermost first."""
+
+    specs: tuple[tuple[str, GitIgnoreSpec], ...] = ()
+
+    def enter(self, root: Path, folder: str) -> IgnoreRules:
+        """Return the rules in `folder` (project-relative, empty for the root), given those of its parent."""
+        path = root / folder / NAME
+        if not path.is_file():
+            return self
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            name = f"{folder}/{NAME}" if folder else NAME
+            raise UsageError(f"`{name}` is not UTF-8 text", hint="save it as UTF-8") from error
+        return IgnoreRules((*self.specs, (folder, _compile(text, path))))
+
+    def hides(self, path: str, *, is_folder: bool) -> bool:
+        """Say whether `path` (project-relative) is to be left out."""
+        for folder, spec in reversed(self.specs):
+            relative = path[len(folder) + 1 :] if folder else path
+            verdict = spec.check_file(relative + "/" if is_folder else relative).include
+            if verdict is not None:
+                return verdict
+        return False
+
+
+def rules_above(root: Path, folder: str) -> IgnoreRules:
+    """Return the rules that the folders from the root down to the parent of `folder` set for it."""
+    rules = IgnoreRules().enter(root, "")
+    parts = folder.split("/")[:-1] if folder else []
+    for depth in range(1, len(parts) + 1):
+        rules = rules.enter(root, "/".join(parts[:depth]))
+    return rules
+
+
+def leaves_out(root: Path, path: str, *, below: str) -> bool:
+    """Say whether the rules keep `path`, or a folder on the way to it, out of the tracked folder `below`."""
+    parts = path.split("/")
+    for depth in range(below.count("/") + 2, len(parts) + 1):
+        place = "/".join(parts[:depth])
+        is_folder = (root / place).is_dir() and not (root / place).is_symlink()
+        if rules_above(root, place).hides(place, is_folder=is_folder):
+            return True
+    return False
+
+
+def _compile(text: str, path: Path) -> GitIgnoreSpec:
+    from pathspec import GitIgnoreSpec
+    from pathspec.patterns.gitignore import GitIgnorePatternError
+
+    try:
+        return GitIgnoreSpec.from_lines(line.removesuffix("\r") for line in text.split("\n"))
+    except GitIgnorePatternError as error:
+        raise UsageError(f"`{path}` holds a pattern that is not valid: {error}", hint="see `man gitignore`") from error

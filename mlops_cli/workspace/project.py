@@ -1,0 +1,152 @@
+"""Where a project is, and the settings in force there.
+
+`.mlx/` marks a project's root. What must survive `git clean -fdx` and be shared by every worktree (cache, state index,
+run logs) lives in `<git common dir>/mlx`. `Project` is a frozen bundle of facts; the verbs are in the other modules.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlops_cli import files
+from mlops_cli.errors import UsageError
+from mlops_cli.hashing import fingerprint
+from mlops_cli.records import config as settings
+from mlops_cli.store.cache import Cache, Durability
+from mlops_cli.store.links import LinkMode
+from mlops_cli.workspace.git import Checkout, find_checkout
+
+CONFIG = ".mlx/config.yaml"
+_LONGEST_NAME = 200  # bytes; file systems take 255, and suffixes follow
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project's place on disk and its settings."""
+
+    root: Path
+    git: Checkout
+    layers: tuple[settings.Layer, ...]
+    config: settings.Config
+
+    @property
+    def prefix(self) -> str:
+        """The root relative to the top of the Git checkout, posix, empty when they are the same."""
+        relative = self.root.relative_to(self.git.top).as_posix()
+        return "" if relative == "." else relative
+
+    @property
+    def local(self) -> Path:
+        """The folder of this clone's uncommitted things, shared by its worktrees."""
+        return self.git.common_dir / "mlx"
+
+    @property
+    def cache(self) -> Cache:
+        """The local store."""
+        place = self.config.cache_dir
+        root = self.local / "cache" if place is None else self.root / Path(place).expanduser()
+        return Cache(root, link=LinkMode(self.config.cache_link), durability=Durability(self.config.core_durability))
+
+    @property
+    def checkout_key(self) -> str:
+        """A file name that tells this project in this worktree from the clone's others."""
+        return file_name("/".join(part for part in (self.git.name, self.prefix) if part) or "main")
+
+    def relative(self, path: Path) -> str:
+        """Return `path` (absolute) relative to the root, posix; UsageError when it lies outside."""
+        for place in (path, Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path))):
+            if place.is_relative_to(self.root):
+                relative = place.relative_to(self.root).as_posix()
+                return "" if relative == "." else relative
+        hint = "copy or move it into the project first"
+        raise UsageError(f"`{path}` is outside the project `{self.root}`", hint=hint)
+
+    @contextmanager
+    def lock(self, doing: str) -> Iterator[bool]:
+        """Hold this checkout against other mlx commands that write it; LockedError after `core.lock_timeout`.
+
+        Yields whether the holder before may have been killed: one that ends well leaves an empty lock file.
+        """
+        path = self.local / "locks" / f"{self.checkout_key}.lock"
+        cut_short = path.is_file() and path.stat().st_size > 0
+        with files.hold_lock(path, doing=doing, timeout=self.config.core_lock_timeout):
+            yield cut_short
+
+
+def file_name(text: str) -> str:
+    """Return a name for a file that tells `text` from any other text, readable and not too long for a file system."""
+    name = text.replace("%", "%25").replace("/", "%2F").replace(":", "%3A")
+    return name if len(os.fsencode(name)) <= _LONGEST_NAME else f"{name[:40]}-{fingerprint(text)}"
+
+
+def find_project(start: Path, environ: Mapping[str, str]) -> Project:
+    """Return the project that holds the folder `start`; UsageError when there is none."""
+    checkout = find_checkout(start)
+    if checkout is None:
+        raise UsageError(f"`{start}` is not in a Git repository", hint="`git init && mlx init` makes a project here")
+    for folder in (start, *start.parents):
+        if (folder / ".mlx").is_dir():
+            return load_project(folder, checkout, environ)
+        if folder == checkout.top:
+            break
+    raise UsageError(f"no mlx project in `{start}` or above it", hint="`mlx init` makes one here")
+
+
+def load_project(root: Path, checkout: Checkout, environ: Mapping[str, str]) -> Project:
+    """Return the project at `root` with its settings resolved from every level."""
+    layers = tuple(_read_layers(root, checkout, environ))
+    return Project(root, checkout, layers, settings.resolve(layers))
+
+
+def config_files(root: Path, checkout: Checkout, environ: Mapping[str, str]) -> dict[str, Path]:
+    """Return the file of each level that `mlx config` can write: `clone`, `project`, `user`, strongest first."""
+    home = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".config")
+    return {
+        "clone": checkout.common_dir / "mlx" / "config.yaml",
+        "project": root / CONFIG,
+        "user": Path(home) / "mlx" / "config.yaml",
+    }
+
+
+def _read_layers(root: Path, checkout: Checkout, environ: Mapping[str, str]) -> Iterator[settings.Layer]:
+    yield settings.environment_layer(environ)
+    for level, path in config_files(root, checkout, environ).items():
+        name = CONFIG if level == "project" else str(path)
+        values = settings.read_config(path.read_bytes(), name) if path.is_file() else {}
+        yield settings.Layer(f"{level} ({name})", values)
+
+
+def init_project(folder: Path, environ: Mapping[str, str], *, dry_run: bool = False) -> tuple[Project, bool]:
+    """Make `folder` a project; returns it and whether anything was created (False: it was one already).
+
+    A dry run returns what it would be, and writes nothing.
+    """
+    checkout = find_checkout(folder)
+    if checkout is None:
+        raise UsageError(f"`{folder}` is not in a Git repository", hint="run `git init` first")
+    created = not (folder / CONFIG).is_file()
+    if created and not dry_run:
+        (folder / ".mlx").mkdir(exist_ok=True)
+        files.write_atomic(folder / CONFIG, settings.write_config({}))
+    if not dry_run:
+        (checkout.common_dir / "mlx").mkdir(exist_ok=True)
+    return load_project(folder, checkout, environ), created
+
+
+def resolve_targets(project: Project, cwd: Path, targets: Sequence[str]) -> tuple[str, ...]:
+    """Return each target, given relative to `cwd`, as a project path; links on the way are not followed."""
+    return tuple(project.relative(Path(_normal(cwd / target))) for target in targets)
+
+
+def _normal(path: Path) -> str:
+    parts: list[str] = []
+    for part in path.parts:
+        if part == "..":
+            parts[1:] and parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return str(Path(*parts))

@@ -1,0 +1,95 @@
+"""Which objects tracked paths need, as far as the cache can tell.
+
+What lies below a tree is known only to who can read the tree. The trees that the cache lacks are therefore told apart:
+whoever asks decides whether that is an error, something to fetch, or another store's promise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.hashing import Digest
+from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.trees import Index, Kind, TreeSource, decode_tree, find
+from mlops_cli.workspace.snapshot import Tracked
+
+Chosen = Iterable[tuple[Tracked, str]]
+"""Tracked paths, each with the part below it that is meant (empty: all of it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The objects that some tracked paths need.
+
+    `sizes` maps each known object to its bytes, what a tree names before the tree itself; `unread` are the trees that
+    the cache lacks; `owners` maps both to a tracked path that needs them.
+    """
+
+    sizes: dict[Digest, int] = field(default_factory=dict)
+    unread: set[Digest] = field(default_factory=set)
+    owners: dict[Digest, str] = field(default_factory=dict)
+
+
+def reach(cache: Cache, chosen: Chosen) -> Reach:
+    """Return what `chosen` needs; UsageError for a part that its tracked path does not have."""
+    found = Reach()
+    levels: list[dict[Digest, int]] = []
+    frontier: list[Digest] = []
+    for tracked, part in chosen:
+        try:
+            kind, digest, size = resolve_part(cache, tracked, part)
+        except MissingObject:
+            kind, digest, size = tracked.kind, tracked.digest, tracked.size
+        found.owners.setdefault(digest, tracked.path)
+        if kind is ObjectKind.TREE:
+            frontier.append(digest)
+        else:
+            found.sizes[digest] = size
+    while frontier:
+        level: dict[Digest, int] = {}
+        frontier = _descend(cache, frontier, level, found)
+        levels.append(level)
+    for level in reversed(levels):  # a tree that stands on several levels comes with the deepest
+        for digest, size in level.items():
+            found.sizes.setdefault(digest, size)
+    return found
+
+
+def _descend(cache: Cache, trees: Iterable[Digest], level: dict[Digest, int], found: Reach) -> list[Digest]:
+    """Read `trees`: their sizes go to `level`, their blobs to `found`; returns the trees that they name."""
+    wanted = dict.fromkeys(trees)
+    absent = cache.missing(wanted)
+    found.unread.update(absent)
+    below: list[Digest] = []
+    for digest in (digest for digest in wanted if digest not in absent):
+        data = cache.read(digest)
+        level[digest] = len(data)
+        inner, blobs = children(data, digest)
+        below.extend(inner)
+        found.sizes.update(blobs)
+        for child in (*inner, *blobs):
+            found.owners.setdefault(child, found.owners[digest])
+    return below
+
+
+def resolve_part(trees: TreeSource, tracked: Tracked, part: str) -> tuple[ObjectKind, Digest, int]:
+    """Return the kind, digest and bytes of what is meant; UsageError when `tracked` has no such part, MissingObject."""
+    if not part:
+        return tracked.kind, tracked.digest, tracked.size
+    entry = find(trees, tracked.digest, [os.fsencode(name) for name in part.split("/")])
+    if entry is None:
+        raise UsageError(f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {tracked.path}` lists what it has")
+    return (ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB), entry.digest, entry.size
+
+
+def children(data: bytes, digest: Digest) -> tuple[list[Digest], dict[Digest, int]]:
+    """Return the trees and the blobs (with sizes) directly below a tree object; an index's leaves are trees."""
+    decoded = decode_tree(data, digest)
+    if isinstance(decoded, Index):
+        return [leaf.digest for leaf in decoded.leaves], {}
+    trees = [entry.digest for entry in decoded if entry.kind == Kind.FOLDER]
+    return trees, {entry.digest: entry.size for entry in decoded if entry.kind != Kind.FOLDER}

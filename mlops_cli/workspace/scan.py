@@ -1,0 +1,297 @@
+"""One walk over the workspace: what is there, and its digest.
+
+A scan reads a file only when the state index does not know it, and builds the tree objects of a folder bottom-up, in
+memory. Given a batch of the cache, it stores what it reads in the same pass, which is what `mlx add` is. Paths are
+bytes inside (names need not be text) and project-relative posix text outside.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import stat as st
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.files import TEMPORARY_PREFIX, is_git_folder
+from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.store.cache import Batch, Cache
+from mlops_cli.store.trees import Entry, Kind, encode_tree, tree_objects
+from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
+from mlops_cli.workspace.ignore import IgnoreRules, rules_above
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.state import Clock, Row, State
+
+_REPORT_EVERY = 512
+_RETRIES = 3
+_OBJECT = re.compile(rb"^/.*/objects/[0-9a-f]{2}/[0-9a-f]{62}\Z", re.DOTALL)
+_TEMPORARY = os.fsencode(TEMPORARY_PREFIX)
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A folder met on the walk, its entries gathered as its files and then its sub-folders are finished."""
+
+    path: bytes
+    parent: int
+    rules: IgnoreRules
+    entries: list[Entry] = field(default_factory=list)
+    hides: bool = False  # something in it, or below, is left out
+
+
+class Scanner:
+    """Looks at the workspace; keeps what it learnt for the state index until `save`.
+
+    `trees` holds every tree object the scan has built, by digest: the workspace's side of a diff.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        state: State,
+        *,
+        batch: Batch | None = None,
+        reporter: Reporter = SILENT,
+        skip_bytecode: bool = False,
+    ) -> None:
+        self.trees: dict[Digest, bytes] = {}
+        self._root = project.root
+        self._cache = project.cache
+        self._prefix = os.fsencode(f"{project.prefix}/") if project.prefix else b""
+        self._state = state
+        self._batch = batch
+        self._reporter = reporter
+        self._skip_bytecode = skip_bytecode
+        self._local = project.local
+        self._clock = Clock.read(project.local)
+        self._written: list[tuple[bytes, os.stat_result, Digest]] = []
+        self._changes: dict[bytes, tuple[dict[bytes, Row], set[bytes]]] = {}
+        self._unreported = 0
+
+    def look(self, path: str, *, follow: bool = False) -> Entry | None:
+        """Return the entry of the file, symlink or folder at `path`, or None when nothing is there.
+
+        With `follow`, a symlink at `path` itself stands for what it leads to. UsageError for what cannot be stored:
+        sockets, FIFOs, devices, a Git repository inside a folder.
+        """
+        place = os.fsencode(self._root / path)
+        try:
+            stat = os.stat(place, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+        folder, _, name = os.fsencode(path).rpartition(b"/")
+        if st.S_ISDIR(stat.st_mode):
+            return self._tree(os.fsencode(path), name)
+        row = self._state.row(self._key(folder), name)
+        try:
+            return self._entry(place, name, stat, row, self._key(folder))
+        except FileNotFoundError:  # gone meanwhile, or a link to an object that is gone
+            return None
+
+    def remember(self, path: bytes, stat: os.stat_result, digest: Digest) -> None:
+        """Note that the file just written at `path` has `digest`; kept if the clock has moved on by `save`."""
+        self._written.append((path, stat, digest))
+
+    def save(self) -> None:
+        """Write what was learnt to the state index."""
+        self._report(0, force=True)
+        if self._written:
+            clock = Clock.read(self._local)
+            for path, stat, digest in self._written:
+                if clock.is_settled(stat):
+                    folder, _, name = path.rpartition(b"/")
+                    row = Row(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, raw_digest(digest))
+                    self._changes.setdefault(self._key(folder), ({}, set()))[0][name] = row
+            self._written = []
+        if self._changes:
+            self._state.save((folder, rows, gone) for folder, (rows, gone) in self._changes.items())
+            self._changes = {}
+
+    def read(self, digest: Digest) -> bytes:
+        """Return a tree object, from this scan or from the cache (so that trees can be compared across the two)."""
+        found = self.trees.get(digest)
+        return self._cache.read(digest) if found is None else found
+
+    def _key(self, folder: bytes) -> bytes:
+        return (self._prefix + folder).rstrip(b"/")
+
+    def _tree(self, path: bytes, name: bytes) -> Entry:
+        folders = [_Folder(path, -1, rules_above(self._root, os.fsdecode(path)))]
+        number = 0
+        while number < len(folders):  # parents first: the list grows while it is walked
+            folders.extend(self._list(folders[number], number))
+            number += 1
+        for folder in reversed(folders[1:]):  # children are complete before their parents
+            parent = folders[folder.parent]
+            if folder.entries or not folder.hides:
+                parent.entries.append(self._encode(folder, folder.path.rpartition(b"/")[2]))
+            else:  # it holds nothing but what is left out: then it is left out too, and not an empty folder
+                parent.hides = True
+        return self._encode(folders[0], name)
+
+    def _list(self, folder: _Folder, number: int) -> Iterator[_Folder]:
+        """Fill in the files of `folder`; yield its sub-folders."""
+        place = os.path.join(os.fsencode(self._root), folder.path)
+        key = self._key(folder.path)
+        rows = self._state.rows(key)
+        with os.scandir(place) as listing:
+            children = list(listing)
+        if any(child.name == os.fsencode(IGNORE_NAME) for child in children):
+            folder.rules = folder.rules.enter(self._root, os.fsdecode(folder.path))
+        seen = set()
+        for child in children:
+            name = child.name
+            is_folder = child.is_dir(follow_symlinks=False)
+            if self._hides(folder, name, is_folder):
+                folder.hides = True
+                continue
+            if is_folder:
+                yield _Folder(folder.path + b"/" + name, number, folder.rules)
+                continue
+            seen.add(name)
+            try:
+                stat = child.stat(follow_symlinks=False)
+                folder.entries.append(self._entry(child.path, name, stat, rows.get(name), key))
+            except FileNotFoundError:
+                seen.discard(name)
+        gone = rows.keys() - seen
+        if gone:
+            self._changes.setdefault(key, ({}, set()))[1].update(gone)
+
+    def _hides(self, folder: _Folder, name: bytes, is_folder: bool) -> bool:
+        if folder.rules.specs:
+            path = os.fsdecode(folder.path + b"/" + name)
+            if folder.rules.hides(path, is_folder=is_folder):
+                return True
+        if name.startswith(_TEMPORARY) or (self._skip_bytecode and name in (b"__pycache__", b".git")):
+            return True
+        if (b"git" in name.lower() or not name.isascii()) and is_git_folder(os.fsdecode(name)):
+            raise _git_inside(os.fsdecode(folder.path), os.fsdecode(name))
+        return False
+
+    def _encode(self, folder: _Folder, name: bytes) -> Entry:
+        objects = encode_tree(folder.entries)
+        for digest, data in objects:
+            self.trees[digest] = data
+            if self._batch is not None:
+                self._batch.add_bytes(data)
+        size = sum(entry.size for entry in folder.entries)
+        files = sum(entry.files for entry in folder.entries)
+        return Entry(name, Kind.FOLDER, size, files, objects[-1][0])
+
+    def _entry(self, place: bytes, name: bytes, stat: os.stat_result, row: Row | None, key: bytes) -> Entry:
+        mode = stat.st_mode
+        if st.S_ISREG(mode):
+            kind = Kind.EXECUTABLE if mode & st.S_IXUSR else Kind.FILE
+            digest, size = self._digest(place, name, stat, row, key)
+            return Entry(name, kind, size, 1, digest)
+        if st.S_ISLNK(mode):
+            target = os.readlink(place)
+            if is_object_link(target):
+                digest, size = self._digest(place, name, os.stat(place), row, key)
+                return Entry(name, Kind.FILE, size, 1, digest)
+            if self._batch is not None:
+                self._batch.add_bytes(target)
+            return Entry(name, Kind.SYMLINK, len(target), 1, hash_bytes(target))
+        path = os.path.relpath(os.fsdecode(place), self._root)
+        raise UsageError(
+            f"`{path}` is a {_kind_name(mode)}, which holds no bytes to store",
+            hint="remove it, or name it in a `.mlxignore`",
+        )
+
+    def _digest(
+        self, place: bytes, name: bytes, stat: os.stat_result, row: Row | None, key: bytes
+    ) -> tuple[Digest, int]:
+        """Return the digest and size of a regular file, storing its bytes when there is a batch."""
+        self._report(1)
+        if row is not None and row.matches(stat):
+            digest = digest_from_raw(row.digest)
+            if self._batch is None or self._batch.has(digest):
+                return digest, row.size
+        text = os.fsdecode(place)
+        if self._batch is None:
+            digest, seen = _hash_settled(text)
+        else:
+            digest, seen = self._batch.add_file(text, stat.st_size), stat
+        rows, gone = self._changes.setdefault(key, ({}, set()))
+        if self._clock.is_settled(stat):
+            rows[name] = Row(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, raw_digest(digest))
+        elif row is not None:
+            gone.add(name)
+        return digest, seen.st_size
+
+    def _report(self, count: int, *, force: bool = False) -> None:
+        self._unreported += count
+        if self._unreported >= _REPORT_EVERY or force:
+            self._reporter.advance(self._unreported)
+            self._unreported = 0
+
+
+@contextmanager
+def open_scanner(
+    project: Project, *, batch: Batch | None = None, reporter: Reporter = SILENT, skip_bytecode: bool = False
+) -> Iterator[Scanner]:
+    """Yield a scanner on the clone's state index, which learns what was seen when the block ends well."""
+    state = State.open(project.local / "state.db", project.git.name)
+    try:
+        scanner = Scanner(project, state, batch=batch, reporter=reporter, skip_bytecode=skip_bytecode)
+        yield scanner
+        scanner.save()
+    finally:
+        state.close()
+
+
+def is_object_link(target: bytes) -> bool:
+    """Say whether a link to `target` is one that `cache.link: symlink` made, in this place of the cache or an old one.
+
+    It stands for the file it leads to; one that leads nowhere stands for nothing.
+    """
+    return _OBJECT.search(target) is not None
+
+
+def is_stored(cache: Cache, entry: Entry) -> bool:
+    """Say whether the cache holds every byte of `entry`, folders with all that is beneath them."""
+    if entry.kind != Kind.FOLDER:
+        return not cache.missing([entry.digest])
+    try:
+        return not cache.missing([digest for digest, _ in tree_objects(cache, entry.digest)])
+    except MissingObject:
+        return False
+
+
+def _hash_settled(path: str) -> tuple[Digest, os.stat_result]:
+    """Hash a file that may be being written: the stat is of the very bytes that were hashed."""
+    for _ in range(_RETRIES):
+        before = os.stat(path)
+        digest = hash_file(path)
+        after = os.stat(path)
+        if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+            after.st_size,
+            after.st_mtime_ns,
+            after.st_ctime_ns,
+        ):
+            return digest, after
+    raise UsageError(f"`{path}` keeps changing while it is read", hint="run this again when nothing writes to it")
+
+
+def _git_inside(folder: str, name: str) -> UsageError:
+    said = f"`{folder}` holds a Git repository of its own (`{folder}/{name}`)"
+    if name.lower() != ".git":
+        said = f"`{folder}/{name}` has a name that some file systems take for `.git`"
+    leave_out = f"echo {shlex.quote(name)} >> {shlex.quote(f'{folder}/{IGNORE_NAME}')}"
+    return UsageError(said, hint=f"`{leave_out}` leaves it out")
+
+
+def _kind_name(mode: int) -> str:
+    if st.S_ISFIFO(mode):
+        return "FIFO"
+    if st.S_ISSOCK(mode):
+        return "socket"
+    return "device"

@@ -1,0 +1,268 @@
+"""The project's records as they are in the workspace, or as they were at a revision.
+
+Both are a `Snapshot`: a list of paths and a way to read one. Everything that asks "what does the project say" (status,
+plans, metrics, lineage) takes a snapshot, so it works on any commit, in a clone that holds no data.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from mlops_cli.documents import nearest
+from mlops_cli.errors import RecordError, UsageError
+from mlops_cli.hashing import Digest
+from mlops_cli.records.locks import Lock, read_lock
+from mlops_cli.records.pipeline import read_pipeline
+from mlops_cli.records.pointers import ObjectKind, Pointer, read_pointer
+from mlops_cli.records.stages import Pipeline, Stage
+from mlops_cli.workspace import git
+from mlops_cli.workspace.project import CONFIG, Project, resolve_targets
+
+_PATTERNS = (":(glob)**/*.mlx", ":(glob)**/mlx.yaml", ":(glob)**/mlx.lock/*.yaml", f":(glob)**/{CONFIG}")
+
+
+class Files(Protocol):
+    """A set of files: the workspace's, or a commit's."""
+
+    def paths(self) -> Sequence[str]:
+        """Return the record files (a commit may return every file), relative to the project, sorted."""
+
+    def read(self, path: str) -> bytes | None:
+        """Return a file's bytes, or None when it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceFiles:
+    """The files on disk."""
+
+    root: Path
+
+    def paths(self) -> Sequence[str]:
+        """Return the record files that Git tracks or would track, and that are there."""
+        root = f"{self.root}/"
+        return [path for path in git.list_files(self.root, _PATTERNS) if os.path.isfile(root + path)]
+
+    def read(self, path: str) -> bytes | None:
+        """Return the bytes of `path`; of a file far too large for a record only the start."""
+        try:
+            descriptor = os.open(self.root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hang
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            with open(descriptor, "rb", closefd=False) as stream:
+                return stream.read(git.READ_AT_MOST)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """A path whose bytes the stores hold, by a pointer or as a stage's output (`stage` is its address then)."""
+
+    path: str
+    kind: ObjectKind
+    digest: Digest
+    size: int
+    files: int
+    executable: bool = False
+    stage: str = ""
+    git: bool = False
+    push: bool = True
+
+
+class Snapshot:
+    """The records of one set of files, each read at most once and only when asked for."""
+
+    def __init__(self, files: Files, label: str) -> None:
+        self.files = files
+        self.label = label
+        self._pointers: dict[str, Pointer] = {}
+        self._locks: dict[str, Lock | None] = {}
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Every record file, without those of projects nested inside this one."""
+        paths = self.files.paths()
+        nested = [path.removesuffix(CONFIG) for path in paths if path.endswith("/" + CONFIG)]
+        return tuple(path for path in paths if not path.startswith(tuple(nested)))
+
+    @cached_property
+    def pointer_paths(self) -> tuple[str, ...]:
+        """The tracked paths that have a pointer (the pointer's own path without `.mlx`)."""
+        return tuple(path.removesuffix(".mlx") for path in self.paths if _is_pointer(path))
+
+    def pointer(self, path: str) -> Pointer | None:
+        """Return the pointer of the tracked path `path`."""
+        if path not in self._pointers:
+            name = f"{path}.mlx"
+            data = self.files.read(name)
+            if data is None:
+                return None
+            self._pointers[path] = read_pointer(data, name)
+        return self._pointers[path]
+
+    @cached_property
+    def pipelines(self) -> tuple[Pipeline, ...]:
+        """Every `mlx.yaml`, the root's first."""
+        return self._pipelines(self.paths)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every stage of every pipeline, in the order of the files."""
+        return tuple(stage for pipeline in self.pipelines for stage in pipeline.stages)
+
+    def stages_outside(self, folders: Iterable[str]) -> tuple[Stage, ...]:
+        """Return every stage that is not declared below `folders`, where a `mlx.yaml` may be anything."""
+        inside = tuple(f"{folder}/" for folder in folders)
+        outside = [path for path in self.paths if not path.startswith(inside)]
+        return tuple(stage for pipeline in self._pipelines(outside) for stage in pipeline.stages)
+
+    def _pipelines(self, paths: Iterable[str]) -> tuple[Pipeline, ...]:
+        found = []
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            data = self.files.read(path) if name == "mlx.yaml" else None
+            if data is not None:
+                found.append(read_pipeline(data, path, folder=folder, read_file=self.files.read))
+        return tuple(sorted(found, key=lambda pipeline: pipeline.file.count("/")))
+
+    def lock(self, stage: Stage) -> Lock | None:
+        """Return the lock of a stage, or None when it never ran."""
+        if stage.address not in self._locks:
+            name = lock_path(stage)
+            data = self.files.read(name)
+            self._locks[stage.address] = None if data is None else read_lock(data, name, stage.folder)
+        return self._locks[stage.address]
+
+    def tracked(self, *, outputs: bool = True) -> tuple[Tracked, ...]:
+        """Return every path whose bytes a store holds, sorted; with `outputs`, those that stages' locks name too."""
+        found = [_from_pointer(path, pointer) for path in self.pointer_paths if (pointer := self.pointer(path))]
+        if outputs:
+            found.extend(entry for stage in self.stages for entry in self.outputs(stage))
+        return tuple(sorted(found, key=lambda entry: entry.path))
+
+    def outputs(self, stage: Stage) -> tuple[Tracked, ...]:
+        """Return the outputs that the lock of `stage` records and the stage still declares."""
+        lock = self.lock(stage)
+        declared = {out.path: out for out in stage.outs}
+        return tuple(
+            Tracked(o.path, o.kind, o.digest, o.size, _count(o.files), o.executable, stage.address, own.git, own.push)
+            for o in (lock.outs if lock else ())
+            if (own := declared.get(o.path)) is not None
+        )
+
+
+def _is_pointer(path: str) -> bool:
+    return path.endswith(".mlx") and ".mlx" not in path.split("/")
+
+
+def lock_path(stage: Stage) -> str:
+    """Return where the lock fragment of `stage` is, relative to the project."""
+    return f"{stage.folder}/mlx.lock/{stage.name}.yaml" if stage.folder else f"mlx.lock/{stage.name}.yaml"
+
+
+def workspace_snapshot(project: Project) -> Snapshot:
+    """Return the records as they are on disk now."""
+    return Snapshot(WorkspaceFiles(project.root), "workspace")
+
+
+@contextmanager
+def open_snapshot(project: Project, revision: str | None) -> Iterator[Snapshot]:
+    """Yield the records at `revision`, or those of the workspace when it is None."""
+    if revision is None:
+        yield workspace_snapshot(project)
+        return
+    with git.open_commit(project.git.top, revision, project.prefix) as commit:
+        try:
+            yield Snapshot(commit, revision)
+        except RecordError as error:
+            raise RecordError(f"at revision `{revision}`: {error.message}", hint=error.hint) from error
+
+
+def split_revisions(
+    project: Project, cwd: Path, arguments: Sequence[str]
+) -> tuple[tuple[str, str | None], tuple[str, ...]]:
+    """Return what `[OLD [NEW]] [PATH]...` means: the two revisions (`HEAD` and the workspace by default), the paths.
+
+    As in Git, the first argument that is a path here ends the revisions.
+    """
+    revisions: list[str] = []
+    for argument in arguments[:2]:
+        if _is_path(project, cwd, argument):
+            break
+        revisions.append(argument)
+    paths = tuple(arguments[len(revisions) :])
+    return (revisions[0] if revisions else "HEAD", revisions[1] if len(revisions) > 1 else None), paths
+
+
+def _is_path(project: Project, cwd: Path, argument: str) -> bool:
+    """Say whether something is at a path, or a record names it or a folder above it (it may have been deleted)."""
+    if os.path.lexists(cwd / argument):
+        return True
+    try:
+        (path,) = resolve_targets(project, cwd, [argument])
+    except UsageError:
+        return False
+    parts = path.split("/")
+    above = {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+    if any((project.root / f"{place}.mlx").is_file() for place in above):
+        return True
+    with suppress(RecordError):
+        return any(out.path in above for stage in workspace_snapshot(project).stages for out in stage.outs)
+    return False
+
+
+def select(tracked: Iterable[Tracked], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:
+    """Return the tracked paths that `targets` name, each with the part below it that is meant (empty: all of it).
+
+    A target may be a tracked path, a pointer file, a folder that holds tracked paths, or a path inside a tracked
+    folder. No targets means everything. UsageError names the target that nothing tracks.
+    """
+    everything = sorted(tracked, key=lambda entry: entry.path)
+    if not targets:
+        return tuple((entry, "") for entry in everything)
+    chosen: dict[tuple[str, str], Tracked] = {}
+    for target in (target.removesuffix(".mlx") for target in targets):
+        found = [(entry, part) for entry in everything if (part := _part(entry, target)) is not None]
+        if not found:
+            raise UsageError(f"nothing tracks `{target}`", hint=_tracking_hint(target, everything))
+        chosen.update({(entry.path, part): entry for entry, part in found})
+    return tuple((entry, part) for (path, part), entry in sorted(chosen.items()) if not _is_covered(path, part, chosen))
+
+
+def _is_covered(path: str, part: str, chosen: Container[tuple[str, str]]) -> bool:
+    """Say whether a part lies inside another that is chosen too."""
+    names = part.split("/") if part else []
+    return any((path, "/".join(names[:depth])) in chosen for depth in range(len(names)))
+
+
+def _part(entry: Tracked, target: str) -> str | None:
+    if target in ("", entry.path) or entry.path.startswith(target + "/"):
+        return ""
+    if entry.kind is ObjectKind.TREE and target.startswith(entry.path + "/"):
+        return target[len(entry.path) + 1 :]
+    return None
+
+
+def _tracking_hint(target: str, tracked: Sequence[Tracked]) -> str:
+    near = nearest(target, [entry.path for entry in tracked])
+    return f"did you mean `{near}`?" if near else f"`mlx ls` lists what is tracked; `mlx add {target}` tracks it"
+
+
+def _from_pointer(path: str, pointer: Pointer) -> Tracked:
+    return Tracked(
+        path, pointer.kind, pointer.digest, pointer.size, _count(pointer.files), executable=pointer.executable
+    )
+
+
+def _count(files: int | None) -> int:
+    return 1 if files is None else files

@@ -1,0 +1,202 @@
+"""The state index: what each file hashed to when it last looked like this.
+
+A row says "a file of this size, times and inode had this digest", so that an unchanged file is never read again. The
+index is a cache in SQLite, one per clone, read one folder per query; damaged or of another version, it is thrown away.
+Rows are keyed by worktree and path inside it, so a moved clone keeps its index. A row is only kept when the file was
+older than the look at it by more than the clock's grain (Git's racy rule): a later edit then must show in `ctime`,
+which no program can set back.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+VERSION = 1
+GRAIN_NS = 20_000_000  # kernels stamp files with a clock that ticks every 1 to 10 ms
+COARSE_GRAIN_NS = 2_000_000_000  # FAT, some network file systems, and clocks that cannot be compared
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS folder(
+    id INTEGER PRIMARY KEY, checkout TEXT NOT NULL, path BLOB NOT NULL, UNIQUE(checkout, path)
+);
+CREATE TABLE IF NOT EXISTS file(
+    folder INTEGER NOT NULL, name BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(folder, name)
+) WITHOUT ROWID;
+"""
+
+
+class Row(NamedTuple):
+    """What a file looked like (sizes in bytes, times in ns since the epoch) and its raw 32-byte digest."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    digest: bytes
+
+    def matches(self, stat: os.stat_result) -> bool:
+        """Say whether a file with this `stat` is the one the row is about, unchanged."""
+        return (
+            self.size == stat.st_size
+            and self.mtime_ns == stat.st_mtime_ns
+            and self.ctime_ns == stat.st_ctime_ns
+            and self.inode == stat.st_ino
+        )
+
+
+class Clock:
+    """The file system's own time, read before a look at the workspace, against which rows are judged old enough."""
+
+    def __init__(self, now_ns: int, device: int) -> None:
+        self._now_ns = now_ns
+        self._device = device
+
+    @classmethod
+    def read(cls, folder: Path) -> Clock:
+        """Touch a file in `folder` and take its time; a folder that cannot be written gives one that trusts nothing."""
+        path = folder / "clock"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            return cls(0, 0)
+        try:
+            os.utime(descriptor)
+            stat = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        return cls(stat.st_mtime_ns, stat.st_dev)
+
+    def is_settled(self, stat: os.stat_result) -> bool:
+        """Say whether any edit after this moment must give the file another `ctime` than `stat` has."""
+        same = stat.st_dev == self._device and stat.st_ctime_ns % 1_000_000_000 != 0
+        return stat.st_ctime_ns < self._now_ns - (GRAIN_NS if same else COARSE_GRAIN_NS)
+
+
+class State:
+    """An open state index, seen from one checkout; paths are bytes relative to the top of the checkout."""
+
+    def __init__(self, database: sqlite3.Connection, checkout: str) -> None:
+        self._database = database
+        self._checkout = checkout
+        self._folders: dict[bytes, int] | None = None
+
+    @classmethod
+    def open(cls, path: Path, checkout: str) -> State:
+        """Open the index at `path`, making it anew when it is absent, damaged or of another version."""
+        try:
+            try:
+                return cls(_connect(path), checkout)
+            except sqlite3.OperationalError:
+                raise  # locked, unreadable, a full disk: not a reason to throw the file away
+            except sqlite3.DatabaseError:
+                for suffix in ("", "-wal", "-shm"):
+                    Path(f"{path}{suffix}").unlink(missing_ok=True)
+                return cls(_connect(path), checkout)
+        except (sqlite3.DatabaseError, OSError):  # work without an index, only slower
+            return cls(_tables(sqlite3.connect(":memory:")), checkout)
+
+    def close(self) -> None:
+        """Close the index."""
+        self._database.close()
+
+    def rows(self, folder: bytes) -> dict[bytes, Row]:
+        """Return the rows of one folder by file name; empty when it was never looked at."""
+        number = self._known().get(folder)
+        if number is None:
+            return {}
+        query = "SELECT name, size, mtime_ns, ctime_ns, inode, digest FROM file WHERE folder = ?"
+        try:
+            return {row[0]: Row._make(row[1:]) for row in self._database.execute(query, (number,))}
+        except sqlite3.DatabaseError:
+            return {}
+
+    def row(self, folder: bytes, name: bytes) -> Row | None:
+        """Return the row of one file."""
+        number = self._known().get(folder)
+        if number is None:
+            return None
+        query = "SELECT size, mtime_ns, ctime_ns, inode, digest FROM file WHERE folder = ? AND name = ?"
+        try:
+            found = self._database.execute(query, (number, name)).fetchone()
+        except sqlite3.DatabaseError:
+            return None
+        return Row._make(found) if found else None
+
+    def save(self, changes: Iterable[tuple[bytes, dict[bytes, Row], Iterable[bytes]]]) -> None:
+        """Record, per folder, new rows and the names whose rows are gone; all or nothing.
+
+        A failure to write is not an error: the files are hashed again next time.
+        """
+        try:
+            with self._database:
+                for folder, rows, gone in changes:
+                    number = self._number(folder)
+                    self._database.executemany(
+                        "DELETE FROM file WHERE folder = ? AND name = ?", ((number, name) for name in gone)
+                    )
+                    self._database.executemany(
+                        "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        ((number, name, *row) for name, row in rows.items()),
+                    )
+        except sqlite3.DatabaseError:
+            self._folders = None
+
+    def forget(self) -> None:
+        """Drop every row of this checkout, as when a scratch worktree is removed; failing to is not an error."""
+        rows = "DELETE FROM file WHERE folder IN (SELECT id FROM folder WHERE checkout = ?)"
+        with suppress(sqlite3.DatabaseError), self._database:
+            self._database.execute(rows, (self._checkout,))
+            self._database.execute("DELETE FROM folder WHERE checkout = ?", (self._checkout,))
+        self._folders = None
+
+    def _known(self) -> dict[bytes, int]:
+        if self._folders is None:
+            query = "SELECT path, id FROM folder WHERE checkout = ?"
+            try:
+                self._folders = dict(self._database.execute(query, (self._checkout,)))
+            except sqlite3.DatabaseError:
+                self._folders = {}
+        return self._folders
+
+    def _number(self, folder: bytes) -> int:
+        known = self._known()
+        if folder not in known:
+            self._database.execute(
+                "INSERT OR IGNORE INTO folder(checkout, path) VALUES (?, ?)", (self._checkout, folder)
+            )
+            query = "SELECT id FROM folder WHERE checkout = ? AND path = ?"
+            known[folder] = self._database.execute(query, (self._checkout, folder)).fetchone()[0]
+        return known[folder]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(path, timeout=5)
+    try:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            database.execute("PRAGMA journal_mode=WAL")
+            return _tables(database)
+        if version != VERSION:
+            raise sqlite3.DatabaseError("another version")
+        database.execute("PRAGMA synchronous=NORMAL")
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if not tables >= {"folder", "file"}:
+            raise sqlite3.DatabaseError("tables are gone")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _tables(database: sqlite3.Connection) -> sqlite3.Connection:
+    with database:
+        database.executescript(f"BEGIN EXCLUSIVE; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+    return database

@@ -1,0 +1,193 @@
+"""`mlx push`, `fetch` and `pull`: records → wanted digests → transfer.
+
+What is meant is what the workspace's records name now, narrowed to the targets. Blobs go up before the trees that name
+them, so that a tree on a remote is a promise about what lies beneath; coming down, trees go first, because they say
+which blobs are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.hashing import Digest
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.objects import ObjectStore
+from mlops_cli.store.remote import RemoteStore, open_remote
+from mlops_cli.store.transfer import Transferred, copy_objects
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.reach import Reach, children, reach, resolve_part
+from mlops_cli.workspace.remotes import default_remote
+from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What was (or, in a dry run, would be) transferred; `size` in bytes is None when only a transfer would tell it."""
+
+    remote: str
+    url: str
+    paths: tuple[str, ...]
+    objects: int
+    size: int | None
+
+
+def open_project_remote(project: Project, name: str | None) -> tuple[str, RemoteStore]:
+    """Return the remote `name`, or the default one, with its name; UsageError when there is none of that name."""
+    chosen = choose_remote(project, name)
+    url = project.config.remotes[chosen].url
+    return chosen, open_remote(chosen, url, project.root, durability=project.cache.durability)
+
+
+def choose_remote(project: Project, name: str | None) -> str:
+    """Return the name of the remote that `name`, or the default, means; UsageError when there is none of that name."""
+    remotes = project.config.remotes
+    chosen = name or default_remote(project)
+    if chosen is None:
+        raise UsageError(
+            "this project has no remote", hint="`mlx remote add storage URL` makes one; a folder is a URL too"
+        )
+    if chosen not in remotes:
+        known = ", ".join(f"`{remote}`" for remote in remotes) or "none"
+        raise UsageError(f"there is no remote `{chosen}` (there is: {known})", hint=f"`mlx remote add {chosen} URL`")
+    return chosen
+
+
+def push(
+    project: Project,
+    targets: Sequence[str] = (),
+    *,
+    remote: str | None = None,
+    jobs: int = 0,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> SyncResult:
+    """Upload what the records of `targets` name and the remote lacks.
+
+    MissingObject when the cache does not hold it either; CorruptObject when the cache's bytes are damaged.
+    """
+    name, store = open_project_remote(project, remote)
+    chosen = [pair for pair in select(workspace_snapshot(project).tracked(), targets) if pair[0].push]
+    needed = reach(project.cache, chosen)
+    missing = store.missing({*needed.sizes, *needed.unread})
+    if missing & needed.unread:
+        raise _unreadable(needed, store.label, missing & needed.unread)
+    # A tree that is on the remote already came after everything beneath it.
+    ordered = [digest for digest in needed.sizes if digest in missing]
+    size = sum(needed.sizes[digest] for digest in ordered)
+    if not dry_run and ordered:
+        absent = project.cache.missing(ordered)
+        if absent:
+            raise _unpushable(needed, store.label, absent)
+        reporter.start("pushing", size, "bytes")
+        copy_objects(ordered, project.cache, store, jobs=jobs or project.config.core_jobs, reporter=reporter)
+    paths = tuple(sorted({entry.path for entry, _ in chosen}))
+    return SyncResult(name, project.config.remotes[name].url, paths, len(ordered), size)
+
+
+def fetch(
+    project: Project,
+    targets: Sequence[str] = (),
+    *,
+    remote: str | None = None,
+    jobs: int = 0,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> SyncResult:
+    """Bring what the records of `targets` name and the cache lacks from the remote into the cache.
+
+    MissingObject when the remote does not hold it either. A dry run downloads nothing: below a folder whose tree is not
+    here it cannot count, and `size` is None.
+    """
+    chosen = _fetchable(workspace_snapshot(project).tracked(), targets)
+    paths = tuple(sorted({entry.path for entry, _ in chosen}))
+    needed = reach(project.cache, chosen)
+    lacking = project.cache.missing(needed.sizes)
+    if not lacking and not needed.unread:
+        name = choose_remote(project, remote) if remote or default_remote(project) else ""
+        return SyncResult(name, project.config.remotes[name].url if name else "", paths, 0, 0)
+    name, store = open_project_remote(project, remote)
+    url = project.config.remotes[name].url
+    if dry_run:
+        size = None if needed.unread else sum(needed.sizes[digest] for digest in lacking)
+        return SyncResult(name, url, paths, len(lacking) + len(needed.unread), size)
+    reporter.start("fetching", None, "bytes")
+    done = fetch_objects(project.cache, store, chosen, jobs=jobs or project.config.core_jobs, reporter=reporter)
+    return SyncResult(name, url, paths, done.objects, done.bytes)
+
+
+def _fetchable(tracked: Sequence[Tracked], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:
+    """Return what `targets` mean; outputs that are kept from remotes only where they are asked for by name."""
+    data = [entry for entry in tracked if not entry.git]
+    return tuple((entry, part) for entry, part in select(data, targets) if entry.push or entry.path in targets or part)
+
+
+def fetch_objects(
+    cache: Cache,
+    store: ObjectStore,
+    chosen: Iterable[tuple[Tracked, str]],
+    *,
+    jobs: int = 0,
+    reporter: Reporter = SILENT,
+) -> Transferred:
+    """Copy into `cache` everything that each tracked path (or the part of it that is meant) needs."""
+    fetched = _Fetching(cache, store, jobs, reporter)
+    blobs: dict[Digest, int] = {}
+    frontier: list[Digest] = []
+    for tracked, part in chosen:
+        kind, digest, size = resolve_part(fetched, tracked, part)
+        if kind is ObjectKind.TREE:
+            frontier.append(digest)
+        else:
+            blobs[digest] = size
+    while frontier:  # level by level: one batch a level, however many folders
+        level = list(dict.fromkeys(frontier))
+        fetched.bring(level)
+        frontier = []
+        for digest in level:
+            below_trees, below_blobs = children(cache.read(digest), digest)
+            frontier.extend(below_trees)
+            blobs.update(below_blobs)
+    fetched.bring(list(blobs))
+    return fetched.done
+
+
+class _Fetching:
+    """A view of the cache that brings what it lacks from a remote when it is read."""
+
+    def __init__(self, cache: Cache, store: ObjectStore, jobs: int, reporter: Reporter) -> None:
+        self.done = Transferred(0, 0)
+        self._cache = cache
+        self._store = store
+        self._jobs = jobs
+        self._reporter = reporter
+
+    def bring(self, digests: Sequence[Digest]) -> None:
+        if digests:
+            more = copy_objects(digests, self._store, self._cache, jobs=self._jobs, reporter=self._reporter)
+            self.done = Transferred(self.done.objects + more.objects, self.done.bytes + more.bytes)
+
+    def read(self, digest: Digest) -> bytes:
+        self.bring([digest])
+        return self._cache.read(digest)
+
+
+def _unreadable(needed: Reach, label: str, trees: set[Digest]) -> MissingObject:
+    path = min(needed.owners[digest] for digest in trees)
+    return MissingObject(
+        f"the cache does not hold `{path}`, nor does {label}, so it cannot be pushed",
+        hint=f"`mlx fetch {path}` from where it is, or `mlx add {path}` again",
+    )
+
+
+def _unpushable(needed: Reach, label: str, absent: set[Digest]) -> MissingObject:
+    paths = sorted({needed.owners[digest] for digest in absent})
+    named = ", ".join(f"`{path}`" for path in paths[:3])
+    count = f"{len(absent):,} object{'' if len(absent) == 1 else 's'} of {named}"
+    return MissingObject(
+        f"{count} {'is' if len(absent) == 1 else 'are'} neither in the cache nor on {label}",
+        hint=f"`mlx add {paths[0]}` or `mlx run` makes them again",
+    )

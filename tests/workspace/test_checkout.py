@@ -1,0 +1,434 @@
+"""Checkout: the workspace becomes what the records say, and no bytes that only the workspace has are ever lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlops_cli.errors import CorruptObject, MissingObject, UsageError
+from mlops_cli.workspace.checkout import Restored
+from tests.workspace.projects import Sandbox, listing, make_project
+
+
+@pytest.fixture
+def tracked(box: Sandbox) -> Sandbox:
+    """Return a project whose last commit but one has version 1 of everything, and whose last has version 2."""
+    for version in "12":
+        for name in ("same", "sub/same"):
+            box.write(f"data/{name}", "same")
+        box.write("data/changes", version)
+        box.write(f"data/only{version}", version)
+        box.write(f"data/folder{version}/inner", version)
+        box.write("lone", version)
+        for other in (f"only{3 - int(version)}", f"folder{3 - int(version)}"):
+            place = box.root / "data" / other
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        box.add("data", "lone")
+        box.commit(version)
+    return box
+
+
+def back(box: Sandbox, revision: str = "HEAD~1") -> None:
+    """Bring the records of another revision, as `git checkout` does."""
+    box.git("checkout", "--quiet", revision)
+
+
+def lost(box: Sandbox, *paths: str) -> str:
+    """Return why a checkout is refused, having seen that it touched nothing."""
+    before = listing(box.root)
+    with pytest.raises(UsageError) as caught:
+        box.checkout(*paths)
+    after = listing(box.root)
+    assert {k: v for k, v in after.items() if not k.startswith(b".git")} == {
+        k: v for k, v in before.items() if not k.startswith(b".git")
+    }
+    return caught.value.message
+
+
+def test_between_versions(tracked: Sandbox):
+    back(tracked)
+    result = tracked.checkout()
+    assert result.restored == (
+        Restored("data", added=2, modified=1, deleted=2),
+        Restored("lone", added=0, modified=1, deleted=0),
+    )
+    assert sorted(listing(tracked.root / "data")) == [
+        b"changes", b"folder1", b"folder1/inner", b"only1", b"same", b"sub", b"sub/same",
+    ]  # fmt: skip
+    assert tracked.clean()
+    back(tracked, "main")
+    tracked.checkout()
+    assert tracked.read("data/changes") == "2"
+    assert tracked.clean()
+
+
+def test_dry_run_touches_nothing(tracked: Sandbox):
+    back(tracked)
+    before = listing(tracked.root / "data")
+    assert len(tracked.checkout(dry_run=True).restored) == 2
+    assert listing(tracked.root / "data") == before
+
+
+def test_only_what_differs_is_written(tracked: Sandbox):
+    inode = os.stat(tracked.root / "data/same").st_ino
+    back(tracked)
+    tracked.checkout()
+    assert os.stat(tracked.root / "data/same").st_ino == inode
+
+
+# Nothing is lost ------------------------------------------------------------------------------------------------------
+
+
+def test_changed_file(tracked: Sandbox):
+    tracked.write("data/changes", "mine")
+    message = "`data/changes` would be overwritten or deleted, and no store holds the bytes"
+    assert lost(tracked) == message
+    assert lost(tracked, "data") == message
+    assert lost(tracked, "data/changes") == message
+    tracked.checkout("lone")
+    assert tracked.checkout(force=True).restored == (Restored("data", 0, 1, 0),)
+    assert tracked.read("data/changes") == "2"
+
+
+def test_new_files_that_would_be_deleted(tracked: Sandbox):
+    for number in range(5):
+        tracked.write(f"data/new{number}", f"mine {number}")
+    tracked.write("lone", "mine")
+    assert lost(tracked) == (
+        "`data/new0`, `data/new1`, `data/new2` and 3 more would be overwritten or deleted, and no store holds the bytes"
+    )
+
+
+def test_hint_of_a_refusal(tracked: Sandbox):
+    tracked.write("lone", "mine")
+    with pytest.raises(UsageError) as caught:
+        tracked.checkout()
+    assert caught.value.hint == "`mlx add` (or `mlx run`) keeps them; `--force` throws them away"
+
+
+def test_bytes_that_a_store_holds_may_go(tracked: Sandbox):
+    tracked.write("data/changes", "1")
+    tracked.write("data/copy of 1", "1")
+    tracked.checkout()
+    assert tracked.read("data/changes") == "2"
+    assert not tracked.exists("data/copy of 1")
+
+
+def test_new_symlink_counts_as_bytes(tracked: Sandbox):
+    (tracked.root / "data/link").symlink_to("nowhere at all")
+    assert "`data/link` would be" in lost(tracked)
+
+
+def test_new_empty_folder_goes(tracked: Sandbox):
+    (tracked.root / "data/empty/inner").mkdir(parents=True)
+    tracked.checkout()
+    assert not tracked.exists("data/empty")
+
+
+def test_lone_file_became_a_link(tracked: Sandbox, tmp_path: Path):
+    (tmp_path / "elsewhere").write_text("precious")
+    (tracked.root / "lone").unlink()
+    (tracked.root / "lone").symlink_to(tmp_path / "elsewhere")
+    assert "`lone` would be" in lost(tracked)
+    tracked.checkout(force=True)
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+    assert not (tracked.root / "lone").is_symlink()
+    assert tracked.read("lone") == "2"
+
+
+def test_folder_became_a_file_and_the_reverse(tracked: Sandbox):
+    shutil.rmtree(tracked.root / "data")
+    tracked.write("data", "mine")
+    (tracked.root / "lone").unlink()
+    tracked.write("lone/inner", "mine too")
+    assert "`data`, `lone/inner` would be" in lost(tracked)
+    tracked.checkout(force=True)
+    assert tracked.clean()
+
+
+def test_folder_became_an_empty_folder(tracked: Sandbox):
+    (tracked.root / "lone").unlink()
+    (tracked.root / "lone").mkdir()
+    shutil.rmtree(tracked.root / "data")
+    (tracked.root / "data").mkdir()
+    tracked.checkout()
+    assert tracked.clean()
+
+
+def test_records_that_change_kind(box: Sandbox):
+    """`x` is a file, then a folder, then an empty folder, then a link in a folder; every way from one to another works."""
+    versions: list[str] = []
+
+    def version(make: Callable[[Path], None]) -> None:
+        place = box.root / "data/x"
+        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink(missing_ok=True)
+        make(place)
+        box.add("data")
+        versions.append(box.commit())
+
+    box.write("data/other", "other")
+    version(lambda place: box.write("data/x", "file") and None)
+    version(lambda place: box.write("data/x/inner/deep", "folder") and None)
+    version(lambda place: place.mkdir())
+    version(lambda place: place.symlink_to("other"))
+    version(lambda place: None)
+    version(lambda place: box.write("data/x/inner", "a file where a folder was") and None)
+    wanted = {}
+    for one in versions:
+        for other in versions:
+            back(box, one)
+            box.checkout()
+            back(box, other)
+            box.checkout()
+            assert box.clean()
+            found = listing(box.root / "data")
+            assert wanted.setdefault(other, found) == found
+    assert len({str(sorted(value.items())) for value in wanted.values()}) == len(versions)
+
+
+# Where it writes ------------------------------------------------------------------------------------------------------
+
+
+def test_link_in_a_folder_is_replaced_not_followed(tracked: Sandbox, tmp_path: Path):
+    shutil.move(tracked.root / "data/sub", tmp_path / "elsewhere")
+    (tracked.root / "data/sub").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/same").write_text("outside")
+    assert "`data/sub` would be" in lost(tracked)
+    tracked.checkout(force=True)
+    assert tracked.clean()
+    assert not (tracked.root / "data/sub").is_symlink()
+    assert (tmp_path / "elsewhere/same").read_text() == "outside"
+
+
+@pytest.mark.parametrize("target", ["", "deep/er/data", "deep/er/data/x"])
+def test_folder_above_that_is_a_link_is_refused(box: Sandbox, tmp_path: Path, target: str):
+    box.write("deep/er/data/x", "1")
+    box.add("deep/er/data")
+    box.commit()
+    shutil.move(box.root / "deep/er", tmp_path / "elsewhere")
+    (box.root / "deep/er").symlink_to(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "elsewhere/data")
+    before = listing(tmp_path / "elsewhere")
+    with pytest.raises(UsageError) as caught:
+        box.checkout(*([target] if target else []))
+    assert caught.value.message == "`er` in `deep/er/data` is not a folder but a link or a file"
+    assert caught.value.hint == "mlx does not write through links: move it away"
+    assert listing(tmp_path / "elsewhere") == before
+
+
+def test_file_in_the_place_of_a_parent(box: Sandbox):
+    box.write("a/b/data", "1")
+    box.add("a/b/data")
+    box.commit()
+    pointer = box.read("a/b/data.mlx")
+    shutil.rmtree(box.root / "a")
+    box.write("a", "mine")
+    assert pointer
+    assert box.states() == {}
+    assert box.checkout().restored == ()
+    assert box.read("a") == "mine"
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+def test_part_of_a_folder(tracked: Sandbox):
+    shutil.rmtree(tracked.root / "data")
+    tracked.checkout("data/sub/same")
+    assert sorted(listing(tracked.root / "data")) == [b"sub", b"sub/same"]
+    tracked.checkout("data/folder2", "data/changes")
+    assert sorted(listing(tracked.root / "data")) == [b"changes", b"folder2", b"folder2/inner", b"sub", b"sub/same"]
+    tracked.checkout("data")
+    assert tracked.clean()
+
+
+def test_parts_inside_one_another(tracked: Sandbox):
+    shutil.rmtree(tracked.root / "data")
+    tracked.checkout("data/sub", "data/sub/same", "data/sub/same")
+    assert sorted(listing(tracked.root / "data")) == [b"sub", b"sub/same"]
+    tracked.checkout("data/changes", "data", "data/changes")
+    assert tracked.clean()
+
+
+def test_part_leaves_the_rest_alone(tracked: Sandbox):
+    tracked.write("data/changes", "mine")
+    (tracked.root / "data/sub/same").unlink()
+    tracked.checkout("data/sub")
+    assert tracked.read("data/sub/same") == "same"
+    assert tracked.read("data/changes") == "mine"
+
+
+def test_part_that_is_not_there(tracked: Sandbox):
+    with pytest.raises(UsageError) as caught:
+        tracked.checkout("data/nothing")
+    assert caught.value.message == "`data` has no `nothing`"
+    assert caught.value.hint == "`mlx ls data` lists what it has"
+    with pytest.raises(UsageError) as caught:
+        tracked.checkout("dato")
+    assert caught.value.message == "nothing tracks `dato`"
+    assert caught.value.hint == "did you mean `data`?"
+
+
+def test_folder_that_holds_tracked_paths(box: Sandbox):
+    box.write("a/x", "x")
+    box.write("a/b/y", "y")
+    box.write("c", "c")
+    box.add("a/x", "a/b/y", "c")
+    for path in ("a/x", "a/b/y", "c"):
+        (box.root / path).unlink()
+    box.checkout("a")
+    assert box.states() == {"a/b/y": "ok", "a/x": "ok", "c": "missing"}
+    box.checkout("c.mlx")
+    assert box.clean()
+
+
+# What is not here -----------------------------------------------------------------------------------------------------
+
+
+def test_absent_objects_are_told_before_anything_is_touched(tracked: Sandbox):
+    back(tracked)
+    cache = tracked.project().cache
+    pointer = tracked.snapshot().pointer("lone")
+    assert pointer is not None
+    os.unlink(cache.object_path(pointer.digest))
+    before = listing(tracked.root / "data")
+    with pytest.raises(MissingObject) as caught:
+        tracked.checkout()
+    assert caught.value.message == "the cache lacks 1 object of `data`"  # `lone` and `data/changes` are one object
+    assert caught.value.hint == "`mlx pull data` brings it from a remote"
+    assert listing(tracked.root / "data") == before
+
+
+def test_absent_listing(tracked: Sandbox):
+    shutil.rmtree(tracked.project().cache.root)
+    shutil.rmtree(tracked.root / "data")
+    for path in ("data", "data/sub"):
+        with pytest.raises(MissingObject) as caught:
+            tracked.checkout(path)
+        assert caught.value.message == "the cache lacks 1 object of `data`"
+        assert caught.value.hint == "`mlx pull data` brings it from a remote"
+
+
+def test_unreadable_old_listing_is_no_obstacle(tracked: Sandbox):
+    """What is in the workspace is read from there, not from the cache."""
+    cache = tracked.project().cache
+    pointer = tracked.snapshot().pointer("data")
+    assert pointer is not None
+    back(tracked)
+    os.unlink(cache.object_path(pointer.digest))
+    tracked.checkout()
+    assert tracked.clean()
+
+
+def flip(path: str) -> None:
+    os.chmod(path, 0o644)
+    with open(path, "r+b") as stream:
+        first = stream.read(1)
+        stream.seek(0)
+        stream.write(bytes([first[0] ^ 1]))
+    os.chmod(path, 0o444)
+
+
+@pytest.mark.parametrize("link", ["copy", "reflink", "hardlink", "symlink"])
+def test_damaged_object_is_found_or_never_copied(tracked: Sandbox, link: str):
+    """Copies are verified as they are made; links of an object whose size and mode are right are not read."""
+    tracked.configure("cache.link", link)
+    back(tracked)
+    cache = tracked.project().cache
+    pointer = tracked.snapshot().pointer("lone")
+    assert pointer is not None
+    (tracked.root / "lone").unlink()
+    flip(cache.object_path(pointer.digest))
+    if link in ("copy", "reflink"):
+        with pytest.raises(CorruptObject) as caught:
+            tracked.checkout("lone")
+        assert caught.value.message.startswith(f"object `{pointer.digest}` in the cache is damaged: its bytes hash to")
+        assert caught.value.hint is not None
+        assert "quarantine/" in caught.value.hint
+        assert not os.path.exists(cache.object_path(pointer.digest))
+        assert not tracked.exists("lone")
+        assert len(os.listdir(cache.root / "quarantine")) == 1
+        with pytest.raises(MissingObject):
+            tracked.checkout("lone")
+    else:
+        tracked.checkout("lone")
+        assert tracked.states()["lone"] == "modified"
+
+
+def test_symlinks_to_objects_that_are_gone(tracked: Sandbox):
+    tracked.configure("cache.link", "symlink")
+    for path in ("lone", "data"):
+        place = tracked.root / path
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    tracked.checkout()
+    cache = tracked.project().cache
+    moved = cache.root.rename(cache.root.with_name("moved"))
+    assert tracked.states() == {"data": "modified", "lone": "not_cached"}
+    with pytest.raises(MissingObject):
+        tracked.checkout()
+    tracked.configure("cache.dir", str(moved))
+    assert tracked.states() == {"data": "modified", "lone": "missing"}
+    tracked.checkout()
+    assert tracked.clean()
+    assert os.readlink(tracked.root / "lone").startswith(str(moved))
+
+
+# Any tree over any other ----------------------------------------------------------------------------------------------
+
+names = st.sampled_from(["a", "b", "c"])
+contents = st.sampled_from(["1", "2", "3"])
+leaves = st.one_of(
+    contents.map(lambda text: ("file", text)),
+    contents.map(lambda text: ("executable", text)),
+    st.sampled_from([("link", "a"), ("link", "nowhere")]),
+)
+trees = st.dictionaries(
+    names,
+    st.recursive(leaves, lambda inner: st.dictionaries(names, inner, max_size=3), max_leaves=6),
+    max_size=3,
+)
+
+
+def make(place: Path, tree: object) -> None:
+    if isinstance(tree, dict):
+        place.mkdir()
+        for name, below in tree.items():
+            make(place / name, below)
+        return
+    assert isinstance(tree, tuple)
+    kind, text = tree
+    if kind == "link":
+        place.symlink_to(text)
+    else:
+        place.write_text(text)
+        place.chmod(0o755 if kind == "executable" else 0o644)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(trees, trees, trees)
+def test_any_tree_over_any_other(tmp_path_factory: pytest.TempPathFactory, old: object, new: object, mine: object):
+    box = make_project(tmp_path_factory.mktemp("trees") / "project")
+    place = box.root / "data"
+    make(place, old)
+    box.add("data")
+    before = box.read("data.mlx")
+    shutil.rmtree(place)
+    make(place, new)
+    box.add("data")
+    wanted = listing(place)
+    box.write("data.mlx", before)
+    box.checkout()
+    assert box.states() == {"data": "ok"}
+    shutil.rmtree(place)
+    make(place, mine)
+    box.checkout(force=True)
+    assert box.states() == {"data": "ok"}
+    shutil.rmtree(place)
+    make(place, new)
+    assert listing(place) == wanted

@@ -1,0 +1,119 @@
+"""`.mlxignore`: what stays out of tracked folders, and stays where it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from mlops_cli.errors import UsageError
+from mlops_cli.store.trees import walk
+from tests.workspace.projects import Sandbox
+
+
+def stored(box: Sandbox, path: str = "data") -> set[str]:
+    pointer = box.snapshot().pointer(path)
+    assert pointer is not None
+    return {os.fsdecode(name) for name, _ in walk(box.project().cache, pointer.digest)}
+
+
+def test_root_file(box: Sandbox):
+    box.write(".mlxignore", "*.tmp\n!keep.tmp\n/data/skip/\n# comment\n\nnotes\n")
+    for path in ("a", "b.tmp", "keep.tmp", "skip/x", "sub/c.tmp", "sub/skip/y", "sub/notes", "notes/z"):
+        box.write(f"data/{path}", path)
+    box.add("data")
+    assert stored(box) == {"a", "keep.tmp", "sub", "sub/skip", "sub/skip/y"}
+    assert box.states() == {"data": "ok"}
+
+
+def test_nested_files_the_deepest_decides(box: Sandbox):
+    box.write(".mlxignore", "*.log\n")
+    box.write("data/.mlxignore", "!important.log\n*.bak\n")
+    box.write("data/sub/.mlxignore", "!*.bak\n/only-here\n")
+    for path in ("a.log", "important.log", "b.bak", "sub/b.bak", "sub/c.log", "sub/only-here", "sub/d/only-here"):
+        box.write(f"data/{path}", path)
+    box.add("data")
+    assert stored(box) == {
+        ".mlxignore", "important.log", "sub", "sub/.mlxignore", "sub/b.bak", "sub/d", "sub/d/only-here",
+    }  # fmt: skip
+
+
+def test_folder_above_the_tracked_one(box: Sandbox):
+    box.write("data/.mlxignore", "raw/*.tmp\n")
+    box.write("data/raw/a.tmp", "x")
+    box.write("data/raw/b", "x")
+    box.add("data/raw")
+    assert stored(box, "data/raw") == {"b"}
+
+
+def test_windows_line_endings_and_odd_characters(box: Sandbox):
+    box.write(".mlxignore", "*.tmp\r\nodd\u2028name\r\n")
+    box.write("data/a.tmp", "x")
+    box.write("data/odd\u2028name", "x")
+    box.write("data/b", "x")
+    box.add("data")
+    assert stored(box) == {"b"}
+
+
+def test_file_that_is_not_text(box: Sandbox):
+    box.write("data/.mlxignore", b"\xff\n")
+    with pytest.raises(UsageError, match=r"`data/\.mlxignore` is not UTF-8 text"):
+        box.add("data")
+
+
+def test_fifo_of_that_name_does_not_hang(box: Sandbox):
+    box.write("data/a", "x")
+    os.mkfifo(box.root / ".mlxignore")
+    box.add("data")
+    assert box.states() == {"data": "ok"}
+
+
+def test_ignored_files_survive_a_checkout_and_do_not_count(box: Sandbox):
+    box.write(".mlxignore", "*.tmp\n")
+    box.write("data/a", "1")
+    box.write("data/sub/b", "1")
+    box.add("data")
+    box.commit()
+    box.write("data/sub/x.tmp", "mine")
+    assert box.states() == {"data": "ok"}
+    shutil.rmtree(box.root / "data/sub")
+    box.write("data/a", "2")
+    box.write("data/other/y.tmp", "mine")
+    box.add("data")
+    box.commit()
+    box.write("data/a.tmp", "mine")
+    box.git("checkout", "--quiet", "HEAD~1")
+    box.checkout()
+    assert (box.read("data/a"), box.read("data/sub/b")) == ("1", "1")
+    assert (box.read("data/a.tmp"), box.read("data/other/y.tmp")) == ("mine", "mine")
+    assert box.data()["data"].deleted == 0
+
+
+def test_ignored_file_is_in_the_way_of_a_stored_one(box: Sandbox):
+    """The revision is from before the pattern: the user's file is never overwritten."""
+    from mlops_cli.errors import MlxError
+
+    box.write("data/a.tmp", "stored")
+    box.add("data")
+    box.write(".mlxignore", "*.tmp\n")
+    box.write("data/a.tmp", "mine")
+    with pytest.raises(MlxError, match=r"a\.tmp"):
+        box.checkout()
+    assert box.read("data/a.tmp") == "mine"
+
+
+def test_folder_with_ignored_files_only_stays(box: Sandbox):
+    box.write(".mlxignore", "*.tmp\n")
+    box.write("data/sub/x.tmp", "mine")
+    box.write("data/sub/b", "b")
+    box.write("data/c", "c")
+    box.add("data")
+    box.commit("with b")
+    (box.root / "data/sub/b").unlink()
+    box.add("data/sub/b")
+    assert box.states() == {"data": "ok"}
+    box.git("checkout", "--quiet", "HEAD~0", "--", ".")
+    box.checkout()
+    assert box.read("data/sub/b") == "b"
+    assert box.read("data/sub/x.tmp") == "mine"

@@ -1,0 +1,267 @@
+"""Push, fetch and pull: what the records name, and only that, moves; parts too; nothing that is there moves twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageError
+from mlops_cli.workspace.sync import fetch, push
+from tests.workspace.projects import Sandbox, clone, listing
+
+
+@pytest.fixture
+def shared(box: Sandbox) -> Sandbox:
+    """Return a project with a remote that does not exist yet, and data in it."""
+    box.remote()
+    for name in ("a", "b", "sub/c", "sub/deep/d"):
+        box.write(f"data/{name}", f"content of {name}")
+    box.write("data/same as a", "content of a")
+    box.write("lone", "lone")
+    box.add("data", "lone")
+    box.commit()
+    return box
+
+
+@pytest.fixture
+def other(shared: Sandbox, tmp_path: Path) -> Sandbox:
+    """Return a fresh clone, the data being on the remote."""
+    push(shared.project())
+    return clone(shared, tmp_path / "clone")
+
+
+def objects(folder: Path) -> set[str]:
+    return {path.parent.name + path.name for path in folder.glob("objects/*/*")}
+
+
+def test_push_moves_what_is_missing(shared: Sandbox):
+    remote = shared.root.parent / "remote"
+    planned = push(shared.project(), dry_run=True)
+    assert not remote.exists()
+    done = push(shared.project())
+    assert (planned.objects, planned.size) == (done.objects, done.size)
+    assert done.objects == 5 + 3  # five different files, three folders
+    assert objects(remote) == objects(shared.project().cache.root)
+    again = push(shared.project())
+    assert (again.objects, again.size, again.remote, again.url) == (0, 0, "storage", "../remote")
+
+
+def test_push_after_a_change(shared: Sandbox):
+    push(shared.project())
+    shared.write("data/sub/new", "new")
+    shared.add("data/sub/new")
+    assert push(shared.project()).objects == 3  # the file, `sub` and `data`
+
+
+@pytest.mark.parametrize(("target", "count"), [("lone", 1), ("data/a", 1), ("data/sub", 4), ("data/sub/deep", 2)])
+def test_push_of_a_part(shared: Sandbox, target: str, count: int):
+    assert push(shared.project(), [target]).objects == count
+
+
+def test_part_that_is_not_there(shared: Sandbox, other: Sandbox):
+    for box, verb in ((shared, push), (shared, fetch), (other, fetch)):
+        with pytest.raises(UsageError) as caught:
+            verb(box.project(), ["data/nothing"])
+        assert caught.value.message == "`data` has no `nothing`"
+
+
+def test_fetch_and_checkout(shared: Sandbox, other: Sandbox):
+    done = fetch(other.project())
+    assert done.objects == 8
+    assert objects(other.project().cache.root) == objects(shared.project().cache.root)
+    other.checkout()
+    assert listing(other.root / "data") == listing(shared.root / "data")
+    assert fetch(other.project()).objects == 0
+
+
+@pytest.mark.parametrize(
+    ("targets", "files"),
+    [
+        (["data/a"], {b"a"}),
+        (["data/sub/deep"], {b"sub", b"sub/deep", b"sub/deep/d"}),
+        (["data/sub/deep", "data/b"], {b"b", b"sub", b"sub/deep", b"sub/deep/d"}),
+        (["data/sub", "data/sub/deep/d"], {b"sub", b"sub/c", b"sub/deep", b"sub/deep/d"}),
+    ],
+)
+def test_parts_bring_only_what_they_need(other: Sandbox, targets: Sequence[str], files: set[bytes]):
+    fetch(other.project(), targets)
+    other.checkout(*targets)
+    assert set(listing(other.root / "data")) == files
+    blobs = sum(kind == "file" for kind, _ in listing(other.root / "data").values())
+    trees = 1 + sum(name.rpartition(b"/")[2] in (b"sub", b"deep") for name in files)
+    assert len(objects(other.project().cache.root)) == blobs + trees
+    assert fetch(other.project(), targets).objects == 0
+    fetch(other.project())
+    other.checkout()
+    assert other.clean()
+
+
+def test_dry_run_of_a_fetch(other: Sandbox):
+    planned = fetch(other.project(), dry_run=True)
+    assert (planned.objects, planned.size) == (2, None)  # `lone` and a listing; what it lists is not known here
+    assert objects(other.project().cache.root) == set()
+    fetch(other.project(), ["data/a"])
+    planned = fetch(other.project(), ["lone"], dry_run=True)
+    assert (planned.objects, planned.size) == (1, 4)
+
+
+def test_push_from_a_clone_without_data(other: Sandbox):
+    """What the remote holds already need not be here."""
+    assert push(other.project()).objects == 0
+    other.write("new", "new")
+    other.add("new")
+    assert push(other.project()).objects == 1
+
+
+def test_push_of_what_is_nowhere(shared: Sandbox):
+    cache = shared.project().cache
+    shutil.rmtree(cache.root)
+    with pytest.raises(MissingObject) as caught:
+        push(shared.project(), ["data"])
+    assert caught.value.message == "the cache does not hold `data`, nor does remote `storage`, so it cannot be pushed"
+    assert caught.value.hint == "`mlx fetch data` from where it is, or `mlx add data` again"
+    with pytest.raises(MissingObject) as caught:
+        push(shared.project(), ["lone"])
+    assert caught.value.message == "1 object of `lone` is neither in the cache nor on remote `storage`"
+    assert caught.value.hint == "`mlx add lone` or `mlx run` makes them again"
+
+
+def test_fetch_of_what_is_nowhere(other: Sandbox):
+    shutil.rmtree(other.root.parent / "remote/objects")
+    for target in ("lone", "data", "data/a"):
+        with pytest.raises(MissingObject) as caught:
+            fetch(other.project(), [target])
+        assert caught.value.hint == "`mlx push` it from a clone that has it"
+
+
+def test_remote_that_is_gone(other: Sandbox):
+    shutil.rmtree(other.root.parent / "remote")
+    with pytest.raises(RemoteError) as caught:
+        fetch(other.project())
+    assert caught.value.message == f"remote `storage` (`{other.root.parent / 'remote'}`) does not exist"
+    assert caught.value.hint == "mount it, or check its URL: `mlx remote list`"
+
+
+def flip(path: str) -> None:
+    os.chmod(path, 0o644)
+    data = bytearray(Path(path).read_bytes())
+    data[0] ^= 1
+    Path(path).write_bytes(data)
+    os.chmod(path, 0o444)
+
+
+def test_damaged_object_here_is_not_pushed(shared: Sandbox):
+    cache = shared.project().cache
+    pointer = shared.snapshot().pointer("lone")
+    assert pointer is not None
+    flip(cache.object_path(pointer.digest))
+    with pytest.raises(CorruptObject) as caught:
+        push(shared.project())
+    assert pointer.digest in caught.value.message
+    assert "quarantine" in (caught.value.hint or "")
+    remote = shared.root.parent / "remote"
+    assert pointer.digest.removeprefix("blake3:") not in objects(remote)
+    (shared.root / "lone").unlink()
+    shared.write("lone", "lone")
+    shared.add("lone")
+    push(shared.project())
+    assert pointer.digest.removeprefix("blake3:") in objects(remote)
+
+
+def test_damaged_object_there_does_not_come_in(other: Sandbox):
+    pointer = other.snapshot().pointer("lone")
+    assert pointer is not None
+    name = pointer.digest.removeprefix("blake3:")
+    flip(str(other.root.parent / "remote/objects" / name[:2] / name[2:]))
+    with pytest.raises(CorruptObject) as caught:
+        fetch(other.project())
+    assert pointer.digest in caught.value.message
+    assert "remote `storage`" in caught.value.message
+    assert name not in objects(other.project().cache.root)
+
+
+def test_remotes_that_are_not_there(shared: Sandbox, box: Sandbox):
+    for verb in (push, fetch):
+        with pytest.raises(UsageError) as caught:
+            verb(shared.project(), remote="nowhere")
+        assert caught.value.message == "there is no remote `nowhere` (there is: `storage`)"
+        assert caught.value.hint == "`mlx remote add nowhere URL`"
+
+
+def test_project_without_a_remote(box: Sandbox, tmp_path: Path):
+    box.write("lone", "x")
+    box.add("lone")
+    assert fetch(box.project()).objects == 0
+    with pytest.raises(UsageError) as caught:
+        push(box.project())
+    assert caught.value.message == "this project has no remote"
+    box.commit()
+    with pytest.raises(UsageError, match="this project has no remote"):
+        fetch(clone(box, tmp_path / "clone").project())
+
+
+def test_relative_url_is_from_the_root(shared: Sandbox, tmp_path: Path):
+    push(shared.project())
+    assert (tmp_path / "remote/mlx.json").is_file()
+
+
+def test_second_remote(shared: Sandbox, tmp_path: Path):
+    shared.remote("backup", str(tmp_path / "backup"))
+    assert push(shared.project(), remote="backup").remote == "backup"
+    assert not (tmp_path / "remote").exists()
+    assert push(shared.project()).objects == 8
+
+
+def test_nested_folders_that_are_equal_move_once(shared: Sandbox):
+    for name in ("one", "two", "three/one"):
+        shared.write(f"twins/{name}/file", "twin")
+    shared.add("twins")
+    assert push(shared.project(), ["twins"]).objects == 1 + 1 + 1 + 1  # the file, its folder, `three`, `twins`
+
+
+# Outputs that are kept from remotes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def private(shared: Sandbox) -> Sandbox:
+    shared.pipeline(
+        """
+stages:
+  make:
+    cmd: echo big > big && echo small > small
+    outs: [{big: {push: false}}, small]
+"""
+    )
+    shared.run()
+    shared.commit()
+    return shared
+
+
+def test_private_output_stays_here(private: Sandbox, tmp_path: Path):
+    done = push(private.project())
+    assert done.paths == ("data", "lone", "small")
+    other = clone(private, tmp_path / "clone")
+    fetch(other.project())
+    other.checkout()
+    assert other.read("small") == "small\n"
+    assert not other.exists("big")
+    with pytest.raises(MissingObject):
+        other.checkout("big")
+    with pytest.raises(MissingObject):
+        fetch(other.project(), ["big"])
+
+
+def test_output_that_turns_private_without_a_run(private: Sandbox):
+    private.pipeline(private.read("mlx.yaml").replace("mlx: 1\n", "").replace(", small]", ", {small: {push: false}}]"))
+    assert private.actions() == {"make": "skip"}
+    assert push(private.project()).paths == ("data", "lone")
+
+
+def test_private_output_that_is_here_is_checked_out(private: Sandbox):
+    (private.root / "big").unlink()
+    private.checkout()
+    assert private.read("big") == "big\n"
