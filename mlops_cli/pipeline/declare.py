@@ -1,0 +1,69 @@
+"""Writing stages into `mlx.yaml`, and showing them as mlx understands them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlops_cli.errors import UsageError
+from mlops_cli.files import write_atomic
+from mlops_cli.pipeline.graph import build_graph
+from mlops_cli.records.pipeline import read_pipeline
+from mlops_cli.records.stage_text import add_stage
+from mlops_cli.records.stages import NewStage, ParamsFile, Stage
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.snapshot import workspace_snapshot
+
+
+def declare_stage(project: Project, folder: str, stage: NewStage, *, dry_run: bool = False) -> str:
+    """Add `stage` to the `mlx.yaml` in `folder` (project-relative) and return that file's path.
+
+    Nothing is written unless the result is a valid pipeline: RecordError names what is wrong, with the line it would
+    stand on.
+    """
+    name = f"{folder}/mlx.yaml" if folder else "mlx.yaml"
+    snapshot = workspace_snapshot(project)
+    data = add_stage(snapshot.files.read(name), name, stage)
+    mine = read_pipeline(data, name, folder=folder, read_file=snapshot.files.read)
+    others = [other for pipeline in snapshot.pipelines if pipeline.file != name for other in pipeline.stages]
+    build_graph([*mine.stages, *others], snapshot.pointer_paths)
+    if not dry_run:
+        write_atomic(project.root / name, data)
+    return name
+
+
+def parse_params(texts: Sequence[str]) -> tuple[ParamsFile, ...]:
+    """Return what `[FILE:]KEY` texts name; without a file it is `params.yaml`, and `FILE:` alone is the whole file."""
+    files: dict[str, list[str]] = {}
+    for text in texts:
+        file, colon, key = text.rpartition(":")
+        keys = files.setdefault(file if colon else "params.yaml", [])
+        if key:
+            keys.append(key)
+    return tuple(ParamsFile(file, tuple(keys)) for file, keys in files.items())
+
+
+def parse_env(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return what `NAME=VALUE` texts set; UsageError for one without `=`."""
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise UsageError(f"`{name}` is not NAME=VALUE", hint="for instance `--env OMP_NUM_THREADS=2`")
+    return tuple((name, value) for name, _, value in pairs)
+
+
+def describe_stage(stage: Stage) -> dict[str, object]:
+    """Return a stage as plain values, every path relative to the project and every name filled in."""
+    values: dict[str, object] = {
+        "stage": stage.address,
+        "file": f"{stage.file}:{stage.line}",
+        "desc": stage.desc,
+        "cmd": list(stage.cmd),
+        "wdir": stage.wdir,
+        "deps": list(stage.deps),
+        "params": {file.path: list(file.keys) for file in stage.params},
+        "outs": [out.path for out in stage.outs if not out.git],
+        "metrics": list(stage.metrics),
+        "plots": [plot.path for plot in stage.plots],
+        "env": dict(stage.env),
+    }
+    return {key: value for key, value in values.items() if value}

@@ -1,0 +1,162 @@
+"""`mlx doctor`: is everything here in order, and what to say in a bug report.
+
+Each check is a function that yields findings; none changes anything but a probe file in the cache, which it removes.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mlops_cli import __version__
+from mlops_cli.documents import parse_yaml
+from mlops_cli.documents.schemas import find_violations
+from mlops_cli.errors import MlxError
+from mlops_cli.pipeline.inputs import stage_graph
+from mlops_cli.store.links import supported_modes
+from mlops_cli.workspace import git
+from mlops_cli.workspace.project import CONFIG, Project
+from mlops_cli.workspace.remotes import list_remotes
+from mlops_cli.workspace.snapshot import Snapshot, lock_path, workspace_snapshot
+from mlops_cli.workspace.sync import open_project_remote
+
+_LITTLE_ROOM = 1_000_000_000  # bytes
+
+
+class Health(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked; `hint` says what to do when it is not in order."""
+
+    name: str
+    health: Health
+    detail: str
+    hint: str = ""
+
+
+def examine(project: Project) -> tuple[Finding, ...]:
+    """Return what every check found, in a fixed order."""
+    snapshot = workspace_snapshot(project)
+    return (
+        *_versions(project),
+        *_places(project),
+        *_state(project),
+        *_remotes(project),
+        *_records(snapshot),
+        *_pipelines(snapshot),
+    )
+
+
+def _versions(project: Project) -> Iterator[Finding]:
+    yield Finding("mlx", Health.OK, __version__)
+    yield Finding("python", Health.OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    found = git.version(project.root)
+    old = tuple(int(part) for part in found.split(".")[:2]) < (2, 25)
+    hint = "mlx is tested with Git 2.25 and newer" if old else ""
+    yield Finding("git", Health.WARNING if old else Health.OK, found, hint)
+
+
+def _places(project: Project) -> Iterator[Finding]:
+    yield Finding("project", Health.OK, str(project.root))
+    root = Path(project.cache.root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        modes = supported_modes(root, project.root)
+    except OSError as error:
+        yield Finding("cache", Health.FAILED, f"{root}: {error.strerror}", "make it writable, or set `cache.dir`")
+        return
+    yield Finding("cache", Health.OK, str(root))
+    wanted = project.config.cache_link
+    fits = wanted in modes or wanted == "reflink"
+    linking = f"{wanted} (possible here: {', '.join(modes)})"
+    hint = "" if fits else "`mlx config set cache.link copy`, or a cache on the same file system"
+    yield Finding("links", Health.OK if fits else Health.WARNING, linking, hint)
+    free = shutil.disk_usage(root).free
+    hint = "free some space: adding data needs room for it once more" if free < _LITTLE_ROOM else ""
+    yield Finding("disk", Health.WARNING if hint else Health.OK, f"{free / 1e9:.1f} GB free", hint)
+
+
+def _state(project: Project) -> Iterator[Finding]:
+    path = project.local / "state.db"
+    if not path.exists():
+        yield Finding("state index", Health.OK, "none yet")
+        return
+    try:
+        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        verdict = database.execute("PRAGMA quick_check").fetchone()[0]
+        rows = database.execute("SELECT count(*) FROM file").fetchone()[0]
+        database.close()
+    except sqlite3.DatabaseError as error:
+        verdict, rows = str(error), 0
+    health = Health.OK if verdict == "ok" else Health.WARNING
+    hint = "" if verdict == "ok" else f"delete `{path}`: it is a cache, and is made anew"
+    yield Finding("state index", health, f"{rows:,} files known" if verdict == "ok" else verdict, hint)
+
+
+def _remotes(project: Project) -> Iterator[Finding]:
+    for remote in list_remotes(project):
+        try:
+            _, store = open_project_remote(project, remote.name)
+            store.read_run("0" * 32)
+        except MlxError as error:
+            yield Finding(f"remote {remote.name}", Health.FAILED, error.message, error.hint or "")
+        else:
+            default = ", the default" if remote.default else ""
+            yield Finding(f"remote {remote.name}", Health.OK, f"{remote.url}{default}")
+
+
+def _records(snapshot: Snapshot) -> Iterator[Finding]:
+    checked, faults = 0, 0
+    for path in snapshot.paths:
+        kind, data = _kind(path), snapshot.files.read(path)
+        if kind is None or data is None:
+            continue
+        checked += 1
+        try:
+            violations = find_violations(parse_yaml(data, path).value, kind)
+        except MlxError as error:
+            faults += 1
+            yield Finding("records", Health.FAILED, error.message, error.hint or "")
+            continue
+        for violation in violations:
+            faults += 1
+            yield Finding("records", Health.FAILED, f"{path}: {violation}", f"edit `{path}`")
+    if not faults:
+        yield Finding("records", Health.OK, f"{checked} valid")
+
+
+def _kind(path: str) -> str | None:
+    folder, _, name = path.rpartition("/")
+    if name == "mlx.yaml":
+        return "pipeline"
+    if path == CONFIG:
+        return "config"
+    if name.endswith(".mlx"):
+        return "pointer"
+    return "lock" if folder.rpartition("/")[2] == "mlx.lock" else None
+
+
+def _pipelines(snapshot: Snapshot) -> Iterator[Finding]:
+    try:
+        graph = stage_graph(snapshot)
+    except MlxError as error:
+        yield Finding("stages", Health.FAILED, error.message, error.hint or "")
+        return
+    yield Finding("stages", Health.OK, f"{len(graph.stages)} declared")
+    known = {lock_path(stage) for stage in graph.stages.values()}
+    for path in snapshot.paths:
+        if _kind(path) == "lock" and path not in known and snapshot.files.read(path) is not None:
+            hint = f"`git rm {path}` if the stage is gone for good"
+            yield Finding("locks", Health.WARNING, f"`{path}` belongs to no stage", hint)

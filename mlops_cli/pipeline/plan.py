@@ -1,0 +1,256 @@
+"""Decide which stages must run, and why.
+
+A decision compares what a stage wants now (command, parameters, environment, digests of its inputs) with what its lock
+recorded, and what its outputs are with what the lock says they were. It is pure: it reads no file, starts no process.
+`mlx status`, `mlx why`, `mlx run --dry-run` and `mlx run` all print or carry out the same `Decision`, so they cannot
+disagree.
+
+    lock equals wanted inputs, outputs as recorded             skip
+    lock or run cache has the wanted inputs, bytes are stored  restore
+    anything else                                              run
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from mlops_cli.documents import flatten
+from mlops_cli.hashing import Digest, fingerprint
+from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
+from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.records.stages import Stage, glob_pattern, has_magic
+
+Describe = Callable[[tuple[ObjectKind, Digest, int], tuple[ObjectKind, Digest, int]], str]
+
+
+class Action(StrEnum):
+    """What is to be done with a stage."""
+
+    RUN = "run"
+    RESTORE = "restore"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A stage's inputs as they are now.
+
+    `waiting` maps a dependency whose bytes cannot be known yet to the stage that will make it. `absent` are recorded
+    paths that are not in the workspace: what the record says counts. `lost` are dependencies that nothing knows, and
+    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them.
+    """
+
+    deps: tuple[Input, ...]
+    params: Mapping[str, Mapping[str, object]]
+    globs: tuple[str, ...] = ()
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """An output as it is in the workspace."""
+
+    kind: ObjectKind
+    digest: Digest
+    size: int
+    executable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done with a stage, every reason for it, and what is known of its result.
+
+    `outs` are the outputs there will be afterwards, None when only running can tell; `source` is the lock they come
+    from when they are restored; `missing` are outputs that a record names and no local store holds.
+    """
+
+    stage: Stage
+    action: Action
+    reasons: tuple[str, ...]
+    wanted: Wanted
+    key: str | None
+    outs: tuple[OutputRecord, ...] | None
+    source: Lock | None = None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a decision is made from, beside the stage and its wanted inputs.
+
+    `recall` returns the run cache's entry for a key; `holds` says whether the cache has an output's bytes; `describe`
+    words how one object became another.
+    """
+
+    lock: Lock | None
+    present: Mapping[str, Present | None]
+    recall: Callable[[str], Lock | None]
+    holds: Callable[[OutputRecord], bool]
+    describe: Describe
+
+
+def inputs_key(stage: Stage, wanted: Wanted) -> str | None:
+    """Return the fingerprint (xxh3-128, hex) under which the run cache keeps a run with these inputs."""
+    if wanted.waiting or wanted.lost or wanted.unread:
+        return None
+    return fingerprint(_inputs(draft_lock(stage, wanted), stage))
+
+
+def draft_lock(stage: Stage, wanted: Wanted) -> Lock:
+    """Return the lock that a run with these inputs will write, still without outputs and metrics."""
+    return Lock(
+        cmd=stage.cmd,
+        deps=tuple(sorted(wanted.deps, key=lambda dep: dep.path)),
+        globs=wanted.globs,
+        params=wanted.params,
+        env=dict(stage.env),
+        wdir=stage.wdir,
+        outs=(),
+        metrics={},
+    )
+
+
+def _inputs(lock: Lock, stage: Stage | None = None) -> dict[str, object]:
+    return {**inputs_of(lock), "outs": sorted(out.path for out in (stage or lock).outs)}
+
+
+def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = False) -> Decision:
+    """Return what is to be done with `stage`."""
+    key = inputs_key(stage, wanted)
+    lock = evidence.lock
+    changes = (*input_changes(stage, wanted, lock, evidence.describe),)
+    fresh = lock is not None and not changes
+    damage = _output_changes(lock, evidence) if fresh else ()
+    if force:
+        return Decision(stage, Action.RUN, ("asked for with `--force`", *changes, *damage), wanted, key, None)
+    if fresh and lock is not None:
+        if not damage:
+            return Decision(stage, Action.SKIP, ("nothing changed",), wanted, key, lock.outs, lock)
+        lost = tuple(out.path for out in lock.outs if not evidence.holds(out) and not _as_recorded(out, evidence))
+        if not lost:
+            reasons = (*damage, "the cache has what the last run made")
+            return Decision(stage, Action.RESTORE, reasons, wanted, key, lock.outs, lock)
+        reasons = (*damage, *(f"output `{path}` is not in the cache either" for path in lost))
+        return Decision(stage, Action.RUN, reasons, wanted, key, None, missing=lost)
+    if key is not None:
+        earlier = evidence.recall(key)
+        if earlier is not None and same_inputs(stage, wanted, earlier) and all(map(evidence.holds, earlier.outs)):
+            reasons = (*changes, "an earlier run had the same inputs")
+            return Decision(stage, Action.RESTORE, reasons, wanted, key, earlier.outs, earlier)
+    return Decision(stage, Action.RUN, changes, wanted, key, None)
+
+
+def same_inputs(stage: Stage, wanted: Wanted, lock: Lock) -> bool:
+    """Say whether `lock` recorded exactly these inputs, field by field (a fingerprint alone is never believed)."""
+    now, then = _inputs(draft_lock(stage, wanted), stage), _inputs(lock)
+    return json.dumps(now, sort_keys=True) == json.dumps(then, sort_keys=True)  # as text: 1, 1.0 and true differ
+
+
+def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Describe) -> list[str]:
+    """Return every way in which the stage's inputs differ from those its lock recorded, in words; empty when fresh."""
+    if lock is None:
+        waits = [f"`{path}` will be made by stage `{maker}` first" for path, maker in wanted.waiting.items()]
+        return ["it has not run yet (no lock)", *waits, *_absences(wanted)]
+    changes: list[str] = []
+    if stage.cmd != lock.cmd:
+        changes.append(f"`cmd` changed: `{' && '.join(lock.cmd)}` → `{' && '.join(stage.cmd)}`")
+    if stage.wdir != lock.wdir:
+        changes.append(f"`wdir` changed: `{lock.wdir or '.'}` → `{stage.wdir or '.'}`")
+    known = {file: values for file, values in lock.params.items() if not _is_unknown(file, wanted)}
+    changes.extend(_param_changes(wanted.params, known))
+    changes.extend(_env_changes(dict(stage.env), lock.env))
+    changes.extend((*_dep_changes(wanted, lock, describe), *_absences(wanted)))
+    changes.extend(_declaration_changes(stage, lock))
+    return changes
+
+
+def _declaration_changes(stage: Stage, lock: Lock) -> Iterator[str]:
+    declared, made = {out.path: out.git for out in stage.outs}, {out.path: out.git for out in lock.outs}
+    for path in sorted(declared.keys() | made.keys()):
+        if path not in made:
+            yield f"output `{path}` is newly declared"
+        elif path not in declared:
+            yield f"output `{path}` is no longer declared"
+        elif declared[path] != made[path]:
+            yield f"output `{path}` is now kept {'in Git' if declared[path] else 'by mlx, not in Git'}"
+
+
+def _absences(wanted: Wanted) -> list[str]:
+    unread = [f"`{path}` is not here, nor is the listing of what it holds" for path in wanted.unread]
+    return [*(f"`{path}` does not exist" for path in wanted.lost), *unread]
+
+
+def _is_unknown(path: str, wanted: Wanted) -> bool:
+    """Say whether nothing can be said about an input yet: a stage makes it first, or what holds it cannot be read."""
+    if any(path == folder or path.startswith(folder + "/") for folder in wanted.unread):
+        return True
+    return any(path == dep or (has_magic(dep) and glob_pattern(dep).fullmatch(path)) for dep in wanted.waiting)
+
+
+def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
+    old, new = ({dep.path: dep for dep in deps} for deps in (lock.deps, wanted.deps))
+    changes: list[str] = []
+    for path in sorted(old.keys() | new.keys() | wanted.waiting.keys()):
+        if path in wanted.waiting:
+            changes.append(f"`{path}` may change: stage `{wanted.waiting[path]}` runs first")
+        elif path not in old:
+            changes.append(f"`{path}` is a new dependency")
+        elif path not in new:
+            if path not in wanted.lost and not _is_unknown(path, wanted):
+                changes.append(f"`{path}` is no longer a dependency")
+        elif old[path].digest != new[path].digest:
+            sides = ((dep.kind, dep.digest, dep.size) for dep in (old[path], new[path]))
+            changes.append(f"`{path}` changed: {describe(*sides)}")
+    return changes
+
+
+def _param_changes(new: Mapping[str, Mapping[str, object]], old: Mapping[str, Mapping[str, object]]) -> list[str]:
+    changes: list[str] = []
+    for file in sorted(new.keys() | old.keys()):
+        before, after = flatten(old.get(file, {})), flatten(new.get(file, {}))
+        for key in sorted(before.keys() | after.keys()):
+            if key not in before:
+                changes.append(f"`{file}: {key}` is new: {_show(after[key])}")
+            elif key not in after:
+                changes.append(f"`{file}: {key}` is gone: it was {_show(before[key])}")
+            elif _show(before[key]) != _show(after[key]):  # as text: 1, 1.0 and true differ
+                changes.append(f"`{file}: {key}` changed {_show(before[key])} → {_show(after[key])}")
+    return changes
+
+
+def _env_changes(new: Mapping[str, str], old: Mapping[str, str]) -> list[str]:
+    changes: list[str] = []
+    for name in sorted(new.keys() | old.keys()):
+        if new.get(name) != old.get(name):
+            before, after = (_show(side[name]) if name in side else "unset" for side in (old, new))
+            changes.append(f"`env: {name}` changed {before} → {after}")
+    return changes
+
+
+def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:
+    changes: list[str] = []
+    for out in lock.outs if lock else ():
+        present = evidence.present.get(out.path)
+        if present is None:
+            changes.append(f"output `{out.path}` is missing")
+        elif present.digest != out.digest:
+            sides = (out.kind, out.digest, out.size), (present.kind, present.digest, present.size)
+            changes.append(f"output `{out.path}` is not what the run made: {evidence.describe(*sides)}")
+        elif not _as_recorded(out, evidence):
+            changes.append(f"output `{out.path}` is {'no longer' if out.executable else 'now'} executable")
+    return tuple(changes)
+
+
+def _as_recorded(out: OutputRecord, evidence: Evidence) -> bool:
+    present = evidence.present.get(out.path)
+    return present is not None and (present.digest, present.executable) == (out.digest, out.executable)
+
+
+def _show(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)

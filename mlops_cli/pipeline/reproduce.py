@@ -1,0 +1,310 @@
+"""Do a past run again, and say digest by digest whether the result is the same.
+
+The revision is checked out in a scratch worktree that shares the clone's cache. Each stage runs for real on the inputs
+its lock recorded: code and parameters from the commit, data from the cache or a remote. Where a stage's output differs
+from the record, the recorded one is put in its place (if some store has it), so that the stages after it are judged on
+what they were given then. The user's workspace, locks and run cache are not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlops_cli.documents import flatten
+from mlops_cli.errors import Inconclusive, MissingObject, RecordError, StageFailed, UsageError
+from mlops_cli.files import write_atomic
+from mlops_cli.hashing import Digest
+from mlops_cli.pipeline.executor import Group, execute, is_running, stop_group
+from mlops_cli.pipeline.graph import Graph, build_graph, choose
+from mlops_cli.pipeline.inputs import open_observer
+from mlops_cli.pipeline.plan import input_changes
+from mlops_cli.pipeline.runner import Surroundings, describe_status, read_metrics
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.locks import Lock, OutputRecord
+from mlops_cli.records.stages import Stage
+from mlops_cli.store.trees import Entry
+from mlops_cli.workspace import git
+from mlops_cli.workspace.checkout import as_entry, restore
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.scan import is_stored, open_scanner
+from mlops_cli.workspace.snapshot import Snapshot, Tracked, workspace_snapshot
+from mlops_cli.workspace.state import State
+from mlops_cli.workspace.sync import fetch_objects, open_project_remote
+
+
+@dataclass(frozen=True, slots=True)
+class OutputVerdict:
+    """One output: the digest the lock recorded and the one this run made."""
+
+    path: str
+    recorded: Digest
+    made: Digest
+
+    @property
+    def same(self) -> bool:
+        """Whether the bytes are the same."""
+        return self.recorded == self.made
+
+
+@dataclass(frozen=True, slots=True)
+class MetricVerdict:
+    """One metric that differs: the value the lock recorded and the one this run gave (None: absent)."""
+
+    file: str
+    name: str
+    recorded: object
+    made: object
+
+
+@dataclass(frozen=True, slots=True)
+class StageVerdict:
+    """What running one stage again gave."""
+
+    stage: str
+    outs: tuple[OutputVerdict, ...]
+    metrics: tuple[MetricVerdict, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether every output is the same, byte for byte."""
+        return all(out.same for out in self.outs) and not self.metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """The verdict on a revision, stage by stage in run order."""
+
+    revision: str
+    commit: str
+    stages: tuple[StageVerdict, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether everything came out the same."""
+        return all(stage.same for stage in self.stages)
+
+
+def reproduce(
+    project: Project,
+    revision: str,
+    targets: Sequence[str],
+    surroundings: Surroundings,
+    *,
+    output: Callable[[bytes], None],
+    begin: Callable[[str], None],
+    remote: str | None = None,
+    reporter: Reporter = SILENT,
+) -> Reproduction:
+    """Run the stages of `revision` again (those in `targets`; none: all) and compare.
+
+    Inconclusive when the commit's locks do not belong to its code; MissingObject when an input is in no store;
+    StageFailed when a command fails.
+    """
+    with _scratch(project, revision) as (scratch, commit):
+        snapshot = workspace_snapshot(scratch)
+        graph = build_graph(snapshot.stages, snapshot.pointer_paths)
+        if not graph.stages:
+            raise UsageError(f"revision `{revision}` has no stages", hint="`mlx stage add` declares one")
+        rerun = _Rerun(project, scratch, snapshot, graph, surroundings, output, remote, reporter)
+        verdicts: list[StageVerdict] = []
+        chosen = choose(graph, targets)
+        for address in (address for address in graph.stages if address in chosen):
+            begin(address)
+            try:
+                verdicts.append(rerun.judge(graph.stages[address]))
+            except (MissingObject, Inconclusive) as error:
+                if all(verdict.same for verdict in verdicts):
+                    raise
+                # The answer is known already: it differs.
+                reporter.note(f"stage `{address}` and those after it were not judged: {error.message}")
+                break
+        return Reproduction(revision, commit, tuple(verdicts))
+
+
+@contextmanager
+def _scratch(project: Project, revision: str) -> Iterator[tuple[Project, str]]:
+    """Yield the project in a scratch worktree of `revision`, and the commit's full name."""
+    with git.open_commit(project.git.top, revision, project.prefix) as commit:
+        name = commit.id
+    parent = project.local / "worktrees"
+    _remove_abandoned(project, parent)
+    folder = parent / f"{os.getpid()}-{os.urandom(4).hex()}"
+    with git.scratch_worktree(project.git.top, name, folder) as top:
+        checkout = git.find_checkout(top)
+        assert checkout is not None
+        root = top / project.prefix if project.prefix else top
+        if not (root / ".mlx").is_dir():
+            raise UsageError(f"revision `{revision}` is from before `mlx init`", hint="choose a later one")
+        try:
+            config = replace(project.config, cache_dir=str(project.cache.root))
+            yield Project(root, checkout, project.layers, config), name
+        finally:
+            _forget(project, folder)
+
+
+def _remove_abandoned(project: Project, parent: Path) -> None:
+    """Remove the worktrees of processes that were killed, having stopped what still runs in them."""
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+        pid = folder.name.partition("-")[0]
+        if folder.suffix or (pid.isdigit() and _is_alive(int(pid))):
+            continue
+        with suppress(OSError, ValueError):
+            number, started = json.loads(_group_file(folder).read_bytes())
+            if is_running(Group(number, started)):
+                stop_group(number)
+        git.remove_worktree(project.git.top, folder)
+        _forget(project, folder)
+
+
+def _forget(project: Project, folder: Path) -> None:
+    _group_file(folder).unlink(missing_ok=True)
+    state = State.open(project.local / "state.db", folder.name)
+    state.forget()
+    state.close()
+
+
+def _group_file(folder: Path) -> Path:
+    """Return where the process group of the command that runs in a scratch worktree is noted."""
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@dataclass(slots=True)
+class _Rerun:
+    home: Project
+    project: Project
+    snapshot: Snapshot
+    graph: Graph
+    surroundings: Surroundings
+    output: Callable[[bytes], None]
+    remote: str | None
+    reporter: Reporter
+
+    def judge(self, stage: Stage) -> StageVerdict:
+        lock = self.snapshot.lock(stage)
+        if lock is None:
+            raise Inconclusive(
+                f"stage `{stage.address}` has no lock in this revision: there is no result to compare with",
+                hint="choose a revision in which it had run, or name other stages",
+            )
+        self._bring_inputs(stage, lock)
+        self._refuse_stale(stage, lock)
+        self._execute(stage)
+        with open_scanner(self.project, reporter=self.reporter) as scanner:
+            made = {out.path: scanner.look(out.path) for out in stage.outs}
+        outs = tuple(_output_verdict(stage, out, made[out.path]) for out in lock.outs if out.path in made)
+        metrics = tuple(v for path in stage.metrics for v in self._metric_verdicts(stage, lock, path))
+        for out, verdict in zip((o for o in lock.outs if o.path in made), outs, strict=True):
+            if not verdict.same:
+                self._put_recorded(stage, out)
+        return StageVerdict(stage.address, outs, metrics)
+
+    def _bring_inputs(self, stage: Stage, lock: Lock) -> None:
+        """Put the recorded bytes of every data dependency in place, fetching them when the cache lacks them."""
+        recorded = {dep.path: dep for dep in lock.deps}
+        held = [*self.snapshot.tracked()]
+        for tracked in held:
+            if tracked.git or not _needs(stage, lock, tracked.path):
+                continue
+            dep = recorded.get(tracked.path)
+            digest = dep.digest if dep else tracked.digest
+            wanted = Tracked(tracked.path, tracked.kind, digest, tracked.size, tracked.files, tracked.executable)
+            self._place(wanted, stage)
+
+    def _place(self, tracked: Tracked, stage: Stage) -> None:
+        entry = as_entry(tracked)
+        with open_scanner(self.project, reporter=self.reporter) as scanner:
+            present = scanner.look(tracked.path)
+            if present is not None and present.digest == tracked.digest:
+                return
+            if not is_stored(self.project.cache, entry):
+                self._fetch(tracked, stage)
+            restore(self.project, scanner, tracked.path, entry, self.reporter)
+
+    def _fetch(self, tracked: Tracked, stage: Stage) -> None:
+        lacking = f"input `{tracked.path}` of stage `{stage.address}` ({tracked.digest[:15]}) is not in the cache"
+        if not self.project.config.remotes:
+            raise MissingObject(f"{lacking}, and there is no remote", hint="`mlx remote add storage URL`")
+        name, store = open_project_remote(self.home, self.remote)
+        try:
+            fetch_objects(self.project.cache, store, [(tracked, "")], reporter=self.reporter)
+        except MissingObject as error:
+            raise MissingObject(
+                f"{lacking}, nor on remote `{name}`", hint="`mlx push` from the clone that has it"
+            ) from error
+
+    def _refuse_stale(self, stage: Stage, lock: Lock) -> None:
+        with open_observer(self.project, self.snapshot, self.graph, run_cache=False) as observer:
+            try:
+                changes = input_changes(stage, observer.wanted(stage), lock, observer.describe)
+            except RecordError as error:
+                changes = [error.message]
+        if changes:
+            raise Inconclusive(
+                f"the lock of stage `{stage.address}` does not belong to this revision: {changes[0]}",
+                hint="the commit was made without running the stage again: choose one made after `mlx run`",
+            )
+
+    def _execute(self, stage: Stage) -> None:
+        with open_scanner(self.project) as scanner:
+            for out in stage.outs:
+                restore(self.project, scanner, out.path, None)
+                (self.project.root / out.path).parent.mkdir(parents=True, exist_ok=True)
+        folder = self.project.root / (stage.wdir or stage.folder)
+        log = self.surroundings.logs / f"{stage.name}.log"
+        status = execute(
+            stage.cmd,
+            folder=folder,
+            environ={"PYTHONUNBUFFERED": "1", **self.surroundings.environ, **dict(stage.env)},
+            log=log,
+            output=self.output,
+            started=self._note_group,
+        )
+        if status:
+            raise StageFailed(
+                f"stage `{stage.address}` of that revision failed: {describe_status(status)}",
+                hint=f"its output is in `{log}`; it ran with today's environment",
+            )
+
+    def _metric_verdicts(self, stage: Stage, lock: Lock, path: str) -> Iterator[MetricVerdict]:
+        old, new = flatten(lock.metrics.get(path, {})), flatten(read_metrics(self.project, stage, path))
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                yield MetricVerdict(path, name, old.get(name), new.get(name))
+
+    def _put_recorded(self, stage: Stage, out: OutputRecord) -> None:
+        """Put the recorded output where a different one was made; without it, the stages after cannot be judged."""
+        files = 1 if out.files is None else out.files
+        with suppress(MissingObject):
+            self._place(Tracked(out.path, out.kind, out.digest, out.size, files, out.executable), stage)
+
+    def _note_group(self, group: Group) -> None:
+        write_atomic(_group_file(self.project.git.top), json.dumps([group.number, group.started]).encode())
+
+
+def _needs(stage: Stage, lock: Lock, path: str) -> bool:
+    names = (*stage.deps, *(dep.path for dep in lock.deps), *(file.path for file in stage.params))
+    return any(name == path or name.startswith(path + "/") or path.startswith(name + "/") for name in names)
+
+
+def _output_verdict(stage: Stage, out: OutputRecord, made: Entry | None) -> OutputVerdict:
+    if made is None:
+        raise StageFailed(
+            f"stage `{stage.address}` did not write its output `{out.path}` this time",
+            hint="see its output above",
+        )
+    return OutputVerdict(out.path, out.digest, made.digest)

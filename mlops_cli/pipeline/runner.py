@@ -1,0 +1,334 @@
+"""Carry a plan out: run, restore or skip each stage, and record what came of it.
+
+A stage's result is published in this order: output objects durable in the cache, run-cache entry, `.gitignore`, lock.
+The rename of the lock is what makes the run count. When a command fails, or is cut short, the outputs there were before
+come back and what it wrote is set aside.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from mlops_cli.documents import parse_values
+from mlops_cli.errors import MissingObject, RecordError, StageFailed
+from mlops_cli.files import write_atomic
+from mlops_cli.hashing import hash_bytes
+from mlops_cli.pipeline import journal
+from mlops_cli.pipeline.executor import execute
+from mlops_cli.pipeline.graph import choose
+from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.plan import Action, Decision, draft_lock
+from mlops_cli.records.locks import Lock, OutputRecord
+from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.records.stages import Stage
+from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.workspace import git
+from mlops_cli.workspace.checkout import restore
+from mlops_cli.workspace.gitignore import hide_from_git
+from mlops_cli.workspace.project import Project, file_name
+from mlops_cli.workspace.scan import open_scanner
+from mlops_cli.workspace.snapshot import Snapshot, lock_path, workspace_snapshot
+
+_SHELL_SIGNALS = 128  # a shell exits with this and the number of the signal that ended its command
+
+
+class Listener(Protocol):
+    """Is told how a run goes, as it goes."""
+
+    def begin(self, decision: Decision) -> None:
+        """A stage has been decided and its action begins."""
+
+    def write(self, data: bytes) -> None:
+        """A stage's command wrote `data`; called from another thread."""
+
+    def done(self, result: StageResult) -> None:
+        """A stage is done."""
+
+    def note(self, message: str) -> None:
+        """Something the user should know, that stops nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What was done with a stage, why, and how long it took (seconds of wall time)."""
+
+    decision: Decision
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a command runs in: the environment it inherits, and the folder that keeps its logs."""
+
+    environ: Mapping[str, str]
+    logs: Path
+
+
+def run_project(
+    project: Project,
+    targets: Sequence[str],
+    surroundings: Surroundings,
+    listener: Listener,
+    *,
+    force: bool = False,
+    run_cache: bool = True,
+) -> tuple[StageResult, ...]:
+    """Bring the stages that `targets` name (none: all) and what they need up to date; the first failure ends it.
+
+    StageFailed when a command fails or does not write its outputs; MissingObject when an input is not here. The
+    checkout's lock must be held.
+    """
+    snapshot = workspace_snapshot(project)
+    if not snapshot.stages and not targets:
+        return ()
+    graph = stage_graph(snapshot)
+    chosen = choose(graph, targets)
+    with open_observer(project, snapshot, graph, run_cache=run_cache) as observer:
+        runner = _Runner(project, snapshot, observer, surroundings, listener)
+        results: list[StageResult] = []
+        for address in graph.above(chosen):
+            decision = observer.decide(graph.stages[address], force=force and address in chosen)
+            results.append(runner.carry_out(decision))
+        return tuple(results)
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    project: Project
+    snapshot: Snapshot
+    observer: Observer
+    surroundings: Surroundings
+    listener: Listener
+
+    def carry_out(self, decision: Decision) -> StageResult:
+        started = time.monotonic()
+        self.listener.begin(decision)
+        if decision.action is Action.RUN:
+            decision = self._run(decision)
+        elif decision.action is Action.RESTORE:
+            self._restore(decision)
+        result = StageResult(decision, time.monotonic() - started)
+        self.listener.done(result)
+        return result
+
+    def _restore(self, decision: Decision) -> None:
+        assert decision.source is not None
+        stage = decision.stage
+        self._keep_present(decision)
+        with open_scanner(self.project) as scanner:
+            for out in decision.source.outs:
+                restore(self.project, scanner, out.path, output_entry(out))
+        declared = {out.path: out for out in stage.outs}
+        outs = tuple(
+            replace(out, git=declared[out.path].git, push=declared[out.path].push) for out in decision.source.outs
+        )
+        metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
+        self._publish(stage, replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics))
+        self.observer.settle(decision)
+
+    def _run(self, decision: Decision) -> Decision:
+        stage = decision.stage
+        _refuse_absent_inputs(decision)
+        _refuse_outputs_in_git(self.project, stage)
+        self.observer.flush()
+        unfinished = journal.Unfinished(stage.address, self._keep_present(decision))
+        journal.begin(self.project, unfinished)
+        try:
+            self._clear(unfinished)
+            self._execute(stage, unfinished)
+            lock = self._collect(decision)
+            name = (lock_path(stage), hash_bytes(lock.to_bytes(stage.folder)))
+            unfinished = journal.update(self.project, replace(unfinished, lock=name))
+            self._record(decision, lock)
+        except BaseException as error:
+            aside = journal.put_right(self.project, unfinished)
+            if isinstance(error, StageFailed) and aside is not None:
+                self.listener.note(f"what `{stage.address}` wrote before it failed is in `{aside}`")
+            raise
+        journal.finish(self.project, stage.address)
+        settled = replace(decision, outs=lock.outs, source=lock)
+        self.observer.settle(settled)
+        return settled
+
+    def _keep_present(self, decision: Decision) -> dict[str, Entry | None]:
+        """Store the outputs there are now, so that nothing is lost when they are taken away; returns what they were."""
+        cache = self.project.cache
+        with open_scanner(self.project) as looking:
+            before = {out.path: looking.look(out.path) for out in decision.stage.outs}
+        unheld = [path for path, entry in before.items() if entry is not None and cache.missing([entry.digest])]
+        with cache.batch() as batch, open_scanner(self.project, batch=batch) as scanner:
+            kept = {out.path: scanner.look(out.path) for out in decision.stage.outs}
+        for path in unheld:
+            entry = kept[path]
+            if entry is not None and entry.files:
+                self.listener.note(
+                    f"`{path}` held bytes that no store had; they are kept as `{entry.digest}` "
+                    f"(`mlx cat {entry.digest[:20]} -o PATH` brings them back)"
+                )
+        return kept
+
+    def _clear(self, unfinished: journal.Unfinished) -> None:
+        with open_scanner(self.project) as scanner:
+            for path in unfinished.outs:
+                restore(self.project, scanner, path, None)
+                (self.project.root / path).parent.mkdir(parents=True, exist_ok=True)
+
+    def _execute(self, stage: Stage, unfinished: journal.Unfinished) -> None:
+        log = self.surroundings.logs / f"{file_name(stage.address)}.log"
+        folder = self.project.root / stage.wdir if stage.wdir else self.project.root / stage.folder
+        if not folder.is_dir():
+            raise StageFailed(
+                f"stage `{stage.address}` runs in `{stage.wdir}`, which is not a folder",
+                hint=f"see `wdir` in {stage.file}:{stage.line}",
+            )
+        status = execute(
+            stage.cmd,
+            folder=folder,
+            environ={"PYTHONUNBUFFERED": "1", **self.surroundings.environ, **dict(stage.env)},
+            log=log,
+            output=self.listener.write,
+            started=lambda group: journal.update(self.project, replace(unfinished, group=group)),
+        )
+        if status:
+            raise StageFailed(
+                f"stage `{stage.address}` failed: {describe_status(status)}",
+                hint=f"its output is in `{log}`; the outputs it had before are back",
+            )
+
+    def _collect(self, decision: Decision) -> Lock:
+        """Store what the stage made; returns its lock."""
+        stage = decision.stage
+        with self.project.cache.batch() as batch, open_scanner(self.project, batch=batch) as scanner:
+            entries = {out.path: scanner.look(out.path) for out in stage.outs}
+            for path, entry in entries.items():
+                if entry is None:
+                    raise StageFailed(
+                        f"stage `{stage.address}` did not write its output `{path}`",
+                        hint=f"make the command write it, or mend `outs` in {stage.file}:{stage.line}",
+                    )
+                if entry.kind == Kind.SYMLINK:
+                    raise StageFailed(
+                        f"stage `{stage.address}` made its output `{path}` a symbolic link, which holds no bytes",
+                        hint="make the command write the file or folder itself, or a copy of it",
+                    )
+            metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
+        outs = tuple(
+            OutputRecord(
+                path=out.path,
+                kind=ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB,
+                digest=entry.digest,
+                size=entry.size,
+                files=entry.files if entry.kind == Kind.FOLDER else None,
+                executable=entry.kind == Kind.EXECUTABLE,
+                git=out.git,
+                push=out.push,
+            )
+            for out in stage.outs
+            if (entry := entries[out.path]) is not None
+        )
+        return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
+
+    def _record(self, decision: Decision, lock: Lock) -> None:
+        stage = decision.stage
+        changed = self.observer.changed(decision.wanted)
+        if changed:
+            self.listener.note(
+                f"`{changed[0]}` changed while `{stage.address}` ran: the lock says what it was at the start, "
+                "and the next run will look at it again"
+            )
+        elif decision.key is not None:
+            self.project.cache.write_run(decision.key, lock.to_bytes(stage.folder))
+        self._publish(stage, lock)
+
+    def _publish(self, stage: Stage, lock: Lock) -> None:
+        hide_from_git(self.project.root, [out.path for out in stage.outs if not out.git])
+        path, data = lock_path(stage), lock.to_bytes(stage.folder)
+        if self.snapshot.files.read(path) != data:
+            (self.project.root / path).parent.mkdir(exist_ok=True)
+            write_atomic(self.project.root / path, data)
+
+
+def _refuse_absent_inputs(decision: Decision) -> None:
+    stage, wanted = decision.stage, decision.wanted
+    if wanted.lost:
+        path = wanted.lost[0]
+        raise RecordError(
+            f"{stage.file}:{stage.line}: dependency `{path}` of stage `{stage.address}` does not exist",
+            hint=f"create it, mend `deps`, or `mlx pull {path}` if a remote has it",
+        )
+    absent = dict.fromkeys((*wanted.unread, *wanted.absent))
+    if absent:
+        named = ", ".join(f"`{path}`" for path in absent)
+        raise MissingObject(
+            f"stage `{stage.address}` needs {named}, which {'is' if len(absent) == 1 else 'are'} recorded but not in "
+            "the workspace",
+            hint=f"`mlx pull {shlex.join(absent)}` brings {'it' if len(absent) == 1 else 'them'}",
+        )
+
+
+def _refuse_outputs_in_git(project: Project, stage: Stage) -> None:
+    data = [out.path for out in stage.outs if not out.git]
+    for name in git.tracked_files(project.root, data) if data else ():
+        raise RecordError(
+            f"{stage.file}:{stage.line}: Git tracks `{name}`, which stage `{stage.address}` makes",
+            hint=f"`git rm -r --cached {shlex.quote(name)}` takes it out of Git; small results belong in `metrics`",
+        )
+
+
+def read_metrics(project: Project, stage: Stage, path: str) -> dict[str, object]:
+    """Return the (nested) values of a metrics file that `stage` wrote; StageFailed when they cannot be read."""
+    file = project.root / path
+    if not file.is_file():
+        raise StageFailed(f"metrics `{path}` of stage `{stage.address}` is not a file", hint="write JSON, YAML or TOML")
+    try:
+        values = parse_values(file.read_bytes(), path).value
+    except RecordError as error:
+        raise StageFailed(
+            f"stage `{stage.address}` wrote metrics that cannot be read: {error.message}", hint=error.hint
+        ) from error
+    if not isinstance(values, dict):
+        raise StageFailed(
+            f"metrics `{path}` of stage `{stage.address}` must hold a mapping of names to numbers",
+            hint='for instance `{"accuracy": 0.97}`',
+        )
+    return without_lists(values)
+
+
+def without_lists(values: Mapping[str, object]) -> dict[str, object]:
+    """Return nested metrics without their lists: a series is a plot, and would swell every lock."""
+    return {
+        key: without_lists(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if not isinstance(value, list)
+    }
+
+
+def output_entry(out: OutputRecord) -> Entry:
+    """Return the entry that a lock's output names."""
+    lone = Kind.EXECUTABLE if out.executable else Kind.FILE
+    kind = Kind.FOLDER if out.kind is ObjectKind.TREE else lone
+    files = 1 if out.files is None else out.files
+    return Entry(os.fsencode(out.path.rpartition("/")[2]), kind, out.size, files, out.digest)
+
+
+def describe_status(status: int) -> str:
+    """Word an exit status; a negative one is the number of the signal that ended the command itself."""
+    if status == 127:
+        return "command not found (exit code 127)"
+    if status == 126:
+        return "the command is not executable (exit code 126)"
+    if 0 < status <= _SHELL_SIGNALS:
+        return f"exit code {status}"
+    number = -status if status < 0 else status - _SHELL_SIGNALS
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"exit code {status}" if status > 0 else f"killed by signal {number}"
+    return f"exit code {status} ({name})" if status > 0 else f"killed by {name}"

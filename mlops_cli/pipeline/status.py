@@ -1,0 +1,55 @@
+"""How a project stands: its data and its stages, in one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlops_cli.pipeline.graph import choose
+from mlops_cli.pipeline.inputs import open_observer, plan_stages, stage_graph
+from mlops_cli.pipeline.plan import Action, Decision
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.workspace.compare import DataState, DataStatus, data_status
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.scan import open_scanner
+from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectStatus:
+    """The state of every tracked path, and the decision for every stage."""
+
+    data: tuple[DataStatus, ...]
+    stages: tuple[Decision, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether the workspace is what the records say."""
+        data = all(status.state is DataState.OK for status in self.data)
+        return data and all(decision.action is Action.SKIP for decision in self.stages)
+
+
+def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStatus:
+    """Return how the workspace differs from its records; changes nothing."""
+    snapshot = workspace_snapshot(project)
+    reporter.start("checking", None, "files")
+    with open_scanner(project, reporter=reporter) as scanner:
+        data = data_status(project, snapshot, scanner)
+    return ProjectStatus(data, plan_project(project, snapshot, reporter=reporter))
+
+
+def plan_project(
+    project: Project,
+    snapshot: Snapshot,
+    targets: Sequence[str] = (),
+    *,
+    force: bool = False,
+    run_cache: bool = True,
+    reporter: Reporter = SILENT,
+) -> tuple[Decision, ...]:
+    """Return the decision for each stage that `targets` name (none: all) and what they need, in run order."""
+    if not snapshot.stages and not targets:
+        return ()
+    graph = stage_graph(snapshot)
+    with open_observer(project, snapshot, graph, reporter=reporter, run_cache=run_cache) as observer:
+        return plan_stages(observer, graph, choose(graph, targets), force=force)

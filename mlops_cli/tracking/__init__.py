@@ -1,0 +1,1 @@
+"""Questions asked of the records: metrics and parameters, at any revision, in a clone that holds no data."""

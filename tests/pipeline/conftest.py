@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.workspace.conftest import box
+
+__all__ = ["box"]
