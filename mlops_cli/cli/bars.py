@@ -1,0 +1,84 @@
+"""Progress on standard error: a bar on a terminal after a second, elsewhere a line every ten seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlops_cli.cli.streams import write_error
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_DRAW_AFTER_SECONDS = 1.0
+_TELL_EVERY_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class TerminalReporter:
+    """Tells how work goes, unless `silent`; what the user should know goes to `tell_note`."""
+
+    tell_note: Callable[[str], None]
+    silent: bool
+    color: bool
+    _label: str = ""
+    _unit: str = ""
+    _total: int | None = None
+    _done: int = 0
+    _begun: float = 0.0
+    _told: float = 0.0
+    _progress: Progress | None = None
+    _task: TaskID | None = None
+
+    def start(self, label: str, total: int | None, unit: str) -> None:
+        """Begin a piece of work."""
+        self.close()
+        self._label, self._total, self._unit, self._done = label, total, unit, 0
+        self._begun = self._told = time.monotonic()
+
+    def advance(self, amount: int) -> None:
+        """Add `amount` units."""
+        self._done += amount
+        if self.silent or not self._label:
+            return
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            self._draw(now)
+        elif now - self._told >= _TELL_EVERY_SECONDS:
+            self._told = now
+            of = f" of {self._total:,}" if self._total else ""
+            write_error(f"{self._label}: {self._done:,}{of} {self._unit}\n")
+
+    def note(self, message: str) -> None:
+        """Tell something that stops nothing."""
+        self.close()  # the next step draws the bar again, below the note
+        self.tell_note(message)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _draw(self, now: float) -> None:
+        if self._progress is None:
+            if now - self._begun < _DRAW_AFTER_SECONDS:
+                return
+            self._progress = _make_bar(self.color, self._unit)
+            self._task = self._progress.add_task(self._label, total=self._total)
+            self._progress.start()
+        assert self._task is not None
+        self._progress.update(self._task, completed=self._done)
+
+
+def _make_bar(color: bool, unit: str) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    counted = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeRemainingColumn())
+    console = Console(stderr=True, no_color=not color)
+    return Progress(*columns, console=console, transient=True)

@@ -1,0 +1,355 @@
+"""Commands on the workspace: `init`, `add`, `status`, `checkout`, `diff`, `remove`, `ls`, `cat`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlops_cli.cli.commands import command
+from mlops_cli.cli.completion import complete_paths
+from mlops_cli.cli.options import Check, DryRun, Json, Overwrite, Targets
+from mlops_cli.cli.session import reporting, session_of
+from mlops_cli.cli.text import Line, Style, Styled, count, quoted, size_text, table
+
+if TYPE_CHECKING:
+    from mlops_cli.hashing import Digest
+    from mlops_cli.pipeline.status import ProjectStatus
+    from mlops_cli.store.cache import Cache
+    from mlops_cli.store.trees import Entry
+    from mlops_cli.workspace.checkout import Restored
+    from mlops_cli.workspace.compare import DataStatus, FileChange
+
+_AT_ONCE = 8 << 20  # bytes
+
+Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Files or folders")]
+Tracked = Annotated[list[str], typer.Argument(metavar="PATH...", help="Tracked paths", autocompletion=complete_paths)]
+Rev = Annotated[str | None, typer.Option("--rev", metavar="REV", help="As it was at a Git revision")]
+
+
+def init(context: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Make the current folder an mlx project
+
+    Writes .mlx/config.yaml; data goes to a cache inside the Git directory, shared by all worktrees of the clone.
+    """
+    from mlops_cli.workspace.project import init_project
+
+    session = session_of(context)
+    output = session.output(as_json)
+    project, created = init_project(session.cwd, session.environ, dry_run=dry_run)
+    verb = "would make" if dry_run else "made"
+    text = f"{verb} a project in {project.root}" if created else f"{project.root} is a project already"
+    output.result("init", {"dry_run": dry_run, "root": str(project.root), "created": created}, [text])
+    if created and not dry_run:
+        output.say("next: `mlx add PATH` tracks data; `git add .mlx` shares the settings")
+
+
+def add(context: typer.Context, paths: Paths, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Track files and folders
+
+    Their bytes are stored in the cache, and a small pointer is written beside each: commit the pointers with Git. A
+    path inside a tracked folder updates the folder at that place only.
+    """
+    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.workspace.add import add as add_data
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    with reporting(output) as reporter, exclusive(project, "mlx add", reporter):
+        targets = session.targets(project, paths)
+        result = add_data(project, targets, dry_run=dry_run, reporter=reporter)
+    verb = "would add" if dry_run else "added"
+    lines = [
+        f"{verb if item.changed else 'unchanged'} {item.path} ({count(item.files, 'file')}, {size_text(item.size)})"
+        for item in result.added
+    ]
+    value = {"dry_run": dry_run, "added": [asdict(item) for item in result.added], "gitignores": result.gitignores}
+    output.result("add", value, lines)
+    written = [item.pointer for item in result.added if item.changed] + list(result.gitignores)
+    if written and not dry_run:
+        output.say(f"next: git add {' '.join(map(quoted, written))}")
+
+
+def status(
+    context: typer.Context,
+    check: Check = False,
+    as_json: Json = False,
+) -> None:
+    """Show what differs from the records
+
+    That is data in the workspace which is not what its pointer names, and stages that `mlx run` would run or restore,
+    with every reason.
+    """
+    from mlops_cli.pipeline.status import project_status
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    with reporting(output) as reporter:
+        found = project_status(project, reporter)
+    value = {
+        "clean": found.clean,
+        "data": [asdict(item) for item in found.data],
+        "stages": [
+            {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
+        ],
+        "remote": None,
+    }
+    output.result("status", value, _status_text(found))
+    for line in _status_hints(found):
+        output.say(line)
+    if check and not found.clean:
+        raise typer.Exit(1)
+
+
+def _status_text(found: ProjectStatus) -> list[str]:
+    if found.clean:
+        parts = [count(len(found.data), "data path")] if found.data else []
+        parts += [count(len(found.stages), "stage")] if found.stages else []
+        return [f"clean: {', '.join(parts)} as recorded" if parts else "clean: nothing is tracked yet"]
+    lines = []
+    if changed := [item for item in found.data if item.state != "ok"]:
+        lines.append("data:")
+        lines.extend(f"  {item.state:<11}{item.path}{_detail(item)}" for item in changed)
+    if due := [decision for decision in found.stages if decision.action != "skip"]:
+        lines.append("stages:")
+        for decision in due:
+            lines.append(f"  {decision.action.value:<11}{decision.stage.address}")
+            lines.extend(f"               {reason}" for reason in decision.reasons)
+    return lines
+
+
+def _detail(item: DataStatus) -> str:
+    if item.state != "modified":
+        return ""
+    counts = ((item.modified, "modified"), (item.added, "added"), (item.deleted, "deleted"))
+    told = ", ".join(f"{number:,} {word}" for number, word in counts if number)
+    return f"  ({told or 'what it was is not all here'})"
+
+
+def _status_hints(found: ProjectStatus) -> list[str]:
+    hints = []
+    modified = [item for item in found.data if item.state == "modified"]
+    known = [item for item in modified if item.added or item.modified or item.deleted]
+    if known:
+        path = quoted(known[0].path)
+        hints.append(f"next: `mlx add {path}` records it, `mlx checkout {path}` undoes it, `mlx diff` lists it")
+    if any(item.state == "missing" for item in found.data):
+        hints.append("next: `mlx checkout` brings missing data back from the cache")
+    if len(known) < len(modified) or any(item.state == "not_cached" for item in found.data):
+        hints.append("next: `mlx pull` brings data that is not here from a remote")
+    if any(decision.action != "skip" for decision in found.stages):
+        hints.append("next: `mlx run` brings the stages up to date")
+    return hints
+
+
+def checkout(
+    context: typer.Context,
+    paths: Targets = None,
+    force: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make data in the workspace match its records
+
+    The bytes come from the cache: `mlx pull` brings those that are not there. Files whose own bytes are stored nowhere
+    are not overwritten unless --force is given.
+    """
+    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.workspace.checkout import checkout as check_out
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    with reporting(output) as reporter, exclusive(project, "mlx checkout", reporter):
+        targets = session.targets(project, paths)
+        result = check_out(project, targets, force=force, dry_run=dry_run, reporter=reporter)
+    value = {"dry_run": dry_run, "restored": [asdict(item) for item in result.restored]}
+    output.result("checkout", value, restored_text(result.restored, dry_run=dry_run))
+
+
+def restored_text(restored: tuple[Restored, ...], *, dry_run: bool) -> list[str]:
+    """Word what a checkout did, a line a path."""
+    verb = "would bring back" if dry_run else "brought back"
+    lines = []
+    for item in restored:
+        counts = ((item.added, "added"), (item.modified, "modified"), (item.deleted, "deleted"))
+        lines.append(f"{verb} {item.path} ({', '.join(f'{n:,} {word}' for n, word in counts if n)})")
+    return lines or ["the workspace matches its records"]
+
+
+def diff(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OLD [NEW]] [PATH]...", help="Git revisions (HEAD, the workspace), then tracked paths"),
+    ] = None,
+    check: Check = False,
+    as_json: Json = False,
+) -> None:
+    """List the data files that differ between two revisions
+
+    One revision is compared with the workspace, none means HEAD. Only the folders that differ are read.
+    """
+    from mlops_cli.workspace.compare import diff_data, diff_workspace
+    from mlops_cli.workspace.snapshot import open_snapshot, split_revisions
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    (old, new), paths = split_revisions(project, session.cwd, arguments or [])
+    targets = session.targets(project, paths)
+    with open_snapshot(project, old) as before, reporting(output) as reporter:
+        if new is None:
+            changes = diff_workspace(project, before, targets, reporter)
+        else:
+            with open_snapshot(project, new) as after:
+                changes = diff_data(project.cache, before.tracked(), after.tracked(), targets)
+    value = {"old": old, "new": new, "changes": [asdict(change) for change in changes]}
+    output.result("diff", value, map(_difference, changes))
+    if not changes:
+        output.say("no data differs")
+    if check and changes:
+        raise typer.Exit(1)
+
+
+def _difference(change: FileChange) -> Line:
+    mark, style = {"added": ("+", Style.GREEN), "modified": ("~", Style.YELLOW), "deleted": ("-", Style.RED)}[
+        change.change
+    ]
+    return Styled(f"{mark} {change.path}  ({_sizes(change.old_size, change.new_size)})", style)
+
+
+def _sizes(old: int | None, new: int | None) -> str:
+    if old is None or new is None:
+        return size_text(old if new is None else new)  # type: ignore[arg-type]  # one side is always there
+    return f"{size_text(old)} → {size_text(new)}" if old != new else size_text(new)
+
+
+def remove(context: typer.Context, paths: Tracked, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Stop tracking data: delete its pointer
+
+    The files stay where they are, and the stored bytes in the cache.
+    """
+    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.workspace.remove import remove as remove_pointers
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    with reporting(output) as reporter, exclusive(project, "mlx remove", reporter):
+        result = remove_pointers(project, session.targets(project, paths), dry_run=dry_run)
+    verb = "would stop tracking" if dry_run else "no longer tracking"
+    output.result("remove", {"dry_run": dry_run, **asdict(result)}, [f"{verb} {path}" for path in result.removed])
+    if not dry_run:
+        output.say("the files are still here, and Git sees them again")
+
+
+def list_(
+    context: typer.Context,
+    path: Annotated[
+        str,
+        typer.Argument(metavar="[PATH]", help="A tracked path, or a folder inside one", autocompletion=complete_paths),
+    ] = "",
+    rev: Rev = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-R", help="Every file below")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what is tracked, or what a tracked folder holds
+
+    The listing comes from the records and the cache; nothing is checked out.
+    """
+    from mlops_cli.workspace.browse import list_tracked
+    from mlops_cli.workspace.snapshot import open_snapshot
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    target = session.targets(project, [path])[0] if path else ""
+    with open_snapshot(project, rev) as snapshot:
+        listed = list_tracked(project.cache, snapshot, target, recursive=recursive)
+    value = {"revision": rev, "entries": [asdict(item) for item in listed]}
+    rows = [(item.kind, size_text(item.size), f"{item.files:,}", item.digest[:15], item.path) for item in listed]
+    output.result("ls", value, table(("kind", "size", "files", "digest", "path"), rows))
+    if not rows:
+        output.say("nothing is tracked yet" if not path else f"`{path}` is empty")
+
+
+def cat(
+    context: typer.Context,
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A tracked file, a path inside one, or a digest", autocompletion=complete_paths
+        ),
+    ],
+    rev: Rev = None,
+    target: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write it there, not to stdout")] = "",
+    as_json: Json = False,
+) -> None:
+    """Print the bytes of a tracked file
+
+    With -o they are written to a new file instead; that also takes whole folders out.
+    """
+    from mlops_cli.workspace.browse import find_object, write_copy
+    from mlops_cli.workspace.snapshot import open_snapshot
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    wanted = path if path.startswith("blake3:") else session.targets(project, [path])[0]
+    with open_snapshot(project, rev) as snapshot:
+        entry = find_object(project.cache, snapshot, wanted)
+    value = {"path": path, "digest": entry.digest, "size": entry.size}
+    if target:
+        write_copy(project.cache, entry, session.cwd / target)
+        output.result("cat", {**value, "output": target}, [])
+        return
+    _refuse_folder(entry, path)
+    if as_json:
+        output.result("cat", {**value, **_encoded(project.cache.read(entry.digest))}, [])
+    else:
+        _copy_out(project.cache, entry.digest)
+
+
+def _refuse_folder(entry: Entry, path: str) -> None:
+    from mlops_cli.errors import UsageError
+    from mlops_cli.store.trees import Kind
+
+    if entry.kind == Kind.FOLDER:
+        raise UsageError(f"`{path}` is a folder", hint=f"`mlx ls {path}` lists it; `-o DIR` writes it out")
+
+
+def _copy_out(cache: Cache, digest: Digest) -> None:
+    """Write an object to standard output, piece by piece: verified before a small one is shown, after a large one."""
+    from mlops_cli.hashing import Hasher
+
+    sys.stdout.flush()
+    with cache.open(digest) as stream:
+        if os.fstat(stream.fileno()).st_size <= _AT_ONCE:
+            sys.stdout.buffer.write(cache.read(digest))
+            return
+        hasher = Hasher()
+        while piece := stream.read(1 << 20):
+            hasher.update(piece)
+            sys.stdout.buffer.write(piece)
+    if hasher.digest() != digest:
+        raise cache.damaged(digest, hasher.digest())
+
+
+def _encoded(data: bytes) -> dict[str, str]:
+    import base64
+
+    try:
+        return {"encoding": "utf-8", "content": data.decode()}
+    except UnicodeDecodeError:
+        return {"encoding": "base64", "content": base64.b64encode(data).decode()}
+
+
+COMMANDS = {
+    "init": command(init, "git init && mlx init"),
+    "add": command(add, "mlx add data/raw labels.csv"),
+    "status": command(status, "mlx status", "mlx status --check && echo clean"),
+    "checkout": command(checkout, "mlx checkout data/raw"),
+    "diff": command(diff, "mlx diff", "mlx diff HEAD~1 HEAD data/raw"),
+    "remove": command(remove, "mlx remove data/raw"),
+    "ls": command(list_, "mlx ls data/raw", "mlx ls --rev HEAD~1 --recursive"),
+    "cat": command(cat, "mlx cat data/labels.csv | head", "mlx cat --rev v1 data/raw/a.png -o a.png"),
+}

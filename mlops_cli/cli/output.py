@@ -1,0 +1,72 @@
+"""Where words go: the answer to standard output, the conversation to standard error.
+
+A command builds one JSON-shaped value and the lines of one text of the same facts; `--json` decides which is printed.
+Text is made safe for a terminal here, line by line; JSON holds names as they are. Under `--json` standard error is kept
+for an error: notes go into the document, and what only accompanies the work is not said.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlops_cli.cli.bars import TerminalReporter
+from mlops_cli.cli.streams import write_error, write_json
+from mlops_cli.cli.text import Line, Style, Styled, draw, printable
+
+
+@dataclass(frozen=True, slots=True)
+class Colors:
+    """Which streams may carry colour."""
+
+    stdout: bool = False
+    stderr: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How one command speaks; `notes` gathers what the user should know."""
+
+    json: bool = False
+    quiet: bool = False
+    colors: Colors = Colors()
+    notes: list[str] = field(default_factory=list)
+
+    def result(self, kind: str, value: dict[str, Any], lines: Iterable[Line]) -> None:
+        """Print the answer: under `--json` `value` with its schema's name in front, else `lines`."""
+        if self.json:
+            write_json(sys.stdout, self.document(kind, value), indent=2)
+            return
+        for line in lines:
+            print(draw(line, color=self.colors.stdout))
+        sys.stdout.flush()  # before what is said next on the other stream
+
+    def document(self, kind: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Return what `--json` prints: `value` after its schema's name, then the notes if there are any."""
+        return {"schema": f"mlx/{kind}/v1", **value, **({"notes": self.notes} if self.notes else {})}
+
+    def say(self, message: str) -> None:
+        """Tell what happened or what to do next."""
+        if not (self.quiet or self.json):
+            write_error(f"{printable(message)}\n")
+
+    def note(self, message: str) -> None:
+        """Tell something the user should know; only `--quiet` silences it."""
+        self.notes.append(message)
+        if not (self.quiet or self.json):
+            self.label("note", message, Style.YELLOW)
+
+    def label(self, label: str, message: str, style: Style) -> None:
+        """Write a line to standard error after a label in colour."""
+        write_error(f"{draw(Styled(f'{label}:', style), color=self.colors.stderr)} {printable(message)}\n")
+
+    def pass_on(self, data: bytes) -> None:
+        """Show what a program that was started wrote, as it is."""
+        if not (self.quiet or self.json):
+            write_error(data)
+
+    def reporter(self) -> TerminalReporter:
+        """Return a reporter of progress for this command."""
+        return TerminalReporter(self.note, silent=self.quiet or self.json, color=self.colors.stderr)

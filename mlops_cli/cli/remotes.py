@@ -1,0 +1,214 @@
+"""Commands on remotes: `push`, `pull`, `fetch`, and `remote add/list/default/remove`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlops_cli.cli.commands import Group, command
+from mlops_cli.cli.completion import complete_remotes
+from mlops_cli.cli.data import restored_text
+from mlops_cli.cli.options import DryRun, Jobs, Json, Overwrite, RemoteName, Targets
+from mlops_cli.cli.output import Output
+from mlops_cli.cli.session import Session, reporting, session_of
+from mlops_cli.cli.text import count, size_text, table
+
+if TYPE_CHECKING:
+    from mlops_cli.workspace.sync import SyncResult
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The remote's name")]
+Known = Annotated[str, typer.Argument(metavar="NAME", help="The remote's name", autocompletion=complete_remotes)]
+Level = Annotated[bool, typer.Option("--clone", help="Only in this clone, not committed")]
+
+
+def push(
+    context: typer.Context,
+    paths: Targets = None,
+    remote: RemoteName = None,
+    jobs: Jobs = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Upload the data that the records name
+
+    Only what the remote lacks goes up. Without a path, that is all that the pointers and locks of the workspace name.
+    """
+    from mlops_cli.workspace import sync
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    targets = session.targets(project, paths)
+    with reporting(output) as reporter:
+        result = sync.push(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+    verb = "would push" if dry_run else "pushed"
+    _show(output, "push", result, verb, "to", dry_run=dry_run)
+
+
+def fetch(
+    context: typer.Context,
+    paths: Targets = None,
+    remote: RemoteName = None,
+    jobs: Jobs = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Download data into the cache, not into the workspace"""
+    from mlops_cli.workspace import sync
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    targets = session.targets(project, paths)
+    with reporting(output) as reporter:
+        result = sync.fetch(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+    _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
+    if result.objects and not dry_run:
+        output.say("next: `mlx checkout` puts it into the workspace")
+
+
+def pull(
+    context: typer.Context,
+    paths: Targets = None,
+    remote: RemoteName = None,
+    jobs: Jobs = 0,
+    force: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Download data and put it into the workspace
+
+    It is `mlx fetch`, then `mlx checkout`. Without a path, that is all that the records name.
+    """
+    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.workspace import sync
+    from mlops_cli.workspace.checkout import checkout
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    targets = session.targets(project, paths)
+    with reporting(output) as reporter, exclusive(project, "mlx pull", reporter):
+        result = sync.fetch(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+        if dry_run:
+            _show(output, "pull", result, "would fetch", "from", dry_run=True, restored=[])
+            return
+        done = checkout(project, targets, force=force, reporter=reporter)
+    restored = [asdict(item) for item in done.restored]
+    lines = restored_text(done.restored, dry_run=False)
+    _show(output, "pull", result, "fetched", "from", dry_run=False, restored=restored, lines=lines)
+
+
+def _show(
+    output: Output,
+    kind: str,
+    result: SyncResult,
+    verb: str,
+    way: str,
+    *,
+    dry_run: bool,
+    restored: list[dict[str, Any]] | None = None,
+    lines: Sequence[str] = (),
+) -> None:
+    value = {"dry_run": dry_run, **asdict(result)}
+    if restored is not None:
+        value["restored"] = restored
+    size = "size not known here" if result.size is None else size_text(result.size)
+    place = f" {way} `{result.remote}`" if result.remote else ""
+    moved = f"{verb} {count(result.objects, 'object')} ({size}){place}"
+    if not result.objects:
+        moved = f"nothing to {kind}: " + (f"`{result.remote}` has it all" if kind == "push" else "the cache has it all")
+    output.result(kind, value, [moved, *lines])
+
+
+def add(
+    context: typer.Context,
+    name: Name,
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="A folder or an fsspec URL; a relative path is from the root")
+    ],
+    make_default: Annotated[bool, typer.Option("--default", help="Use it when no remote is named")] = False,
+    replace: Annotated[bool, typer.Option("--force", "-f", help="Replace a remote of this name")] = False,
+    clone: Level = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Name a remote
+
+    The first one is the default. Nothing is contacted: `mlx doctor` does that.
+    """
+    from mlops_cli.workspace.remotes import add_remote
+
+    session = session_of(context)
+    project = session.project()
+    add_remote(
+        project,
+        session.environ,
+        name,
+        url,
+        make_default=make_default,
+        replace=replace,
+        clone=clone,
+        dry_run=dry_run,
+    )
+    text = f"remote `{name}` {'would be' if dry_run else 'is'} {url}"
+    value = {"dry_run": dry_run, "name": name, "url": url, "remotes": _remotes(session)}
+    session.output(as_json).result("remote-add", value, [text])
+
+
+def list_(context: typer.Context, as_json: Json = False) -> None:
+    """List the remotes"""
+    session = session_of(context)
+    output = session.output(as_json)
+    remotes = _remotes(session)
+    rows = [(item["name"], item["url"], "default" if item["default"] else "", item["origin"]) for item in remotes]
+    output.result("remote-list", {"remotes": remotes}, table(("name", "url", "", "from"), rows))
+    if not rows:
+        output.say("no remotes: `mlx remote add NAME URL` makes one")
+
+
+def default(
+    context: typer.Context, name: Known, clone: Level = False, dry_run: DryRun = False, as_json: Json = False
+) -> None:
+    """Choose the remote that is used when none is named"""
+    from mlops_cli.workspace.remotes import choose_default
+
+    session = session_of(context)
+    choose_default(session.project(), session.environ, name, clone=clone, dry_run=dry_run)
+    text = f"the default remote {'would be' if dry_run else 'is'} `{name}`"
+    value = {"dry_run": dry_run, "name": name, "remotes": _remotes(session)}
+    session.output(as_json).result("remote-default", value, [text])
+
+
+def remove(context: typer.Context, name: Known, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Forget a remote; what it stores stays there"""
+    from mlops_cli.workspace.remotes import remove_remote
+
+    session = session_of(context)
+    remove_remote(session.project(), session.environ, name, dry_run=dry_run)
+    text = f"remote `{name}` {'would be' if dry_run else 'is'} forgotten; its data stays"
+    value = {"dry_run": dry_run, "name": name, "remotes": _remotes(session)}
+    session.output(as_json).result("remote-remove", value, [text])
+
+
+def _remotes(session: Session) -> list[dict[str, Any]]:
+    """Return the remotes as the settings have them now, read anew."""
+    from mlops_cli.workspace.remotes import list_remotes
+
+    return [asdict(remote) for remote in list_remotes(session.project())]
+
+
+COMMANDS = {
+    "push": command(push, "mlx push", "mlx push data/raw --remote storage"),
+    "pull": command(pull, "mlx pull", "mlx pull data/raw/7"),
+    "fetch": command(fetch, "mlx fetch data/raw"),
+    "remote": Group(
+        "Name the folders and buckets that share data",
+        {
+            "add": command(add, "mlx remote add storage s3://bucket/project", "mlx remote add backup /mnt/backup"),
+            "list": command(list_, "mlx remote list"),
+            "default": command(default, "mlx remote default backup"),
+            "remove": command(remove, "mlx remote remove backup"),
+        },
+    ),
+}

@@ -1,0 +1,131 @@
+"""Commands on stages: `stage add`, `stage list`, `stage show`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlops_cli.cli.commands import Group, command
+from mlops_cli.cli.completion import complete_stages
+from mlops_cli.cli.options import DryRun, Json
+from mlops_cli.cli.session import session_of
+from mlops_cli.cli.text import quoted, table
+
+
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The stage's name")],
+    cmd: Annotated[
+        list[str], typer.Option("--cmd", "-c", metavar="COMMAND", help="The command; repeat for several in a row")
+    ],
+    deps: Annotated[
+        list[str] | None, typer.Option("--dep", "-d", metavar="PATH", help="A file, folder or glob it reads")
+    ] = None,
+    params: Annotated[
+        list[str] | None, typer.Option("--param", "-p", metavar="KEY", help="A parameter it uses, as [FILE:]KEY")
+    ] = None,
+    outs: Annotated[
+        list[str] | None, typer.Option("--out", "-o", metavar="PATH", help="A file or folder it writes")
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", metavar="PATH", help="A metrics file it writes")
+    ] = None,
+    plots: Annotated[
+        list[str] | None, typer.Option("--plot", metavar="PATH", help="A plot's data file it writes")
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="A variable for the command")
+    ] = None,
+    wdir: Annotated[str, typer.Option("--wdir", "-w", metavar="DIR", help="The folder to run in")] = "",
+    desc: Annotated[str, typer.Option("--desc", metavar="TEXT", help="A line about it")] = "",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Add a stage to the mlx.yaml of the current folder
+
+    Everything that is in the file already stays as it is: comments, order and spacing.
+    """
+    from mlops_cli.pipeline.declare import declare_stage, parse_env, parse_params
+    from mlops_cli.records.stages import NewStage, Output, Plot
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    new = NewStage(
+        name=name,
+        cmd=tuple(cmd),
+        deps=tuple(deps or ()),
+        params=parse_params(params or []),
+        outs=tuple(Output(path) for path in outs or ()),
+        metrics=tuple(metrics or ()),
+        plots=tuple(Plot(path) for path in plots or ()),
+        env=parse_env(env or []),
+        wdir=wdir,
+        desc=desc,
+    )
+    folder = session.targets(project, ["."])[0]
+    file = declare_stage(project, folder, new, dry_run=dry_run)
+    address = f"{folder}:{name}" if folder else name
+    text = f"{'would add' if dry_run else 'added'} stage `{address}` to {file}"
+    output.result("stage-add", {"dry_run": dry_run, "stage": address, "file": file}, [text])
+    if not dry_run:
+        output.say(f"next: mlx run {quoted(address)}")
+
+
+def list_(context: typer.Context, as_json: Json = False) -> None:
+    """List the stages, in run order"""
+    from mlops_cli.pipeline.inputs import stage_graph
+    from mlops_cli.workspace.snapshot import workspace_snapshot
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    found = stage_graph(workspace_snapshot(project)).stages.values()
+    value = {"stages": [{"stage": stage.address, "cmd": list(stage.cmd), "desc": stage.desc} for stage in found]}
+    rows = [(stage.address, stage.desc or " && ".join(stage.cmd)) for stage in found]
+    output.result("stage-list", value, table(("stage", "what"), rows))
+    if not rows:
+        output.say("no stages: `mlx stage add` declares one")
+
+
+def show(
+    context: typer.Context,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="STAGE", help="A stage, or a group such as train for train@*", autocompletion=complete_stages
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Show a stage as mlx understands it
+
+    Every `${name}` is filled in, and every path is relative to the project.
+    """
+    from mlops_cli.documents import dump_yaml
+    from mlops_cli.pipeline.declare import describe_stage
+    from mlops_cli.pipeline.graph import choose
+    from mlops_cli.pipeline.inputs import stage_graph
+    from mlops_cli.workspace.snapshot import workspace_snapshot
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    found = stage_graph(workspace_snapshot(project))
+    shown = [describe_stage(found.stages[address]) for address in choose(found, [name])]
+    lines = [line for stage in shown for line in dump_yaml(stage).decode().rstrip("\n").split("\n")]
+    output.result("stage-show", {"stages": shown}, lines)
+
+
+_ADD_EXAMPLE = """\
+mlx stage add train --cmd "python train.py" -d train.py -d data/raw \\
+      -p train.lr -o model.joblib -m metrics.json"""
+
+COMMANDS = {
+    "stage": Group(
+        "Declare stages in mlx.yaml, and look at them",
+        {
+            "add": command(add, _ADD_EXAMPLE),
+            "list": command(list_, "mlx stage list"),
+            "show": command(show, "mlx stage show train"),
+        },
+    )
+}

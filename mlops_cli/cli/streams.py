@@ -1,0 +1,31 @@
+"""The two streams, as bytes: a JSON document in UTF-8 whatever the terminal speaks, and the conversation beside it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+
+
+def write_json(stream: TextIO, document: dict[str, Any], *, indent: int | None = None) -> None:
+    """Write a document and a newline.
+
+    Bytes of names that are not UTF-8 come out as the escapes of half surrogate pairs, as `os.fsdecode` spells them.
+    """
+    import json
+
+    text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    _write(stream, text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def write_error(data: bytes | str) -> None:
+    """Write to standard error; work goes on when nobody reads it any more."""
+    try:
+        _write(sys.stderr, data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
+    except OSError:
+        return
+
+
+def _write(stream: TextIO, data: bytes) -> None:
+    stream.flush()
+    stream.buffer.write(data)
+    stream.buffer.flush()

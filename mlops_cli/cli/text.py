@@ -1,0 +1,135 @@
+"""Words and tables for a terminal: pure functions from values to lines.
+
+Names may hold anything but a NUL, so whatever is shown is one printable line: `printable` escapes the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Style(StrEnum):
+    """How a line is drawn where colour is wanted (SGR parameters); no meaning rests on it."""
+
+    PLAIN = ""
+    BOLD = "1"
+    RED = "31"
+    GREEN = "32"
+    YELLOW = "33"
+
+
+class Styled(NamedTuple):
+    """A line with a style."""
+
+    text: str
+    style: Style
+
+
+Line = str | Styled
+
+_SHELL_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
+
+
+def draw(line: Line, *, color: bool) -> str:
+    """Return a line as it is written: made safe, and in its style if `color`."""
+    if isinstance(line, str):
+        return printable(line)
+    text = printable(line.text)
+    return f"\x1b[{line.style.value}m{text}\x1b[0m" if color and line.style else text
+
+
+def printable(text: str) -> str:
+    """Return `text` as one line that a terminal can only show: control characters and bytes not in UTF-8 escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how a byte of a file name that is not UTF-8 is kept in text
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def quoted(path: str) -> str:
+    """Return `path` as a word for a shell; one with control characters in the `$'…'` form that bash and zsh read."""
+    import shlex
+
+    if path.isprintable():
+        return shlex.quote(path)
+    return "$'" + "".join(map(_quote_character, path)) + "'"
+
+
+def _quote_character(character: str) -> str:
+    known = _SHELL_ESCAPES.get(character)
+    if known or character.isprintable():
+        return known or character
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, as in `1 file`, `1,797 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes for reading, as in `14.4 MB` (powers of 1000)."""
+    if size < 1000:
+        return f"{size} B"
+    amount = float(size)
+    for unit in ("kB", "MB", "GB", "TB"):
+        amount /= 1000
+        if amount < 999.95 or unit == "TB":
+            return f"{amount:.1f} {unit}"
+    raise AssertionError
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Line]:
+    """Return rows as columns under their headers, numbers (cells that begin with a digit or sign) to the right.
+
+    No rows give no lines.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if not cells:
+        return []
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
+    right = [any(column) and all(cell[0] in "+-0123456789" for cell in column if cell) for column in columns]
+    drawn = ["   ".join(map(_pad, row, widths, right)).rstrip() for row in (headers, *cells)]
+    rule = "─" * (sum(widths) + 3 * (len(widths) - 1))
+    return [Styled(drawn[0], Style.BOLD), rule, *drawn[1:]]
+
+
+def _pad(cell: str, width: int, to_right: bool) -> str:
+    space = " " * (width - _width(cell))
+    return space + cell if to_right else cell + space
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal `text` takes."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+
+def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Line]:
+    """Return rows as a Markdown table; no rows give no lines."""
+    cells = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
+    lines = [headers, ["---"] * len(headers), *cells]
+    return ["| " + " | ".join(line) + " |" for line in lines] if cells else []
+
+
+def comma_separated(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Line]:
+    """Return rows as CSV (RFC 4180 quoting), a line a row; no rows give no lines."""
+    import csv
+    import io
+
+    stream = io.StringIO()
+    cells = [[printable(cell) for cell in row] for row in rows]
+    csv.writer(stream, lineterminator="\n").writerows([headers, *cells])
+    return list(stream.getvalue().splitlines()) if cells else []

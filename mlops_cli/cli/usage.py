@@ -1,0 +1,60 @@
+"""What typer's parser refuses, worded like every other error: one sentence, and a hint with the nearest right thing.
+
+Typer holds its own copy of click and exports few of its errors; this is the one module that reaches for them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from typer._click import exceptions as click
+from typer.core import TyperOption
+
+from mlops_cli.errors import UsageError
+
+Refusal = click.UsageError
+HelpWanted = click.NoArgsIsHelpError
+
+_QUOTED = re.compile(r"'([^']*)'")
+_EXTRA = re.compile(r"Got unexpected extra argument\(s\) \((.*)\)\Z", re.DOTALL)
+
+
+def explain(error: Refusal) -> UsageError:
+    """Return the error to show for what the parser refused."""
+    path = error.ctx.command_path if error.ctx else "mlx"
+    help_hint = f"`{path} --help` shows how to use it"
+    if isinstance(error, click.NoSuchOption):
+        return UsageError(f"`{path}` has no option `{error.option_name}`", hint=_nearest(error) or help_hint)
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        name = error.param.opts[0] if isinstance(error.param, TyperOption) else error.param.human_readable_name
+        return UsageError(f"`{path}` needs `{name}`", hint=help_hint)
+    extra = _EXTRA.match(error.message)
+    if extra:
+        return UsageError(f"`{path}` has no use for `{extra[1]}`", hint=help_hint)
+    if isinstance(error, click.BadParameter) and isinstance(error.param, TyperOption):
+        sentence = _quote(error.message).replace("is not a valid int range", "is not a whole number")
+        return UsageError(f"`{error.param.opts[0]}`: {sentence}", hint=help_hint)
+    if error.message == "Missing command.":
+        return UsageError(f"`{path}` needs a command", hint=f"`{path} --help` lists them")
+    sentence = _quote(error.format_message())
+    return UsageError(sentence[:1].lower() + sentence[1:], hint=help_hint)
+
+
+def _quote(text: str) -> str:
+    return _QUOTED.sub(r"`\1`", text.strip().rstrip("."))
+
+
+def _nearest(error: click.NoSuchOption) -> str | None:
+    """Return a hint: the option that was meant, here or before the command."""
+    from mlops_cli.documents import nearest
+
+    if error.ctx is None:
+        return None
+    if error.ctx.parent is not None:
+        root = error.ctx.find_root()
+        if any(error.option_name in parameter.opts for parameter in root.command.params):
+            rest = error.ctx.command_path.removeprefix("mlx ")
+            return f"it goes before the command: `mlx {error.option_name} {rest}`"
+    names = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
+    near = nearest(error.option_name, names)
+    return f"did you mean `{near}`?" if near else None

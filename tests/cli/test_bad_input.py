@@ -1,0 +1,1158 @@
+"""Bad input as users meet it: the exact sentence, the hint, the exit code, and nothing lost or written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Project
+from tests.conftest import InProcess, Result, make_result
+from tests.disks import small_disk
+
+DEADLINE = 60  # seconds; only a test that fails waits so long
+PIPELINE = """\
+mlx: 1
+vars: {rate: 0.1}
+stages:
+  train:
+    cmd: cat data.csv > model.txt
+    deps: [data.csv]
+    outs: [model.txt]
+"""
+# What only helps the program on: locks, the state index and its clock, and the logs of runs.
+NO_DATA = re.compile(r"\.git/mlx/(locks/|state\.db|clock|runs/)")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a small project that is committed, run and pushed: to be copied, never changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "home").mkdir()
+    (folder / "repo").mkdir()
+    project = Project(folder / "repo", folder / "home")
+    project.git("init", "--quiet", "--initial-branch=main", "--template=")
+    project.must("init")
+    project.write("data.csv", "a,1\n")
+    project.write("images/1.png", "pixels\n")
+    project.write("images/2.png", "other pixels\n")
+    project.must("add", "data.csv", "images")
+    project.must("remote", "add", "storage", "../storage")
+    project.write("mlx.yaml", PIPELINE)
+    project.must("run")
+    project.git("add", ".")
+    project.git("commit", "--quiet", "--message=First result")
+    project.must("push")
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Project:
+    """Return a copy of the small project, with its remote."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder, symlinks=True)
+    return Project(folder / "repo", folder / "home")
+
+
+def picture(root: Path) -> dict[str, object]:
+    """Return everything that is below `root` and is not only there for the program's own ease."""
+    found: dict[str, object] = {}
+    for folder, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            path = Path(folder, name)
+            relative = path.relative_to(root).as_posix()
+            if NO_DATA.match(relative):
+                continue
+            if path.is_symlink():
+                found[relative] = path.readlink()
+            elif path.is_file():
+                found[relative] = path.read_bytes()
+            elif not relative.startswith(".git/"):
+                found[relative] = path.lstat().st_mode
+    return found
+
+
+def refuse(
+    project: Project,
+    *args: str | Path,
+    error: str,
+    hint: str | None,
+    code: int = 2,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> None:
+    """Run `mlx`, which must say exactly this and leave every byte as it was."""
+    before = picture(project.root)
+
+    result = project(*args, env=env, cwd=cwd)
+
+    assert result.stderr == said(error, hint)
+    assert (result.code, result.stdout) == (code, "")
+    assert picture(project.root) == before
+
+
+def said(error: str, hint: str | None) -> str:
+    return f"error: {error}\n" + (f"hint: {hint}\n" if hint else "")
+
+
+def last_said(result: Result) -> str:
+    """Return the error and the hint, which come after the conversation."""
+    return result.stderr[result.stderr.index("error: ") :]
+
+
+def real(project: Project, *args: str, prefix: tuple[str, ...] = ()) -> Result:
+    """Run the real program, which must end before the deadline."""
+    done = subprocess.run(
+        [*prefix, sys.executable, "-m", "mlops_cli", *args],
+        cwd=project.root,
+        env={**os.environ, "HOME": str(project.home)},
+        capture_output=True,
+        check=False,
+        timeout=DEADLINE,
+        stdin=subprocess.DEVNULL,
+    )
+    return make_result(done.returncode, done.stdout, done.stderr)
+
+
+def objects(project: Project) -> list[Path]:
+    """Return the files of the cache's objects."""
+    return sorted((project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"))
+
+
+def object_of(project: Project, data: bytes) -> Path:
+    """Return the cache's file that holds `data`."""
+    return next(path for path in objects(project) if path.read_bytes() == data)
+
+
+# Where there is no project --------------------------------------------------------------------------------------------
+
+EVERYWHERE = [["status"], ["add", "x"], ["checkout"], ["push"], ["run"], ["why"], ["metrics", "show"], ["config", "list"]]
+
+
+@pytest.mark.parametrize("args", EVERYWHERE, ids=" ".join)
+def test_outside_a_git_repository(args: list[str], tmp_path: Path) -> None:
+    refuse(
+        Project(tmp_path, tmp_path),
+        *args,
+        error=f"`{tmp_path}` is not in a Git repository",
+        hint="`git init && mlx init` makes a project here",
+    )
+
+
+def test_a_project_needs_a_git_repository(tmp_path: Path) -> None:
+    refuse(
+        Project(tmp_path, tmp_path),
+        "init",
+        error=f"`{tmp_path}` is not in a Git repository",
+        hint="run `git init` first",
+    )
+
+
+@pytest.mark.parametrize("args", EVERYWHERE, ids=" ".join)
+def test_a_repository_that_is_no_project(args: list[str], repo: Path) -> None:
+    refuse(
+        Project(repo, repo),
+        *args,
+        error=f"no mlx project in `{repo}` or above it",
+        hint="`mlx init` makes one here",
+    )
+
+
+# Records that are not what they must be --------------------------------------------------------------------------------
+
+POINTER, LOCK, CONFIG = "data.csv.mlx", "mlx.lock/train.yaml", ".mlx/config.yaml"
+# The commands that must refuse a bad file of each kind; any of them may write or delete.
+READERS = {
+    POINTER: [["status"], ["checkout", "--force"], ["push"], ["pull"], ["ls"], ["cat", "data.csv"]],
+    LOCK: [["status"], ["checkout", "--force"], ["push"], ["pull"], ["run", "--force"], ["why"]],
+    CONFIG: [*EVERYWHERE, ["config", "set", "core.jobs", "2"], ["remote", "add", "other", "/other"]],
+    "mlx.yaml": [["status"], ["run"], ["checkout", "--force"], ["push"], ["graph"], ["stage", "list"], ["add", "new"]],
+}
+DEEP, LARGE = "[" * 50_000, "# " + "x" * 2_000_000 + "\n"
+
+
+def spoiled(
+    file: str, old: str, new: str, line: int, error: str, hint: str | None
+) -> tuple[str, str, str, int, str, str | None]:
+    return file, old, new, line, error, hint
+
+
+RECORDS = {
+    # mlx.yaml
+    "pipeline, unknown key": spoiled(
+        "mlx.yaml", "deps:", "dep:", 6, "unknown key `dep` in stage `train`", "did you mean `deps`?"
+    ),
+    "pipeline, unknown key at the top": spoiled(
+        "mlx.yaml", "stages:", "stage:", 3, "unknown key `stage` in `mlx.yaml`", "did you mean `stages`?"
+    ),
+    "pipeline, wrong type": spoiled(
+        "mlx.yaml", "deps: [data.csv]", "deps: 7", 6, "`deps` must be a list (`[a, b]`), not the number `7`", None
+    ),
+    "pipeline, duplicate key": spoiled(
+        "mlx.yaml", "    deps", "    cmd: x\n    deps", 6, "key `cmd` is here twice, first on line 5", "keep one of them"
+    ),
+    "pipeline, tab": spoiled(
+        "mlx.yaml", "    deps", "\tdeps", 6, "a tab is used as indentation", "indent with spaces"
+    ),
+    "pipeline, unclosed quote": spoiled(
+        "mlx.yaml", "cmd: cat", 'cmd: "cat', 5, "a quote is opened and never closed", "close it on the same line"
+    ),
+    "pipeline, 50,000 brackets": spoiled(
+        "mlx.yaml", "[data.csv]", DEEP, 6, "nested more than 32 levels deep", None
+    ),
+    "pipeline, 2 MB": spoiled(
+        "mlx.yaml", "stages:", LARGE + "stages:", 1, "the file is larger than 1 MiB (SIZE bytes)", None
+    ),
+    "pipeline, undefined variable": spoiled(
+        "mlx.yaml", "> model", "> ${rat} > model", 5, "`${rat}` is not defined", "did you mean `${rate}`?"
+    ),
+    "pipeline, output outside": spoiled(
+        "mlx.yaml", "[model.txt]", "[../model.txt]", 7, "`outs[0]`: path `../model.txt` must not hold `..`", None
+    ),
+    "pipeline, double output in one stage": spoiled(
+        "mlx.yaml",
+        "[model.txt]",
+        "[model.txt, model.txt]",
+        4,
+        "stage `train` names output `model.txt` twice",
+        "name it once",
+    ),
+    # A pointer
+    "pointer, unknown key": spoiled(
+        POINTER, "size:", "sise: 4\nsize:", 4, "unknown key `sise` in this pointer", "did you mean `size`?"
+    ),
+    "pointer, wrong type": spoiled(POINTER, "size: 4", "size: big", 4, "`size` must be a whole number, not text", None),
+    "pointer, duplicate key": spoiled(
+        POINTER, "size: 4", "size: 4\nsize: 5", 5, "key `size` is here twice, first on line 4", "keep one of them"
+    ),
+    "pointer, tab": spoiled(POINTER, "size:", "\tsize:", 4, "a tab is used as indentation", "indent with spaces"),
+    "pointer, unclosed quote": spoiled(
+        POINTER, "path: ", 'path: "', 2, "a quote is opened and never closed", "close it on the same line"
+    ),
+    "pointer, 50,000 brackets": spoiled(POINTER, "size: 4", f"size: {DEEP}", 4, "nested more than 32 levels deep", None),
+    "pointer, 2 MB": spoiled(POINTER, "size:", LARGE + "size:", 1, "the file is larger than 1 MiB (SIZE bytes)", None),
+    "pointer, to its parent": spoiled(
+        POINTER,
+        "path: ",
+        "path: ../",
+        2,
+        "`path`: path `../data.csv` must not hold empty parts, `.` or `..`",
+        None,
+    ),
+    "pointer, absolute": spoiled(
+        POINTER, "path: data.csv", "path: /etc/passwd", 2, "`path`: path `/etc/passwd` must be relative", None
+    ),
+    "pointer, into Git": spoiled(
+        POINTER,
+        "path: data.csv",
+        "path: .git/hooks",
+        2,
+        "`path`: path `.git/hooks` reaches into `.git`, which belongs to Git",
+        None,
+    ),
+    "pointer, into Git in disguise": spoiled(
+        POINTER,
+        "path: data.csv",
+        "path: .GIT",
+        2,
+        "`path`: path `.GIT` reaches into `.GIT`, which belongs to Git",
+        None,
+    ),
+    "pointer, elsewhere": spoiled(
+        POINTER,
+        "path: data.csv",
+        "path: images/1.png",
+        2,
+        "`path` is `images/1.png`, and must be a single name: a pointer lies beside its data",
+        "move the pointer to where `1.png` is",
+    ),
+    "pointer, of another name": spoiled(
+        POINTER,
+        "path: data.csv",
+        "path: images",
+        2,
+        "`path` is `images`, but this file is `data.csv.mlx`",
+        "rename the file to `images.mlx`",
+    ),
+    "pointer, unknown digest": spoiled(
+        POINTER, "blake3:", "md5:", 3, "`blob`: `md5` is not a digest algorithm mlx knows: it must be `blake3`", None
+    ),
+    "pointer, newer": spoiled(
+        POINTER,
+        "mlx: 1",
+        "mlx: 2",
+        1,
+        "format version 2 is newer than this mlx understands",
+        "upgrade: `pip install --upgrade mlops-cli`",
+    ),
+    # A lock
+    "lock, unknown key": spoiled(LOCK, "outs:", "outz:", 5, "unknown key `outz` in this lock", "did you mean `outs`?"),
+    "lock, unknown key inside": spoiled(
+        LOCK, "{path: model", "{sise: 4, path: model", 6, "unknown key `sise` in `outs[0]`", "did you mean `size`?"
+    ),
+    "lock, wrong type": spoiled(LOCK, "size: 4", "size: big", 4, "`size` must be a whole number, not text", None),
+    "lock, duplicate key": spoiled(
+        LOCK, "deps:", "cmd: x\ndeps:", 3, "key `cmd` is here twice, first on line 2", "keep one of them"
+    ),
+    "lock, tab": spoiled(LOCK, "  - ", "\t- ", 4, "a tab is used as indentation", "indent with spaces"),
+    "lock, unclosed quote": spoiled(
+        LOCK, "path: data", 'path: "data', 4, "a quote is opened and never closed", "close it on the same line"
+    ),
+    "lock, 50,000 brackets": spoiled(LOCK, "cmd: ", f"cmd: {DEEP}", 2, "nested more than 32 levels deep", None),
+    "lock, 2 MB": spoiled(LOCK, "outs:", LARGE + "outs:", 1, "the file is larger than 1 MiB (SIZE bytes)", None),
+    "lock, output outside": spoiled(
+        LOCK, "path: model", "path: ../model", 6, "`path`: path `../model.txt` must not hold `..`", None
+    ),
+    "lock, unknown digest": spoiled(
+        LOCK, "blake3:", "sha256:", 4, "`blob`: `sha256` is not a digest algorithm mlx knows: it must be `blake3`", None
+    ),
+    # The configuration
+    "config, unknown key": spoiled(
+        CONFIG, "remote: ", "jobs: 2\n  remot: ", 4, "unknown key `remot` in `core`", "did you mean `remote`?"
+    ),
+    "config, unknown section": spoiled(
+        CONFIG, "core:", "cores:", 2, "unknown key `cores` in this configuration", "did you mean `core`?"
+    ),
+    "config, wrong type": spoiled(
+        CONFIG,
+        "core:\n",
+        "core:\n  lock_timeout: soon\n",
+        3,
+        "`core.lock_timeout` must be a number of seconds, 0 or more, not text",
+        None,
+    ),
+    "config, duplicate key": spoiled(
+        CONFIG, "core:\n", "core:\n  remote: x\n", 4, "key `remote` is here twice, first on line 3", "keep one of them"
+    ),
+    "config, tab": spoiled(CONFIG, "  remote:", "\tremote:", 3, "a tab is used as indentation", "indent with spaces"),
+    "config, unclosed quote": spoiled(
+        CONFIG, "remote: ", "remote: '", 3, "a quote is opened and never closed", "close it on the same line"
+    ),
+    "config, 50,000 brackets": spoiled(CONFIG, "remote: ", f"remote: {DEEP}", 3, "nested more than 32 levels deep", None),
+    "config, 2 MB": spoiled(CONFIG, "core:", LARGE + "core:", 1, "the file is larger than 1 MiB (SIZE bytes)", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_a_bad_record_is_refused_by_every_command_that_reads_it(case: str, project: Project) -> None:
+    file, old, new, line, error, hint = RECORDS[case]
+    text = (project.root / file).read_text()
+    assert old in text
+    size = project.write(file, text.replace(old, new, 1)).stat().st_size
+    project.write("new", "x\n")
+
+    for args in READERS[file]:
+        refuse(project, *args, error=f"{file}:{line}: {error.replace('SIZE', f'{size:,}')}", hint=hint)
+
+
+def test_a_bad_record_at_a_revision_is_named_with_the_revision(project: Project) -> None:
+    text = (project.root / POINTER).read_text()
+    project.write(POINTER, text.replace("size: 4", "size: big"))
+    project.git("commit", "--quiet", "--all", "--message=Bad")
+    project.write(POINTER, text)
+
+    refuse(
+        project,
+        "ls",
+        "--rev",
+        "HEAD",
+        error=f"at revision `HEAD`: {POINTER}:4: `size` must be a whole number, not text",
+        hint=None,
+    )
+
+
+@pytest.mark.parametrize("name", [POINTER, LOCK, "mlx.yaml", CONFIG, "params.yaml"])
+def test_a_fifo_in_place_of_a_record_hangs_nothing(name: str, project: Project) -> None:
+    (project.root / name).unlink(missing_ok=True)
+    os.mkfifo(project.root / name)
+
+    result = real(project, "status")
+
+    assert result.code in (0, 2)
+    assert "Traceback" not in result.stderr
+
+
+# Pipelines that cannot be ----------------------------------------------------------------------------------------------
+
+TWO_STAGES = """\
+mlx: 1
+stages:
+  prepare:
+    cmd: touch {marker}
+    deps: [{first_dep}]
+    outs: [{first}]
+  train:
+    cmd: touch {marker}
+    deps: [{second_dep}]
+    outs: [{second}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("deps", "outs", "error", "hint"),
+    [
+        (
+            ("b.txt", "a.txt"),
+            ("a.txt", "b.txt"),
+            "mlx.yaml:3: stages wait for one another: `prepare` → `train` → `prepare`",
+            "`prepare` and `train` each need what the other makes: drop one of the dependencies",
+        ),
+        (
+            ("out/b/deep", "out/a/*.txt"),
+            ("out/a", "out/b"),
+            "mlx.yaml:3: stages wait for one another: `prepare` → `train` → `prepare`",
+            "`prepare` and `train` each need what the other makes: drop one of the dependencies",
+        ),
+        (
+            ("a.txt", "data.csv"),
+            ("a.txt", "b.txt"),
+            "mlx.yaml:3: stage `prepare` depends on `a.txt` and makes `a.txt`: it would wait for itself",
+            "name only what it reads, or write the output elsewhere",
+        ),
+        (
+            ("data.csv", "data.csv"),
+            ("a.txt", "a.txt"),
+            "mlx.yaml:7: stages `prepare` and `train` both make `a.txt`",
+            "an output belongs to one stage: rename one of the two",
+        ),
+        (
+            ("data.csv", "data.csv"),
+            ("out", "out/b.txt"),
+            "mlx.yaml:7: output `out/b.txt` of stage `train` lies inside output `out` of stage `prepare`",
+            "declare only the folder, or give each stage a folder of its own",
+        ),
+        (
+            ("data.csv", "data.csv"),
+            ("out/deep/a.txt", "out"),
+            "mlx.yaml:3: output `out/deep/a.txt` of stage `prepare` lies inside output `out` of stage `train`",
+            "declare only the folder, or give each stage a folder of its own",
+        ),
+        (
+            ("data.csv", "data.csv"),
+            ("a.txt", "images/b.txt"),
+            "mlx.yaml:7: output `images/b.txt` of stage `train` lies inside `images`, which `images.mlx` tracks",
+            "write it somewhere else",
+        ),
+        (
+            ("data.csv", "data.csv"),
+            ("a.txt", "images"),
+            "mlx.yaml:7: output `images` of stage `train` is also tracked by `images.mlx`",
+            "`mlx remove images` leaves it to the stage",
+        ),
+    ],
+)
+def test_stages_that_get_in_each_others_way_are_both_named(
+    deps: tuple[str, str], outs: tuple[str, str], error: str, hint: str, project: Project
+) -> None:
+    text = TWO_STAGES.format(marker="ran", first_dep=deps[0], second_dep=deps[1], first=outs[0], second=outs[1])
+    project.write("mlx.yaml", text)
+
+    for args in (["run"], ["status"], ["run", "--dry-run"], ["graph"]):
+        refuse(project, *args, error=error, hint=hint)
+    assert not (project.root / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "hint"),
+    [
+        ("${rat}", "mlx.yaml:4: `${rat}` is not defined", "did you mean `${rate}`?"),
+        ("${rate.low}", "mlx.yaml:4: `${rate.low}` is not defined", None),
+    ],
+)
+def test_a_name_that_is_not_defined(text: str, error: str, hint: str | None, project: Project) -> None:
+    project.write("mlx.yaml", f'mlx: 1\nvars: {{rate: 0.1}}\nstages: {{train: {{\n  cmd: "touch {text}"}}}}\n')
+
+    result = project("run")
+
+    assert result.code == 2
+    assert result.stderr.splitlines()[0] == f"error: {error}"
+    assert hint is None or f"hint: {hint}\n" in result.stderr
+
+
+def test_a_dependency_that_nothing_knows(project: Project) -> None:
+    project.write("mlx.yaml", PIPELINE.replace("[data.csv]", "[dta.csv]"))
+    before = picture(project.root)
+
+    result = project("run")
+
+    assert result.code == 2
+    assert last_said(result) == said(
+        "mlx.yaml:4: dependency `dta.csv` of stage `train` does not exist",
+        "create it, mend `deps`, or `mlx pull dta.csv` if a remote has it",
+    )
+    assert picture(project.root) == before
+
+
+# Paths that cannot be added --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelling", ["../outside.csv", "{parent}/outside.csv", "images/../../outside.csv"])
+def test_a_path_outside_the_project(spelling: str, project: Project) -> None:
+    outside = project.root.parent / "outside.csv"
+    outside.write_text("x\n")
+
+    refuse(
+        project,
+        "add",
+        "data.csv",
+        spelling.format(parent=project.root.parent),
+        error=f"`{outside}` is outside the project `{project.root}`",
+        hint="copy or move it into the project first",
+    )
+
+
+def test_a_path_that_git_tracks(project: Project) -> None:
+    project.write("code/train.py", "x\n")
+    project.git("add", "code")
+
+    for path in ("code/train.py", "code"):
+        refuse(
+            project,
+            "add",
+            path,
+            error="Git already tracks `code/train.py`",
+            hint="`git rm -r --cached code/train.py` takes it out of Git and leaves the file; then add it again",
+        )
+
+
+@pytest.mark.parametrize("command", ["git rm -r --cached code/train.py"])
+def test_the_hint_for_a_path_that_git_tracks_mends_it(command: str, project: Project) -> None:
+    project.write("code/train.py", "x\n")
+    project.git("add", "code")
+
+    project.git(*command.split()[1:])
+
+    assert project("add", "code").code == 0
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's whole path must be short
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.parametrize(("make", "kind"), [(make_fifo, "FIFO"), (make_socket, "socket")])
+def test_what_holds_no_bytes_is_refused_at_once(make: Callable[[Path], None], kind: str, project: Project) -> None:
+    make(project.root / "strange")
+    project.write("folder/file", "x\n")
+    make(project.root / "folder" / "strange")
+    make(project.root / "images" / "strange")
+    before = picture(project.root)
+
+    for path, named in (("strange", "strange"), ("folder", "folder/strange"), ("images", "images/strange")):
+        result = real(project, "add", "data.csv", path)
+
+        assert result.stderr == said(
+            f"`{named}` is a {kind}, which holds no bytes to store", "remove it, or name it in a `.mlxignore`"
+        )
+        assert (result.code, result.stdout) == (2, "")
+        assert picture(project.root) == before
+
+
+def test_a_fifo_inside_tracked_data_hangs_nothing(project: Project) -> None:
+    (project.root / "data.csv").unlink()
+    make_fifo(project.root / "data.csv")
+    before = picture(project.root)
+
+    for args in (["status"], ["checkout"], ["run"], ["diff"]):
+        result = real(project, *args)
+
+        assert result.code == 2, args
+        assert "`data.csv` is a FIFO" in last_said(result)
+    assert picture(project.root) == before
+
+
+# Bytes that would be lost ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [("data.csv", "data.csv"), ("images/1.png", "images/1.png"), ("model.txt", "model.txt")],
+)
+def test_unsaved_changes_are_not_overwritten_unless_forced(path: str, named: str, project: Project) -> None:
+    saved = (project.root / path).read_text()
+    project.write(path, "unsaved\n")
+
+    for args in (["checkout"], ["checkout", path], ["pull"]):
+        refuse(
+            project,
+            *args,
+            error=f"`{named}` would be overwritten or deleted, and no store holds the bytes",
+            hint="`mlx add` (or `mlx run`) keeps them; `--force` throws them away",
+        )
+    forced = project("checkout", "--force")
+
+    assert (forced.code, forced.stderr) == (0, "")
+    assert (project.root / path).read_text() == saved
+
+
+def test_an_unsaved_new_file_is_not_deleted_unless_forced(project: Project) -> None:
+    project.write("images/3.png", "unsaved\n")
+
+    refuse(
+        project,
+        "checkout",
+        error="`images/3.png` would be overwritten or deleted, and no store holds the bytes",
+        hint="`mlx add` (or `mlx run`) keeps them; `--force` throws them away",
+    )
+    project.must("checkout", "--force")
+
+    assert not (project.root / "images" / "3.png").exists()
+
+
+# Objects that are not there, or not themselves -------------------------------------------------------------------------
+
+
+def test_a_missing_object_names_the_pull_that_brings_it(project: Project) -> None:
+    object_of(project, b"pixels\n").unlink()
+    (project.root / "images" / "1.png").unlink()
+
+    refuse(
+        project,
+        "checkout",
+        code=4,
+        error="the cache lacks 1 object of `images`",
+        hint="`mlx pull images` brings it from a remote",
+    )
+    assert project("pull", "images").code == 0
+    assert (project.root / "images" / "1.png").read_text() == "pixels\n"
+
+
+def test_an_object_that_is_nowhere_cannot_be_pulled(project: Project) -> None:
+    for path in (*objects(project), *(project.root.parent / "storage" / "objects").glob("*/*")):
+        path.unlink()
+    (project.root / "data.csv").unlink()
+    before = picture(project.root)
+
+    result = project("pull", "data.csv")
+
+    assert (result.code, result.stdout) == (4, "")
+    assert result.stderr.splitlines()[0].endswith("is not in remote `storage`")
+    assert result.stderr.splitlines()[1] == "hint: `mlx push` it from a clone that has it"
+    assert picture(project.root) == before
+
+
+def test_an_input_that_is_recorded_but_not_here_names_the_pull(project: Project) -> None:
+    (project.root / "data.csv").unlink()
+    project.write("mlx.yaml", PIPELINE.replace("cat data", "cat  data"))
+    before = picture(project.root)
+
+    result = project("run")
+
+    assert result.code == 4
+    assert last_said(result) == said(
+        "stage `train` needs `data.csv`, which is recorded but not in the workspace", "`mlx pull data.csv` brings it"
+    )
+    assert picture(project.root) == before
+
+
+def damage(path: Path) -> bytes:
+    """Flip one bit of an object; returns its new bytes."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(0o444)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("content", [b"pixels\n", bytes(3 << 20)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "args", [["checkout"], ["push", "--remote", "empty"], ["cat", "images/1.png"], ["cat", "images/1.png", "-o", "new"]]
+)
+def test_a_damaged_object_is_found_and_put_away_and_a_fetch_heals_it(
+    args: list[str], content: bytes, project: Project
+) -> None:
+    (project.root / "images" / "1.png").write_bytes(content)
+    project.must("add", "images")
+    project.must("push")
+    project.must("remote", "add", "empty", "../empty")
+    digest = digest_of(project, "images/1.png")
+    spoilt = damage(object_of(project, content))
+    (project.root / "images" / "1.png").unlink()
+
+    result = project(*args)
+
+    quarantine = project.root / ".git" / "mlx" / "cache" / "quarantine"
+    (moved,) = quarantine.iterdir()
+    assert last_said(result) == said(
+        f"object `{digest}` in the cache is damaged: its bytes hash to `{digest_of_bytes(spoilt)}`",
+        f"it was moved to `{moved}`; `mlx fetch` brings it back from a remote",
+    )
+    assert result.code == 5
+    assert moved.read_bytes() == spoilt
+    assert not (project.root / "images" / "1.png").exists()
+    assert not (project.root / "new").exists()
+    sent = [path.read_bytes() for path in (project.root.parent / "empty" / "objects").glob("*/*")]
+    assert spoilt not in sent
+    project.must("fetch", "--remote", "storage")
+    assert project(*args).code == 0
+    project.must("checkout")
+    assert (project.root / "images" / "1.png").read_bytes() == content
+    assert '"clean": true' in project("status", "--json").stdout
+
+
+def test_a_damaged_listing_of_a_folder_is_found(project: Project) -> None:
+    tree = next(path for path in objects(project) if path.read_bytes().startswith(b"MLXT"))
+    damage(tree)
+    shutil.rmtree(project.root / "images")
+
+    result = project("checkout")
+
+    assert result.code == 5
+    assert "in the cache is damaged" in result.stderr
+    assert not (project.root / "images").exists()
+    project.must("pull")
+    assert sorted(path.name for path in (project.root / "images").iterdir()) == ["1.png", "2.png"]
+
+
+def test_a_damaged_object_of_a_remote_is_not_let_in(project: Project) -> None:
+    remote = project.root.parent / "storage" / "objects"
+    stored = next(path for path in remote.glob("*/*") if path.read_bytes() == b"a,1\n")
+    spoilt = damage(stored)
+    for path in objects(project):
+        path.unlink()
+
+    result = project("fetch")
+
+    assert result.code == 5
+    assert last_said(result) == said(
+        f"object `{digest_of(project, 'data.csv')}` in remote `storage` is damaged: "
+        f"its bytes hash to `{digest_of_bytes(spoilt)}`",
+        f"move `{stored}` away, then `mlx push` from a clone that has it",
+    )
+    assert all(path.read_bytes() not in (spoilt, b"a,1\n") for path in objects(project))
+    assert stored.read_bytes() == spoilt
+
+
+def digest_of(project: Project, path: str) -> str:
+    """Return the digest that `mlx` has on record for a file."""
+    folder, _, _ = path.rpartition("/")
+    entries = project("ls", "--json", *([folder] if folder else [])).json()["entries"]
+    return str(next(entry["digest"] for entry in entries if entry["path"] == path))
+
+
+def digest_of_bytes(data: bytes) -> str:
+    import blake3
+
+    return f"blake3:{blake3.blake3(data).hexdigest()}"
+
+
+# Remotes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["fetch"], ["pull"]])
+def test_a_remote_that_does_not_exist(args: list[str], project: Project) -> None:
+    project.must("remote", "add", "gone", "/nonexistent/remote")
+    for path in objects(project):
+        path.unlink()
+
+    refuse(
+        project,
+        *args,
+        "--remote",
+        "gone",
+        code=6,
+        error="remote `gone` (`/nonexistent/remote`) does not exist",
+        hint="mount it, or check its URL: `mlx remote list`",
+    )
+
+
+@pytest.mark.parametrize("args", [["push"], ["fetch"], ["pull"]])
+def test_a_remote_that_no_setting_names(args: list[str], project: Project) -> None:
+    refuse(
+        project,
+        *args,
+        "--remote",
+        "strage",
+        error="there is no remote `strage` (there is: `storage`)",
+        hint="`mlx remote add strage URL`",
+    )
+
+
+def test_a_project_without_a_remote(project: Project) -> None:
+    project.must("remote", "remove", "storage")
+
+    for args in (["push"], ["fetch"]):
+        if args == ["fetch"]:
+            for path in objects(project):
+                path.unlink()
+        refuse(
+            project,
+            *args,
+            error="this project has no remote",
+            hint="`mlx remote add storage URL` makes one; a folder is a URL too",
+        )
+
+
+def test_a_remote_below_a_regular_file(project: Project) -> None:
+    place = project.root.parent / "file"
+    place.write_text("x\n")
+    project.must("remote", "add", "odd", "../file/remote")
+
+    refuse(
+        project,
+        "push",
+        "--remote",
+        "odd",
+        code=6,
+        error=f"cannot write to remote `odd` (`{place}/remote`): not a directory",
+        hint="look at what the system says about it",
+    )
+    for path in objects(project):
+        path.unlink()
+    refuse(
+        project,
+        "fetch",
+        "--remote",
+        "odd",
+        code=6,
+        error=f"remote `odd` (`{place}/remote`) does not exist",
+        hint="mount it, or check its URL: `mlx remote list`",
+    )
+    assert place.read_text() == "x\n"
+
+
+@pytest.fixture
+def powerless() -> tuple[str, ...]:
+    """Return the start of a command line that permissions hold for, even when the tests are run by root."""
+    if os.geteuid() != 0:
+        return ()
+    if shutil.which("setpriv") is None:
+        pytest.skip("root, and no `setpriv` to become less")
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
+
+
+def test_a_remote_that_may_not_be_written(project: Project, powerless: tuple[str, ...]) -> None:
+    remote = project.root.parent / "closed"
+    remote.mkdir()
+    project.must("remote", "add", "closed", "../closed")
+    before = picture(project.root)
+
+    remote.chmod(0o555)
+    try:
+        result = real(project, "push", "--remote", "closed", prefix=powerless)
+    finally:
+        remote.chmod(0o755)
+
+    assert result.stderr == said(
+        f"cannot write to remote `closed` (`{remote}`): permission denied", "check who owns it and its permissions"
+    )
+    assert (result.code, result.stdout) == (6, "")
+    assert picture(project.root) == before
+    assert list(remote.iterdir()) == []
+
+
+def test_a_remote_that_may_not_be_read(project: Project, powerless: tuple[str, ...]) -> None:
+    remote = project.root.parent / "storage"
+    for path in objects(project):
+        path.unlink()
+    before = picture(project.root)
+
+    remote.chmod(0)
+    try:
+        results = [real(project, *args, prefix=powerless) for args in (["fetch"], ["push"])]
+    finally:
+        remote.chmod(0o755)
+
+    for result in results:
+        assert result.stderr == said(
+            f"cannot read remote `storage` (`{remote}`): permission denied",
+            "check who owns it and its permissions",
+        )
+        assert (result.code, result.stdout) == (6, "")
+    assert picture(project.root) == before
+
+
+def test_data_that_may_not_be_read(project: Project, powerless: tuple[str, ...]) -> None:
+    secret = project.write("secret", "x\n")
+    before = picture(project.root)
+
+    secret.chmod(0)
+    try:
+        result = real(project, "add", "secret", prefix=powerless)
+    finally:
+        secret.chmod(0o644)
+
+    assert result.code == 6
+    assert result.stderr.splitlines()[0].startswith("error: cannot ")
+    assert f"{secret}" in result.stderr
+    assert result.stderr.splitlines()[0].endswith(": permission denied")
+    assert picture(project.root) == before
+
+
+def test_a_protocol_that_nobody_knows(project: Project) -> None:
+    project.must("remote", "add", "odd", "odd://bucket/mlx")
+
+    refuse(
+        project,
+        "push",
+        "--remote",
+        "odd",
+        code=6,
+        error="remote `odd`: mlx does not know the protocol `odd://`",
+        hint="use a folder, or a URL such as `s3://`, `gs://`, `az://` or `ssh://`",
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "package", "extra"),
+    [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gs"), ("az", "adlfs", "azure"), ("ssh", "paramiko", "ssh")],
+)
+def test_a_protocol_whose_package_is_missing(
+    protocol: str, package: str, extra: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    project.must("remote", "add", "cloud", f"{protocol}://bucket/mlx")
+
+    refuse(
+        project,
+        "push",
+        "--remote",
+        "cloud",
+        code=6,
+        error=f"remote `cloud` needs a package for `{protocol}://` that is missing",
+        hint=f"`pip install 'mlops-cli[{extra}]'`",
+    )
+
+
+# Stages that fail ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "kept"),
+    [
+        ("echo new > model.txt; exit 3", "stage `train` failed: exit code 3", "new\n"),
+        ("echo new > model.txt; kill -9 $$", "stage `train` failed: killed by SIGKILL", "new\n"),
+        ("echo new > model.txt; kill -TERM $$", "stage `train` failed: killed by SIGTERM", "new\n"),
+        ("no-such-program --at-all", "stage `train` failed: command not found (exit code 127)", None),
+        ("./data.csv", "stage `train` failed: the command is not executable (exit code 126)", None),
+    ],
+)
+def test_a_command_that_fails_costs_nothing(command: str, error: str, kept: str | None, project: Project) -> None:
+    project.write("mlx.yaml", PIPELINE.replace("cat data.csv > model.txt", command))
+    before = picture(project.root)
+    shutil.rmtree(project.root / ".git" / "mlx" / "runs")
+
+    result = project("run")
+
+    failed = project.root / ".git" / "mlx" / "failed" / "main" / "train"
+    (log,) = (project.root / ".git" / "mlx" / "runs").glob("*/train.log")
+    assert result.code == 1
+    assert last_said(result) == said(error, f"its output is in `{log}`; the outputs it had before are back")
+    assert {path: data for path, data in picture(project.root).items() if "/failed/" not in path} == before
+    if kept is None:
+        assert not failed.exists()
+    else:
+        assert (failed / "model.txt").read_text() == kept
+        assert f"note: what `train` wrote before it failed is in `{failed}`\n" in result.stderr
+
+
+@pytest.mark.parametrize("before_that", ["", "rm -r data.csv; "])
+def test_an_output_that_is_not_written(before_that: str, project: Project) -> None:
+    project.write("mlx.yaml", PIPELINE.replace("cat data.csv > model.txt", f'"{before_that}true"'))
+    old = (project.root / "model.txt").read_text()
+    lock = (project.root / LOCK).read_bytes()
+
+    result = project("run")
+
+    assert result.code == 1
+    assert last_said(result) == said(
+        "stage `train` did not write its output `model.txt`",
+        "make the command write it, or mend `outs` in mlx.yaml:4",
+    )
+    assert (project.root / "model.txt").read_text() == old
+    assert (project.root / LOCK).read_bytes() == lock
+
+
+def test_an_output_that_holds_no_bytes(project: Project) -> None:
+    project.write("mlx.yaml", PIPELINE.replace("cat data.csv > model.txt", "mkfifo model.txt"))
+    old = (project.root / "model.txt").read_text()
+
+    result = real(project, "run")
+
+    assert result.code in (1, 2)
+    assert last_said(result).startswith("error: `model.txt` is a FIFO, which holds no bytes to store\n")
+    assert (project.root / "model.txt").read_text() == old
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_metrics_that_are_not_numbers(number: str, project: Project) -> None:
+    project.write("train.sh", f"cp data.csv model.txt; echo '{{\"loss\": {number}}}' > metrics.json\n")
+    text = PIPELINE.replace("cat data.csv > model.txt", "sh train.sh")
+    project.write("mlx.yaml", f"{text}    metrics: [metrics.json]\n")
+    old = (project.root / "model.txt").read_text()
+    lock = (project.root / LOCK).read_bytes()
+
+    result = project("run")
+
+    assert result.code == 1
+    error, hint = last_said(result).splitlines()
+    assert error.startswith("error: stage `train` wrote metrics that cannot be read: metrics.json:1: ")
+    assert "not a finite number" in error
+    assert hint.startswith("hint: ")
+    assert (project.root / "model.txt").read_text() == old
+    assert (project.root / LOCK).read_bytes() == lock
+    assert not (project.root / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("args", [["metrics", "show"], ["metrics", "diff"]])
+def test_metrics_of_git_that_are_not_numbers(args: list[str], project: Project) -> None:
+    project.write("mlx.yaml", f"{PIPELINE}metrics: [scores.json]\n")
+    project.write("scores.json", '{\n"loss": NaN\n}\n')
+
+    refuse(
+        project,
+        *args,
+        error="scores.json:2: `NaN` is not a finite number",
+        hint="JSON has no NaN or infinity",
+    )
+
+
+# Two at once -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["add", "data.csv"], ["checkout"], ["run"], ["pull"], ["remove", "data.csv"]])
+def test_a_project_that_is_in_use_names_who_uses_it(args: list[str], project: Project) -> None:
+    os.mkfifo(project.root / "gate")
+    project.write("mlx.yaml", PIPELINE.replace("cat data.csv", '"echo begun >&2; cat data.csv gate').rstrip() + "\n")
+    text = (project.root / "mlx.yaml").read_text().replace("> model.txt", '> model.txt"', 1)
+    project.write("mlx.yaml", text)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "mlops_cli", "run"], cwd=project.root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    try:
+        assert running.stderr is not None
+        assert any(line == b"begun\n" for line in running.stderr)
+
+        result = project(*args, env={"MLX_CORE_LOCK_TIMEOUT": "0"})
+
+        lock = project.root / ".git" / "mlx" / "locks" / "main.lock"
+        assert re.fullmatch(
+            rf"error: `mlx run` \(process {running.pid}, since \S+ \S+\) is at work and holds `{re.escape(str(lock))}`\n"
+            r"hint: wait for it to finish, or stop it\n",
+            result.stderr,
+        )
+        assert (result.code, result.stdout) == (6, "")
+        (project.root / "gate").write_text("b,2\n")  # opened by the stage: the run goes on
+        assert running.wait(DEADLINE) == 0
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=DEADLINE)
+    assert (project.root / "model.txt").read_text() == "a,1\nb,2\n"
+
+
+# A full disk -----------------------------------------------------------------------------------------------------------
+
+
+def fill(disk: Path) -> Path:
+    """Write until nothing more fits; returns the file that takes the room."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as stream:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    stream.write(bytes(size))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+    return filler
+
+
+@pytest.mark.parametrize("size", [1000, 300_000], ids=["small", "large"])
+def test_a_disk_that_is_full_when_data_is_added(size: int, project: Project, tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        cache = disk / "cache"
+        project.must("config", "set", "cache.dir", str(cache))
+        (project.root / "new").mkdir()
+        (project.root / "new" / "1").write_bytes(bytes(size))
+        (project.root / "new" / "2").write_bytes(bytes(range(250)) * (size // 250))
+        filler = fill(disk)
+        what = f"`{project.root}/new/2` " if size > 100_000 else ""
+
+        refuse(
+            project,
+            "add",
+            "new",
+            code=6,
+            error=f"cannot add {what}to the cache (the cache is `{cache}`): the disk is full",
+            hint="free some space and run the command again",
+        )
+        assert not list(cache.rglob("tmp/*"))
+        filler.unlink()
+        project.must("add", "new")
+        assert '"state": "ok"' in project("status", "--json").stdout
+        assert (project.root / "new.mlx").is_file()
+
+
+def test_a_disk_that_fills_up_while_a_stage_is_stored(project: Project, tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        project.must("config", "set", "cache.dir", str(disk / "cache"))
+        project.must("add", "data.csv", "images")
+        project.must("run", "--force")
+        text = PIPELINE.replace("cat data.csv >", "head -c 2000000 /dev/zero >")
+        project.write("mlx.yaml", text)
+        before = picture(project.root)
+
+        result = project("run")
+
+        assert result.code == 6
+        assert last_said(result) == said(
+            f"cannot add `{project.root}/model.txt` to the cache (the cache is `{disk / 'cache'}`): the disk is full",
+            "free some space and run the command again",
+        )
+        after = picture(project.root)
+        assert {path: data for path, data in after.items() if "/failed/" not in path} == before
+        project.must("config", "set", "cache.dir", str(tmp_path / "larger"))
+        project.must("add", "data.csv", "images")
+        project.must("run")
+        assert (project.root / "model.txt").stat().st_size == 2_000_000
+
+
+def test_a_workspace_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        project = Project(disk / "repo", tmp_path)
+        project.root.mkdir()
+        project.git("init", "--quiet", "--initial-branch=main", "--template=")
+        project.must("init")
+        project.must("config", "set", "cache.dir", str(tmp_path / "cache"))
+        project.write("data.csv", "a,1\n")
+        filler = fill(disk)
+
+        result = project("add", "data.csv")
+
+        assert result.code == 6
+        assert result.stderr.splitlines()[0].endswith(": the disk is full")
+        assert result.stderr.splitlines()[1] == "hint: free some space and run the command again"
+        assert not (project.root / "data.csv.mlx").exists()
+        assert not list(project.root.glob(".mlx-tmp-*"))
+        assert project("status").code == 0
+        filler.unlink()
+        project.must("add", "data.csv")
+        (project.root / "data.csv").write_bytes(bytes(600_000))
+        project.must("add", "data.csv")
+        (project.root / "data.csv").unlink()
+        filler = fill(disk)
+        result = project("checkout")
+        assert result.code == 6
+        assert ": the disk is full" in result.stderr
+        assert not (project.root / "data.csv").exists()
+        filler.unlink()
+        project.must("checkout")
+        assert (project.root / "data.csv").stat().st_size == 600_000

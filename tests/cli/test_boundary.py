@@ -1,0 +1,364 @@
+"""Whatever happens, the user sees one sentence and an exit code: never a traceback that nobody asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops_cli.workspace import project as project_module
+from tests.cli.conftest import Project
+
+Started = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(project: Project) -> Started:
+    """Return a callable that starts the real program in the project."""
+
+    def run(*args: str, **more: Any) -> subprocess.Popen[bytes]:
+        environ = {**os.environ, "HOME": str(project.home), "PYTHONUNBUFFERED": "", **more.pop("env", {})}
+        return subprocess.Popen([sys.executable, "-m", "mlops_cli", *args], cwd=project.root, env=environ, **more)
+
+    return run
+
+
+@pytest.fixture
+def unread() -> Any:
+    """Return the end of a pipe whose other end nobody holds."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every command that needs a project end in `error`."""
+
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(project_module, "find_project", fail)
+
+
+# What a user can act on ----------------------------------------------------------------------------------------------
+
+
+def no_answer(project: Project) -> list[str]:
+    return ["config", "get", "cache.dir"]
+
+
+def wrong_use(project: Project) -> list[str]:
+    return ["add", "absent"]
+
+
+def wrong_record(project: Project) -> list[str]:
+    project.write("mlx.yaml", "mlx: 1\nstagse: {}\n")
+    return ["status"]
+
+
+def nothing_to_judge(project: Project) -> list[str]:
+    project.git("rm", "-r", "--quiet", "--cached", "mlx.lock")
+    project.git("commit", "--quiet", "--message=No locks")
+    return ["reproduce", "HEAD"]
+
+
+def bytes_elsewhere(project: Project) -> list[str]:
+    for path in (project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"):
+        path.unlink()
+    (project.root / "data" / "labels.csv").unlink()
+    return ["checkout", "data/labels.csv"]
+
+
+def damaged_bytes(project: Project) -> list[str]:
+    for path in (project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"):
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    return ["cat", "data/labels.csv"]
+
+
+def no_such_folder(project: Project) -> list[str]:
+    project.must("remote", "add", "gone", "/nonexistent/remote")
+    for path in (project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"):
+        path.unlink()
+    return ["fetch", "--remote", "gone"]
+
+
+@pytest.mark.parametrize(
+    ("arrange", "code", "message", "hint"),
+    [
+        (no_answer, 1, "`cache.dir` is not set", "`mlx config set cache.dir VALUE` sets it"),
+        (wrong_use, 2, "`absent` does not exist", "check the spelling; paths are relative to where you are"),
+        (wrong_record, 2, "mlx.yaml:2: unknown key `stagse` in `mlx.yaml`", "did you mean `stages`?"),
+        (
+            nothing_to_judge,
+            3,
+            "stage `prepare` has no lock in this revision: there is no result to compare with",
+            "choose a revision in which it had run, or name other stages",
+        ),
+        (
+            bytes_elsewhere,
+            4,
+            "the cache lacks 1 object of `data/labels.csv`",
+            "`mlx pull data/labels.csv` brings it from a remote",
+        ),
+        (damaged_bytes, 5, "object `blake3:", "it was moved to `"),
+        (no_such_folder, 6, "remote `gone` (`/nonexistent/remote`) does not exist", "mount it, or check its URL"),
+    ],
+)
+def test_an_error_is_a_sentence_a_hint_and_its_exit_code(
+    arrange: Callable[[Project], list[str]], code: int, message: str, hint: str, project: Project
+) -> None:
+    result = project(*arrange(project))
+
+    assert (result.code, result.stdout) == (code, "")
+    first, second = result.stderr.splitlines()[-2:]
+    assert first.startswith(f"error: {message}")
+    assert second.startswith(f"hint: {hint}")
+
+
+def test_a_folder_that_is_gone(project: Project, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'cd "{gone}" && rmdir "{gone}" && exec "{sys.executable}" -m mlops_cli status'],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(project_module.__file__).parents[2])},
+    )
+
+    assert done.returncode == 2
+    assert done.stderr == "error: the current folder does not exist any more\nhint: `cd` to one that does\n"
+
+
+# What the system refuses ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot go on: the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "some/file"), "cannot use `some/file`: permission denied"),
+        (OSError("what is this"), "cannot go on: what is this"),
+    ],
+)
+def test_an_error_of_the_system_is_a_sentence(
+    error: OSError, message: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_with(error, monkeypatch)
+
+    result = project("status")
+
+    assert (result.code, result.stdout) == (6, "")
+    assert result.stderr.splitlines()[0] == f"error: {message}"
+    assert result.stderr.splitlines()[1].startswith("hint: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("args", [["config", "list"], ["config", "list", "--json"], ["--version"], ["--help"]])
+def test_an_answer_that_cannot_be_written_is_an_error(args: list[str], start: Started) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = start(*args, stdout=full, stderr=subprocess.PIPE)
+        said = process.communicate()[1].decode()
+
+    assert process.returncode == 6
+    assert "cannot go on: the disk is full" in said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+
+
+# Streams that nobody reads -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["ls"], ["--help"], ["ls", "--json"], ["cat", "data/labels.csv"]])
+def test_an_answer_that_nobody_reads_is_no_error(args: list[str], start: Started, unread: int) -> None:
+    process = start(*args, stdout=unread, stderr=subprocess.PIPE)
+
+    assert process.communicate()[1] == b""
+    assert process.returncode == 141
+
+
+def test_a_conversation_that_nobody_hears_stops_nothing(project: Project, start: Started, unread: int) -> None:
+    project.write("train.sh", (project.root / "train.sh").read_text() + "head -c 300000 /dev/zero\n")
+
+    process = start("run", stdout=subprocess.PIPE, stderr=unread)
+
+    assert process.communicate()[0] == b"ran 2, restored 0, skipped 1\n"
+    assert process.returncode == 0
+    logs = (project.root / ".git" / "mlx" / "runs").glob("*/train@forest.log")
+    assert max(log.stat().st_size for log in logs) > 300000
+
+
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0)])
+def test_closed_streams_are_no_error(closed: str, code: int, project: Project) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"{sys.executable}" -m mlops_cli status {closed}'],
+        cwd=project.root,
+        capture_output=True,
+        check=False,
+    )
+
+    assert done.returncode == code
+    assert done.stderr == b""
+
+
+def test_a_terminal_that_speaks_only_ascii(project: Project, start: Started) -> None:
+    project.write("data/raw/naïve.txt", "more\n")
+
+    process = start("diff", "HEAD", stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"})
+    text = process.communicate()[0]
+    process = start("diff", "HEAD", "--json", stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"})
+    document = process.communicate()[0]
+
+    assert text == b"~ data/raw/na\\xefve.txt  (0 B \\u2192 5 B)\n"
+    assert "data/raw/naïve.txt".encode() in document
+
+
+# Bytes and names -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1000, (8 << 20) + 1])
+def test_cat_passes_bytes_on_as_they_are(size: int, project: Project) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    (project.root / "bytes").write_bytes(data[:size])
+    project.must("add", "bytes")
+
+    result = project("cat", "bytes")
+
+    assert (result.code, result.stdout_bytes, result.stderr) == (0, data[:size], "")
+
+
+def test_cat_of_a_large_damaged_object_fails_in_the_end(project: Project) -> None:
+    (project.root / "bytes").write_bytes(bytes((8 << 20) + 1))
+    project.must("add", "bytes")
+    stored = max((project.root / ".git/mlx/cache/objects").glob("*/*"), key=lambda path: path.stat().st_size)
+    stored.chmod(0o644)
+    with stored.open("r+b") as file:
+        file.write(b"x")
+
+    result = project("cat", "bytes")
+
+    assert result.code == 5
+    assert "is damaged" in result.stderr
+
+
+def test_names_cannot_control_the_terminal(project: Project) -> None:
+    for name in (b"new\nline", b"esc\x1b[31m", b"bad\xff", b"tab\there", "right\u202eleft".encode()):
+        (project.root / os.fsdecode(b"odd " + name)).write_bytes(b"x")
+        (project.root / "odd").mkdir(exist_ok=True)
+        (project.root / "odd" / os.fsdecode(name)).write_bytes(b"x")
+    project.must("add", "odd")
+
+    listed = project("ls", "odd")
+    added = project("add", os.fsdecode(b"odd new\nline"))
+    refused = project("add", os.fsdecode(b"absent \x1b[31m\n"))
+
+    assert [line.rpartition("odd/")[2] for line in listed.stdout.splitlines()[2:]] == [
+        "bad\\xff",
+        "esc\\x1b[31m",
+        "new\\nline",
+        "right\\u202eleft",
+        "tab\\there",
+    ]
+    assert added.stdout == "added odd new\\nline (1 file, 1 B)\n"
+    assert added.stderr == "next: git add $'odd new\\nline.mlx' .gitignore\n"
+    assert refused.stderr.splitlines()[0] == "error: `absent \\x1b[31m\\n` does not exist"
+
+
+# Interruptions -------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_is_a_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(KeyboardInterrupt(), monkeypatch)
+
+    result = project("status")
+
+    assert (result.code, result.stdout) == (130, "")
+    assert result.stderr == "error: interrupted\nhint: the same command again goes on from here\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_puts_the_outputs_back(
+    number: signal.Signals, project: Project, start: Started
+) -> None:
+    before = (project.root / "models" / "forest.txt").read_text()
+    project.write("train.sh", "echo begun; exec sleep 60\n")
+
+    process = start("run", "train@forest", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    while process.stderr.readline() != b"begun\n":
+        pass
+    process.send_signal(number)
+    said = process.communicate()[1].decode()
+
+    assert process.returncode == 130
+    assert said == "error: interrupted\nhint: the same command again goes on from here\n"
+    assert (project.root / "models" / "forest.txt").read_text() == before
+
+
+# Bugs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bug_is_a_short_message_and_a_log(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fail_with(RuntimeError("no idea\nat all"), monkeypatch)
+
+    result = project("status")
+
+    assert (result.code, result.stdout) == (70, "")
+    log = next(tmp_path.glob("mlx-*.log"))
+    assert result.stderr == (
+        "error: mlx has a bug: RuntimeError: no idea\\nat all\n"
+        f"hint: please report it with `{log}`; nothing was left half done\n"
+    )
+    assert "arguments: ['status']" in log.read_text()
+    assert "Traceback (most recent call last)" in log.read_text()
+
+
+def test_a_bug_where_no_log_can_be_written(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    fail_with(RuntimeError("no idea"), monkeypatch)
+
+    result = project("status")
+
+    assert result.code == 70
+    assert "report it with what `MLX_TRACEBACK=1` shows" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "shown"),
+    [
+        ([], {}, False),
+        (["-v"], {}, False),
+        (["-vv"], {}, True),
+        (["-v", "-C", ".", "-v"], {}, True),
+        ([], {"MLX_TRACEBACK": "1"}, True),
+        ([], {"MLX_TRACEBACK": ""}, False),
+    ],
+)
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EIO, "error"), KeyboardInterrupt()])
+def test_a_traceback_is_for_who_asks(
+    error: BaseException,
+    args: list[str],
+    env: dict[str, str],
+    shown: bool,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fail_with(error, monkeypatch)
+
+    result = project(*args, "status", env=env)
+
+    assert result.stderr.startswith("Traceback (most recent call last)" if shown else "error: ")
+    assert "\nhint: " in result.stderr

@@ -1,0 +1,142 @@
+"""The examples do what their READMEs say: each is copied to a new repository and run by the real program."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+MADE = shutil.ignore_patterns("data", "metrics", "metrics.json", "model.joblib", "models", "plots", "__pycache__")
+
+DIGITS_STAGES = {"prepare", "train@logistic", "train@forest", "evaluate@logistic", "evaluate@forest"}
+
+Change = Callable[[str, str], None]
+
+
+@pytest.fixture
+def must(mlx: Any) -> Callable[..., Any]:
+    """Return a callable that runs `mlx ARGS --json`, which must succeed, and returns the document."""
+
+    def run(*args: str) -> Any:
+        result = mlx(*args, "--json")
+        assert result.code == 0, result.stderr
+        return result.json()
+
+    return run
+
+
+@pytest.fixture
+def digits(repo: Path, must: Any) -> Path:
+    """Return the digits example with its data added, before the first run."""
+    shutil.copytree(EXAMPLES / "digits", repo, ignore=MADE, dirs_exist_ok=True)
+    subprocess.run([sys.executable, "make_data.py"], cwd=repo, check=True, capture_output=True)
+    must("init")
+    must("add", "data/raw")
+    return repo
+
+
+@pytest.fixture
+def wine(repo: Path, must: Any) -> Path:
+    """Return the wine example before the first run."""
+    shutil.copytree(EXAMPLES / "wine", repo, ignore=MADE, dirs_exist_ok=True)
+    must("init")
+    return repo
+
+
+@pytest.fixture
+def change(repo: Path) -> Change:
+    """Return a callable that gives a parameter another value, as the README tells the reader to."""
+
+    def edit(key: str, value: str) -> None:
+        path = repo / "params.yaml"
+        text, count = re.subn(rf"({key}: )\S+", rf"\g<1>{value}", path.read_text(encoding="utf-8"))
+        assert count == 1
+        path.write_text(text, encoding="utf-8")
+
+    return edit
+
+
+def actions(document: Any) -> dict[str, str]:
+    return {stage["stage"]: stage["action"] for stage in document["stages"]}
+
+
+def values(document: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
+    return {(row["file"], row["name"]): (row["old"], row["new"]) for row in document["metrics"]}
+
+
+def test_digits_from_data_to_a_committed_result(digits: Path, must: Any, git: Any) -> None:
+    first = must("run")
+
+    assert actions(first) == dict.fromkeys(DIGITS_STAGES, "run")
+    assert {path.name for path in (digits / "mlx.lock").iterdir()} == {f"{name}.yaml" for name in DIGITS_STAGES}
+
+    git("add", ".")
+    kept = set(git("ls-files").splitlines())
+    assert {"data/raw.mlx", "data/labels.csv", "metrics/forest.json", "plots/logistic.csv"} <= kept
+    assert not {path for path in kept if path.endswith((".pgm", ".npz", ".joblib"))}
+
+    git("commit", "--message=first")
+    again = must("run")
+
+    assert actions(again) == dict.fromkeys(DIGITS_STAGES, "skip")
+    assert git("status", "--porcelain") == ""
+    assert must("status")["clean"] is True
+
+
+def test_digits_a_change_to_one_model_runs_that_model(digits: Path, must: Any, git: Any, change: Change) -> None:
+    must("run")
+    git("add", ".")
+    git("commit", "--message=first")
+    change("n_estimators", "100")
+
+    planned = must("run", "--dry-run")
+    done = must("run")
+    compared = values(must("metrics", "diff", "HEAD"))
+
+    changed = {"train@forest", "evaluate@forest"}
+    assert actions(done) == {name: "run" if name in changed else "skip" for name in DIGITS_STAGES}
+    assert {name for name, action in actions(planned).items() if action != "skip"} == changed
+    old, new = compared["metrics/forest.json", "accuracy"]
+    assert old < 0.96 < new
+    assert all(old == new for (file, _), (old, new) in compared.items() if file == "metrics/logistic.json")
+
+
+def test_digits_writes_the_same_bytes_again(digits: Path, must: Any, git: Any) -> None:
+    must("run")
+    git("add", ".")
+    git("commit", "--message=first")
+
+    result = must("reproduce", "HEAD")
+
+    assert result["schema"].startswith("mlx/reproduce/")
+
+
+def test_wine_is_the_smallest_useful_project(wine: Path, must: Any, git: Any, change: Change) -> None:
+    assert actions(must("run")) == {"train": "run"}
+    git("add", ".")
+    git("commit", "--message=first")
+    assert actions(must("run")) == {"train": "skip"}
+    assert git("status", "--porcelain") == ""
+
+    change("C", "0.1")
+    must("run")
+
+    old, new = values(must("metrics", "diff", "HEAD"))["metrics.json", "accuracy"]
+    assert old < new
+
+
+@pytest.mark.parametrize("name", ["digits", "wine"])
+def test_the_readme_names_every_file(name: str) -> None:
+    folder = EXAMPLES / name
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in folder.glob("*.py")} if name == "digits" else set()
+
+    assert {script for script in scripts if f"`{script}`" not in readme} == set()
+    assert f"cp -r examples/{name} " in readme
