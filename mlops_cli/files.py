@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = 
     With `durable`, the bytes and the name survive a power cut once this returns. A symlink at `path` is replaced, not
     followed. OutsideError when the disk is full or refuses; nothing is left behind then.
     """
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -80,7 +79,7 @@ class Cache(LooseStore):
         """Move an object to `quarantine/`, where nothing is served from, and return its new path."""
         folder = self.root / "quarantine"
         folder.mkdir(exist_ok=True)
-        target = folder / f"{digest.removeprefix('blake3:')}.{secrets.token_hex(4)}"
+        target = folder / f"{digest.removeprefix('blake3:')}.{os.urandom(4).hex()}"
         with suppress(FileNotFoundError):  # another process did it first
             Path(self.object_path(digest)).rename(target)
         return target
@@ -214,7 +213,7 @@ class Cache(LooseStore):
     def beside(self, target: str) -> str:
         """Return an unused temporary name in the folder of `target`."""
         if not self._token:
-            self._token = f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}-"
+            self._token = f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(6).hex()}-"
         folder, slash, _ = target.rpartition("/")
         return f"{folder}{slash}{self._token}{next(self._numbers)}"
 

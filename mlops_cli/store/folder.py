@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlops_cli.errors import CorruptObject, MlxError, RemoteError
+from mlops_cli.errors import CorruptObject, MlxError, OutsideError, RemoteError
 from mlops_cli.files import translate_os_error, write_atomic
 from mlops_cli.hashing import Digest
 from mlops_cli.store.loose import LooseStore
@@ -60,7 +60,8 @@ class FolderRemote(LooseStore):
 
     def trouble(self, error: OSError, doing: str) -> MlxError:
         """Return what to raise when the system refuses, naming the remote and its folder."""
-        plain = translate_os_error(error, f"{doing} (remote `{self.name}` is `{self.root}`)")
+        where = f"`{self.root}`" if self.label in doing else f"{self.label} is `{self.root}`"
+        plain = translate_os_error(error, f"{doing} ({where})")
         return RemoteError(plain.message, hint=plain.hint)
 
     def absent(self, digests: Sequence[Digest]) -> MlxError:
@@ -90,5 +91,11 @@ class FolderRemote(LooseStore):
         """Make the folder a remote, when it is none yet."""
         self.look()
         path = self.root / MARKER
-        if not path.exists():
+        if path.exists():
+            return
+        try:
             write_atomic(path, marker(), durable=self.durability is not Durability.NONE)
+        except OutsideError as error:
+            if isinstance(error.__cause__, OSError):
+                raise self.trouble(error.__cause__, f"write to {self.label}") from error
+            raise

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import sys
 from contextlib import suppress
 from enum import StrEnum
@@ -126,7 +125,7 @@ def _link_then_unlink(source: str, target: str, dir_fd: int | None) -> None:
 
 def supported_modes(cache_dir: Path, workspace_dir: Path) -> tuple[LinkMode, ...]:
     """Return the modes that work between two existing folders, found by trying each with a file removed afterwards."""
-    token = f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
+    token = f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
     source = cache_dir / token
     target = workspace_dir / f"{token}-linked"
     found = [LinkMode.COPY]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-import secrets
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -86,7 +85,7 @@ class Scratch:
         os.makedirs(self._tmp, exist_ok=True)
         remove_abandoned(self._tmp)
         while True:
-            self._folder = f"{self._tmp}/{os.getpid()}.{secrets.token_hex(6)}"
+            self._folder = f"{self._tmp}/{os.getpid()}.{os.urandom(6).hex()}"
             self._lock = os.open(f"{self._folder}.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             with suppress(OSError):  # no locks on this file system: then nobody can tell what is abandoned
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -179,7 +178,7 @@ class LooseStore:
         self.look()
         try:
             return os.open(self.object_path(digest), READ_FLAGS)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise self.absent([digest]) from None
         except OSError as error:
             raise self.trouble(error, f"read object `{digest}`") from error

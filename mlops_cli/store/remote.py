@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -309,7 +308,7 @@ class FsspecRemote:
     def _temporary(self) -> str:
         folder = f"{self._path}/tmp"  # noqa: S108 - in the store, not the system's folder
         self._make_folder(folder)
-        return f"{folder}/{secrets.token_hex(16)}"
+        return f"{folder}/{os.urandom(16).hex()}"
 
     def _make_folder(self, folder: str) -> None:
         if folder not in self._made:
