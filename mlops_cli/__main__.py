@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlops_cli.cli.main import entry
+from mlops_cli.cli.entry import entry
 
 if __name__ == "__main__":
     entry()

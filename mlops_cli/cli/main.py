@@ -102,8 +102,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def entry() -> None:
-    """Be the `mlx` program."""
+def run() -> None:
+    """Be the `mlx` program: run the command of this process's arguments, and exit."""
     for name in ("stdout", "stderr"):  # Python has none where the shell closed it
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process lives

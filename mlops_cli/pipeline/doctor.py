@@ -16,7 +16,8 @@ from pathlib import Path
 from mlops_cli import __version__
 from mlops_cli.documents import parse_yaml
 from mlops_cli.documents.schemas import find_violations
-from mlops_cli.errors import MlxError
+from mlops_cli.errors import MissingObject, MlxError
+from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline.inputs import stage_graph
 from mlops_cli.store.links import supported_modes
 from mlops_cli.workspace import git
@@ -109,12 +110,14 @@ def _remotes(project: Project) -> Iterator[Finding]:
     for remote in list_remotes(project):
         try:
             _, store = open_project_remote(project, remote.name)
-            store.read_run("0" * 32)
+            store.read(hash_bytes(b""))
+        except MissingObject:
+            pass
         except MlxError as error:
-            yield Finding(f"remote {remote.name}", Health.FAILED, error.message, error.hint or "")
-        else:
-            default = ", the default" if remote.default else ""
-            yield Finding(f"remote {remote.name}", Health.OK, f"{remote.url}{default}")
+            yield Finding(f"remote {remote.name}", Health.WARNING, error.message, error.hint or "")
+            continue
+        default = ", the default" if remote.default else ""
+        yield Finding(f"remote {remote.name}", Health.OK, f"{remote.url}{default}")
 
 
 def _records(snapshot: Snapshot) -> Iterator[Finding]:

@@ -95,7 +95,7 @@ def _run(
             reader.start()
             started(Group(process.pid, start_of(process.pid)))
             _open_gate(process)
-            return process.wait()
+            return _wait(process, reader)
         except BaseException:
             try:
                 stop_group(process.pid, reap=process.poll)
@@ -111,6 +111,17 @@ def _open_gate(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin:
         process.stdin.write(b"go\n")
+
+
+def _wait(process: subprocess.Popen[bytes], reader: threading.Thread) -> int:
+    """Wait for the command, in short spells: one long one would not end for a signal that the other thread is given."""
+    while (status := process.poll()) is None:
+        if reader.is_alive():
+            reader.join(_IDLE_SECONDS)  # it ends at once when the command does
+        else:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_IDLE_SECONDS)
+    return status
 
 
 def _forward(stream: IO[bytes], output: Write, ended: threading.Event) -> None:

@@ -22,7 +22,7 @@ from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
-from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.records.pointers import ObjectKind, Pointer
 from mlops_cli.records.stages import ParamsFile, Stage, has_magic
 from mlops_cli.store.trees import Entry, Kind, find, walk, write_tree
 from mlops_cli.workspace.checkout import as_entry
@@ -243,14 +243,14 @@ class Observer:
 
     def _promised(self, path: str) -> Tracked | None:
         """Return what the records say is at `path`: a pointer, or a stage that will not run again."""
-        pointer = self._snapshot.pointer(path) if path in self._pointers else None
-        if pointer is not None:
-            return Tracked(path, pointer.kind, pointer.digest, pointer.size, pointer.files or 0, pointer.executable)
+        record: Pointer | OutputRecord | None = self._snapshot.pointer(path) if path in self._pointers else None
         decision = self._decisions.get(self._graph.maker.get(path, ""))
         for out in (decision.outs or ()) if decision else ():
-            if out.path == path:
-                return Tracked(path, out.kind, out.digest, out.size, out.files or 0, out.executable)
-        return None
+            record = out if out.path == path else record
+        if record is None:
+            return None
+        files = 1 if record.files is None else record.files
+        return Tracked(path, record.kind, record.digest, record.size, files, record.executable)
 
     def _values(self, stage: Stage, file: ParamsFile, found: _Found) -> dict[str, object] | None:
         data = None if self._is_pending(file.path) else self._snapshot.files.read(file.path)

@@ -127,7 +127,9 @@ class Failures:
 def damaged_in_flight(digest: Digest, found: Digest) -> DamagedObjects:
     """The error for bytes that arrived under a digest that is not theirs."""
     message = f"the bytes that came for object `{digest}` are not its own: they hash to `{found}`"
-    return DamagedObjects([digest], message, hint="run the command again; `mlx fsck` finds what is damaged here")
+    return DamagedObjects(
+        [digest], message, hint="run the command again; if it stays so, `mlx push` from a clone that has good bytes"
+    )
 
 
 def _named(digests: Sequence[Digest]) -> str:

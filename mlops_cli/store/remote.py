@@ -106,7 +106,7 @@ def _translate(error: Exception, doing: str, name: str) -> RemoteError:
         hint = "check the credentials this machine uses for it: environment, profile or key"
         return RemoteError(f"cannot {doing}: permission denied or no credentials ({kind})", hint=hint)
     lines = str(error).strip().splitlines() or [kind]
-    return RemoteError(f"cannot {doing}: {lines[0][:200]}", hint=f"check it: `mlx remote check {name}`")
+    return RemoteError(f"cannot {doing}: {lines[0][:200]}", hint=f"`mlx doctor` tells how `{name}` answers")
 
 
 class FsspecRemote:

@@ -272,4 +272,6 @@ def _columns(
 
 def tree_error(digest: Digest, why: str) -> TreeError:
     """Return what to raise for an object that is not a tree it should be."""
-    return TreeError(f"object `{digest}` is not a tree: {why}", hint="`mlx fsck` finds what refers to it")
+    return TreeError(
+        f"object `{digest}` is not a tree: {why}", hint="`mlx fetch` brings a good copy, if a remote has one"
+    )

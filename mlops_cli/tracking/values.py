@@ -1,7 +1,7 @@
 """Metrics and parameters of a snapshot, and how those of two snapshots differ.
 
-Metrics come from the locks (what the runs gave), parameters from the files that stages name; both are in Git, so neither
-needs a byte of data. Nested names are joined with dots.
+Metrics come from the locks (what the runs gave), parameters from the files that stages name; both are in Git, so
+neither needs a byte of data. Nested names are joined with dots.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Values = Mapping[str, Mapping[str, object]]  # file → dotted name → value
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value that differs; `old` or `new` is None where a side does not have it, `change` is new - old for numbers."""
+    """One value that differs; `old` or `new` is None where it is absent, `change` is new - old for numbers."""
 
     file: str
     name: str

@@ -15,7 +15,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.objects import ObjectStore
+from mlops_cli.store.objects import AbsentObjects, ObjectStore
 from mlops_cli.store.remote import RemoteStore, open_remote
 from mlops_cli.store.transfer import Transferred, copy_objects
 from mlops_cli.workspace.project import Project
@@ -115,7 +115,10 @@ def fetch(
         size = None if needed.unread else sum(needed.sizes[digest] for digest in lacking)
         return SyncResult(name, url, paths, len(lacking) + len(needed.unread), size)
     reporter.start("fetching", None, "bytes")
-    done = fetch_objects(project.cache, store, chosen, jobs=jobs or project.config.core_jobs, reporter=reporter)
+    try:
+        done = fetch_objects(project.cache, store, chosen, jobs=jobs or project.config.core_jobs, reporter=reporter)
+    except AbsentObjects as error:
+        raise _unfetchable(reach(project.cache, chosen), store.label, error) from error
     return SyncResult(name, url, paths, done.objects, done.bytes)
 
 
@@ -173,6 +176,16 @@ class _Fetching:
     def read(self, digest: Digest) -> bytes:
         self.bring([digest])
         return self._cache.read(digest)
+
+
+def _unfetchable(needed: Reach, label: str, error: AbsentObjects) -> MissingObject:
+    paths = sorted({needed.owners[digest] for digest in error.digests if digest in needed.owners})
+    named = ", ".join(f"`{path}`" for path in paths[:3]) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
+    count = len(error.digests)
+    return MissingObject(
+        f"{label} lacks {count:,} object{'' if count == 1 else 's'} of {named}, as does the cache",
+        hint="`mlx push` from a clone that has it; what could be fetched is in the cache",
+    )
 
 
 def _unreadable(needed: Reach, label: str, trees: set[Digest]) -> MissingObject:

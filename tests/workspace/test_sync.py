@@ -135,7 +135,8 @@ def test_fetch_of_what_is_nowhere(other: Sandbox):
     for target in ("lone", "data", "data/a"):
         with pytest.raises(MissingObject) as caught:
             fetch(other.project(), [target])
-        assert caught.value.hint == "`mlx push` it from a clone that has it"
+        assert caught.value.message == f"remote `storage` lacks 1 object of `{target.partition('/')[0]}`, as does the cache"
+        assert caught.value.hint == "`mlx push` from a clone that has it; what could be fetched is in the cache"
 
 
 def test_remote_that_is_gone(other: Sandbox):

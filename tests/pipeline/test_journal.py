@@ -1,0 +1,228 @@
+"""Runs that were killed: whatever they left, the next command finds the old state or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlops_cli.pipeline import journal
+from mlops_cli.pipeline.executor import Group
+from mlops_cli.pipeline.journal import Unfinished, exclusive, read_unfinished, recover
+from mlops_cli.store.trees import Entry, Kind
+from tests.workspace.projects import Notes, Sandbox, listing
+
+
+@pytest.fixture
+def ran(box: Sandbox) -> Sandbox:
+    """Return a project whose stage has run once, making a folder, a file and metrics."""
+    box.write("n", "1")
+    box.pipeline(
+        """
+stages:
+  s:
+    cmd: mkdir folder && cp n folder/n && cp n file && printf '{"n":%s}' $(cat n) > m.json
+    deps: [n]
+    outs: [folder, file, sub/absent]
+    metrics: [m.json]
+""".replace(", sub/absent", "")
+    )
+    box.run()
+    box.commit()
+    return box
+
+
+def entries(box: Sandbox) -> dict[str, Entry | None]:
+    from mlops_cli.workspace.scan import open_scanner
+
+    with open_scanner(box.project()) as scanner:
+        return {path: scanner.look(path) for path in ("folder", "file", "m.json", "never was there")}
+
+
+def visible(box: Sandbox) -> dict[bytes, tuple[str, bytes]]:
+    return {path: found for path, found in listing(box.root).items() if not path.startswith(b".git/")}
+
+
+def test_entry_round_trip(ran: Sandbox):
+    for unfinished in (
+        Unfinished("a:b/c", entries(ran)),
+        Unfinished("s", entries(ran), Group(7, "boot:1"), ("mlx.lock/s.yaml", entries(ran)["file"].digest), aside=True),  # type: ignore[union-attr]
+    ):
+        back = read_unfinished(unfinished.to_bytes())
+        assert back.stage == unfinished.stage
+        assert {k: v and v[1:] for k, v in back.outs.items()} == {k: v and v[1:] for k, v in unfinished.outs.items()}
+        assert (back.group, back.lock, back.aside) == (unfinished.group, unfinished.lock, unfinished.aside)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"{}", b"null", b'{"stage": 1, "outs": []}', b'{"stage": "s", "outs": {"x": [9]}}']
+)
+def test_what_is_no_entry(data: bytes):
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own is one too
+        read_unfinished(data)
+
+
+def cut_short(box: Sandbox, spoil: Callable[[Sandbox], None], **more: object) -> Notes:
+    """Leave what a killed run would leave, spoiled further by `spoil`; return what the recovery noted."""
+    unfinished = Unfinished("s", entries(box), **more)  # type: ignore[arg-type]
+    journal.begin(box.project(), unfinished)
+    spoil(box)
+    notes = Notes()
+    with box.project().lock("test"):
+        assert recover(box.project(), notes) == ("s",)
+        assert recover(box.project(), notes) == ()
+    return notes
+
+
+def nothing(box: Sandbox) -> None: ...
+
+
+def took_away(box: Sandbox) -> None:
+    shutil.rmtree(box.root / "folder")
+    (box.root / "file").unlink()
+
+
+def wrote_half(box: Sandbox) -> None:
+    took_away(box)
+    box.write("folder/new", "half")
+    box.write("m.json", '{"n"')
+    box.write("never was there", "half")
+
+
+def wrote_other_kinds(box: Sandbox) -> None:
+    took_away(box)
+    box.write("folder", "a file now")
+    box.write("file/inner", "a folder now")
+    os.mkfifo(box.root / "never was there")
+
+
+@pytest.mark.parametrize("spoil", [nothing, took_away, wrote_half, wrote_other_kinds])
+def test_old_outputs_come_back(ran: Sandbox, spoil: Callable[[Sandbox], None]):
+    before = visible(ran)
+    notes = cut_short(ran, spoil)
+    assert visible(ran) == before
+    assert ran.clean()
+    (note,) = notes.notes
+    if spoil in (nothing, took_away):
+        assert note == "stage `s` was cut short: its old outputs are back"
+        assert not (ran.project().local / "failed").exists()
+    else:
+        head, _, tail = note.partition("; ")
+        assert head == "stage `s` was cut short: its old outputs are back"
+        aside = Path(tail.split("`")[1])
+        assert tail == f"what it had written is in `{aside}`"
+        if spoil is wrote_half:
+            assert {name for name, (kind, _) in listing(aside).items() if kind == "file"} == {
+                b"folder/new", b"m.json", b"never was there"
+            }  # fmt: skip
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_killed_while_setting_aside(ran: Sandbox, written: int):
+    """The recovery itself may be killed: what it had set aside stays, and the old outputs come back all the same."""
+    before = visible(ran)
+
+    def spoil(box: Sandbox) -> None:
+        wrote_half(box)
+        aside = box.project().local / "failed" / box.project().checkout_key / "s"
+        aside.mkdir(parents=True)
+        for path in ("folder", "m.json", "never was there")[:written]:
+            shutil.move(box.root / path, aside / path)
+        if written == 3:
+            box.write("folder/half restored", "1")
+
+    cut_short(ran, spoil, aside=True)
+    assert visible(ran) == before
+    aside = ran.project().local / "failed" / ran.project().checkout_key / "s"
+    assert (aside / "folder/new").read_text() == "half"
+
+
+def test_result_whose_lock_was_written_stands(ran: Sandbox):
+    """The rename of the lock is the moment: after it, the new outputs are the result."""
+    from mlops_cli.hashing import hash_bytes
+
+    old = entries(ran)
+    ran.write("n", "2")
+    ran.run()
+    after = visible(ran)
+    name = ("mlx.lock/s.yaml", hash_bytes((ran.root / "mlx.lock/s.yaml").read_bytes()))
+    journal.begin(ran.project(), Unfinished("s", old, lock=name))
+    ran.checkout()  # any command that holds the checkout, as `exclusive` recovers
+    assert visible(ran) == after
+    assert ran.clean()
+    assert ran.heard.notes == ["stage `s` was cut short after it was done: its result stands"]
+
+
+def test_result_whose_lock_was_not_written_goes(ran: Sandbox):
+    from mlops_cli.hashing import hash_bytes
+
+    before = visible(ran)
+    notes = cut_short(ran, wrote_half, lock=("mlx.lock/s.yaml", hash_bytes(b"the lock that was to come")))
+    assert visible(ran) == before
+    assert "old outputs are back" in notes.notes[0]
+
+
+def test_torn_and_strange_entries_are_dropped(ran: Sandbox):
+    project = ran.project()
+    unfinished = Unfinished("s", entries(ran))
+    journal.begin(project, unfinished)
+    folder = project.local / "journal" / project.checkout_key
+    (real,) = folder.iterdir()
+    (folder / ".mlx-tmp-1-abc").write_bytes(unfinished.to_bytes())
+    (folder / ".mlx-tmp-1-def").write_bytes(unfinished.to_bytes()[:10])
+    (folder / "other.json").write_text("garbage")
+    before = visible(ran)
+    with project.lock("test"):
+        assert recover(project) == ("s",)
+    assert not real.exists()
+    assert list(folder.iterdir()) == []
+    assert visible(ran) == before
+
+
+def test_old_outputs_that_cannot_be_brought_back_stop_nobody(ran: Sandbox):
+    project = ran.project()
+    journal.begin(project, Unfinished("s", entries(ran)))
+    took_away(ran)
+    shutil.rmtree(project.cache.root)
+    notes = Notes()
+    with exclusive(project, "test", notes):
+        pass
+    (note,) = notes.notes
+    assert note.startswith("stage `s` was cut short, and its old outputs cannot be brought back: ")
+    assert ran.run() == {"s": "run"}
+    assert ran.clean()
+
+
+def test_process_that_ended_long_ago_is_not_confused_with_another(ran: Sandbox):
+    me = os.getpid()
+    cut_short(ran, nothing, group=Group(me, "another boot:1"))
+
+
+def test_leftovers_of_a_killed_command_are_swept(ran: Sandbox):
+    ran.add("n") if False else None
+    dead = 2**22 + 7
+    litter = [
+        ran.write(f".mlx-tmp-{dead}-abc", "half a pointer"),
+        ran.write(f"mlx.lock/.mlx-tmp-{dead}-abc", "half a lock"),
+        ran.write(f"folder/.mlx-tmp-{dead}-abc-0", "half a file"),
+        ran.write(".mlx-tmp-nonsense", "x"),
+    ]
+    (ran.root / f"folder/.mlx-tmp-{dead}-link").symlink_to("nowhere")
+    alive = ran.write(f".mlx-tmp-{os.getppid()}-abc", "someone is writing it")
+    assert ran.clean(), "scans pass over them"
+    project = ran.project()
+    with exclusive(project, "test"):
+        pass
+    assert all(path.exists() for path in litter), "nothing says that anyone was killed"
+    lock = project.local / "locks" / f"{project.checkout_key}.lock"
+    lock.write_text(json.dumps({"pid": dead, "command": "mlx add", "started": "then"}))
+    with exclusive(project, "test"):
+        pass
+    assert not any(path.exists() for path in litter)
+    assert not os.path.lexists(ran.root / f"folder/.mlx-tmp-{dead}-link")
+    assert alive.exists()
+    assert lock.read_bytes() == b""

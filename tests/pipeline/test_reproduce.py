@@ -1,0 +1,340 @@
+"""Doing a past run again: the verdict, and what it must not touch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlops_cli.errors import Inconclusive, MissingObject, StageFailed, UsageError
+from mlops_cli.pipeline.reproduce import MetricVerdict
+from mlops_cli.workspace.sync import push
+from tests.workspace.projects import Sandbox, clone, listing, make_project
+
+PIPELINE = """
+stages:
+  prepare:
+    cmd: tr a-z A-Z < data/raw/words > prepared
+    deps: [data/raw]
+    outs: [prepared]
+  train:
+    cmd: sh train.sh
+    deps: [train.sh, prepared]
+    params: [lr]
+    outs: [model]
+    metrics: [m.json]
+"""
+
+
+@pytest.fixture
+def past(box: Sandbox) -> Sandbox:
+    """Return a project with a result in `HEAD~1`, and other data, code and parameters since."""
+    box.remote()
+    box.write("data/raw/words", "one two\n")
+    box.add("data/raw")
+    box.write("params.yaml", "lr: 1\n")
+    box.write("train.sh", 'cat prepared > model; printf \'{"deep": {"size": %d}}\' $(wc -c < model) > m.json\n')
+    box.pipeline(PIPELINE)
+    box.run()
+    box.commit("result")
+    box.write("data/raw/words", "three\n")
+    box.add("data/raw")
+    box.write("train.sh", box.read("train.sh") + "# other\n")
+    box.run()
+    box.commit("later")
+    return box
+
+
+def outside_git(box: Sandbox) -> dict[bytes, tuple[str, bytes]]:
+    return {path: found for path, found in listing(box.root).items() if not path.startswith(b".git/")}
+
+
+def verdicts(box: Sandbox, revision: str = "HEAD~1", *targets: str) -> dict[str, bool]:
+    return {stage.stage: stage.same for stage in box.reproduce(revision, targets).stages}
+
+
+def test_same(past: Sandbox):
+    box = past
+    box.write("prepared", "edited since")
+    box.write("new file", "mine")
+    before, runs = outside_git(box), set(box.project().cache.list_runs())
+    result = box.reproduce("HEAD~1")
+    assert result.same
+    assert result.commit == box.git("rev-parse", "HEAD~1")
+    assert [(stage.stage, [out.path for out in stage.outs]) for stage in result.stages] == [
+        ("prepare", ["prepared"]),
+        ("train", ["m.json", "model"]),
+    ]
+    assert outside_git(box) == before
+    assert set(box.project().cache.list_runs()) == runs
+    assert list((box.project().local / "worktrees").iterdir()) == []
+    assert box.git("worktree", "list").count("\n") == 0
+
+
+def test_some_stages(past: Sandbox):
+    assert verdicts(past, "HEAD~1", "train") == {"train": True}
+    with pytest.raises(UsageError, match="there is no stage `nothing`"):
+        past.reproduce("HEAD~1", ["nothing"])
+
+
+def test_different_output_and_metric(past: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The command depends on something that is not declared."""
+    box = past
+    box.write("train.sh", f"cat prepared {tmp_path}/hidden > model\nprintf '{{\"n\": %d}}' $(wc -c < model) > m.json\n")
+    (tmp_path / "hidden").write_text("1")
+    box.run()
+    box.commit()
+    assert verdicts(box, "HEAD") == {"prepare": True, "train": True}
+    (tmp_path / "hidden").write_text("22")
+    result = box.reproduce("HEAD")
+    assert not result.same
+    train = result.stages[1]
+    assert {out.path: out.same for out in train.outs} == {"model": False, "m.json": False}
+    assert train.metrics == (MetricVerdict("m.json", "n", 7, 8),)
+    assert box.read("model") == "THREE\n1"
+
+
+def test_stages_after_a_different_one_get_the_recorded_output(past: Sandbox, tmp_path: Path):
+    box = past
+    box.pipeline(
+        f"""
+stages:
+  first: {{cmd: cp {tmp_path}/hidden one, outs: [one]}}
+  second: {{cmd: cp one two, deps: [one], outs: [two]}}
+"""
+    )
+    (tmp_path / "hidden").write_text("1")
+    box.run()
+    box.commit()
+    (tmp_path / "hidden").write_text("2")
+    assert verdicts(box, "HEAD") == {"first": False, "second": True}
+
+
+def test_recorded_output_that_is_in_no_store(past: Sandbox, tmp_path: Path):
+    """What differs is the answer, even when nothing can be said about the stages after it."""
+    box = past
+    box.pipeline(
+        f"""
+stages:
+  first: {{cmd: cp {tmp_path}/hidden one, outs: [one]}}
+  second: {{cmd: cp one two, deps: [one], outs: [two]}}
+"""
+    )
+    (tmp_path / "hidden").write_text("1")
+    box.run()
+    box.commit()
+    (tmp_path / "hidden").write_text("2")
+    (out,) = box.snapshot().outputs(box.snapshot().stages[0])
+    os.unlink(box.project().cache.object_path(out.digest))
+    assert verdicts(box, "HEAD") == {"first": False}
+    (note,) = box.heard.notes
+    assert note.startswith("stage `second` and those after it were not judged: ")
+
+
+def test_recorded_output_comes_from_the_remote(past: Sandbox, tmp_path: Path):
+    box = past
+    box.pipeline(
+        f"""
+stages:
+  first: {{cmd: cp {tmp_path}/hidden one, outs: [one]}}
+  second: {{cmd: cp one two, deps: [one], outs: [two]}}
+"""
+    )
+    (tmp_path / "hidden").write_text("1")
+    box.run()
+    box.commit()
+    push(box.project())
+    shutil.rmtree(box.project().cache.root)
+    (tmp_path / "hidden").write_text("2")
+    assert verdicts(box, "HEAD") == {"first": False, "second": True}
+
+
+def test_stale_lock(past: Sandbox):
+    past.write("params.yaml", "lr: 5\n")
+    past.commit("forgot to run")
+    with pytest.raises(Inconclusive) as caught:
+        past.reproduce("HEAD")
+    assert caught.value.message == (
+        "the lock of stage `train` does not belong to this revision: `params.yaml: lr` changed 1 → 5"
+    )
+    assert caught.value.hint == (
+        "the commit was made without running the stage again: choose one made after `mlx run`"
+    )
+    assert caught.value.exit_code == 3
+    assert verdicts(past, "HEAD", "prepare") == {"prepare": True}
+
+
+def test_code_that_was_not_committed(past: Sandbox):
+    past.git("rm", "--quiet", "--cached", "params.yaml")
+    past.git("commit", "--quiet", "-m", "without parameters")
+    with pytest.raises(Inconclusive, match="takes parameters from `params.yaml`, which does not exist"):
+        past.reproduce("HEAD")
+
+
+def test_no_lock(past: Sandbox):
+    past.git("rm", "--quiet", "-r", "--cached", "mlx.lock")
+    past.git("commit", "--quiet", "-m", "without locks")
+    with pytest.raises(Inconclusive) as caught:
+        past.reproduce("HEAD")
+    assert caught.value.message == (
+        "stage `prepare` has no lock in this revision: there is no result to compare with"
+    )
+
+
+def test_revisions_without_an_answer(past: Sandbox):
+    with pytest.raises(UsageError, match="Git knows no revision `nothing`"):
+        past.reproduce("nothing")
+    empty = past.git("commit-tree", "-m", "empty", past.git("mktree", "--missing") or "4b825dc642cb6eb9a060e54bf8d69288fbee4904")
+    with pytest.raises(UsageError) as caught:
+        past.reproduce(empty)
+    assert caught.value.message == f"revision `{empty}` is from before `mlx init`"
+    past.git("rm", "--quiet", "mlx.yaml")
+    past.commit("no stages")
+    with pytest.raises(UsageError, match="revision `HEAD` has no stages"):
+        past.reproduce("HEAD")
+
+
+def test_missing_input(past: Sandbox, tmp_path: Path):
+    other = clone(past, tmp_path / "clone")
+    with pytest.raises(MissingObject) as caught:
+        other.reproduce("HEAD~1")
+    assert caught.value.exit_code == 4
+    assert caught.value.message.startswith("input `data/raw` of stage `prepare` (blake3:")
+
+
+def test_missing_input_without_a_remote(past: Sandbox, tmp_path: Path):
+    past.write(".mlx/config.yaml", "mlx: 1\n")
+    past.commit()
+    other = clone(past, tmp_path / "clone")
+    with pytest.raises(MissingObject) as caught:
+        other.reproduce("HEAD")
+    assert caught.value.message.endswith("is not in the cache, and there is no remote")
+    assert caught.value.hint == "`mlx remote add storage URL`"
+
+
+def test_fresh_clone_fetches_what_it_needs(past: Sandbox, tmp_path: Path):
+    """The remote's URL is relative to the project, not to the scratch worktree."""
+    push(past.project())
+    other = clone(past, tmp_path / "clone")
+    assert verdicts(other, "HEAD") == {"prepare": True, "train": True}
+    assert not other.exists("data/raw")
+    assert other.changed_in_git() == []
+
+
+def test_cache_that_is_relative_to_the_project(tmp_path: Path):
+    box = make_project(tmp_path / "repo", "sub/project")
+    box.configure("cache.dir", "../../../cache")
+    box.write("data", "x")
+    box.add("data")
+    box.pipeline("stages:\n  s: {cmd: cp data out, deps: [data], outs: [out]}\n")
+    box.run()
+    box.commit()
+    assert (tmp_path / "cache/objects").is_dir()
+    assert verdicts(box, "HEAD") == {"s": True}
+
+
+def test_failing_command(past: Sandbox):
+    past.write("train.sh", "cat prepared > model; echo '{}' > m.json; test ! -e nope\n")
+    past.run()
+    past.commit()
+    box = past
+    box.write("train.sh", "echo said something; exit 4\n")
+    lock = box.read("mlx.lock/train.yaml")
+    from mlops_cli.hashing import hash_file
+
+    old = lock.partition("path: train.sh, blob: ")[2][:71]
+    size = lock.partition(f"{old}, size: ")[2].partition("}")[0]
+    new = box.root / "train.sh"
+    box.write("mlx.lock/train.yaml", lock.replace(f"{old}, size: {size}", f"{hash_file(new)}, size: {new.stat().st_size}"))
+    box.commit("a record of a run that never was")
+    with pytest.raises(StageFailed) as caught:
+        box.reproduce("HEAD")
+    assert caught.value.message == "stage `train` of that revision failed: exit code 4"
+    assert b"said something" in box.heard.output
+    assert list((box.project().local / "worktrees").iterdir()) == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.workspace.projects import Sandbox
+
+Sandbox(Path(sys.argv[1])).reproduce("HEAD")
+"""
+
+
+def test_killed_reproduction_is_cleaned_up_by_the_next(past: Sandbox, tmp_path: Path):
+    box = past
+    box.pipeline(f"stages:\n  s: {{cmd: 'touch out; echo $$ > {tmp_path}/pid; test -e {tmp_path}/go || sleep 60', outs: [out]}}\n")
+    (tmp_path / "go").touch()
+    box.run()
+    box.commit()
+    (tmp_path / "go").unlink()
+    (tmp_path / "pid").unlink()
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, box.root], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL
+    )
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    (folder,) = (path for path in (box.project().local / "worktrees").iterdir() if path.is_dir())
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, 0)  # its command goes on
+    (tmp_path / "go").touch()
+    assert verdicts(box, "HEAD") == {"s": True}
+    with pytest.raises(ProcessLookupError):
+        os.killpg(pid, 0)
+    assert not folder.exists()
+    assert list((box.project().local / "worktrees").iterdir()) == []
+    assert box.git("worktree", "list").count("\n") == 0
+
+
+def test_worktree_that_git_had_only_begun(past: Sandbox):
+    parent = past.project().local / "worktrees"
+    dead = 2**22 + 9
+    (parent / f"{dead}-half").mkdir(parents=True)
+    (parent / f"{dead}-half" / "file").write_text("x")
+    past.git("worktree", "add", "--quiet", "--detach", parent / f"{dead}-gone", "HEAD")
+    shutil.rmtree(parent / f"{dead}-gone")
+    past.git("worktree", "add", "--quiet", "--detach", "--lock", parent / f"{dead}-locked", "HEAD")
+    (parent / f"{dead}-locked.json").write_text(json.dumps([dead, "never"]))
+    mine = parent / f"{os.getppid()}-alive"
+    mine.mkdir()
+    assert past.reproduce("HEAD").same
+    assert [path.name for path in parent.iterdir()] == [mine.name]
+    mine.rmdir()
+    assert past.git("worktree", "list").count("\n") == 0
+
+
+def test_from_a_worktree(past: Sandbox, tmp_path: Path):
+    past.git("worktree", "add", "--quiet", tmp_path / "second", "-b", "second", "HEAD~1")
+    second = Sandbox(tmp_path / "second")
+    assert verdicts(second, "HEAD") == {"prepare": True, "train": True}
+    assert outside_git(second).keys() == outside_git(second).keys()
+
+
+def test_matrix_and_sub_folders(box: Sandbox):
+    box.pipeline(
+        """
+stages:
+  train:
+    matrix: {model: [rf, gb]}
+    cmd: echo ${model} > ${model}.txt
+    outs: ["${model}.txt"]
+""",
+        "sub/mlx.yaml",
+    )
+    box.pipeline('stages:\n  sum: {cmd: cat sub/*.txt > sum, deps: ["sub/*.txt"], outs: [sum]}\n')
+    box.run()
+    box.commit()
+    assert verdicts(box, "HEAD") == {"sub:train@rf": True, "sub:train@gb": True, "sum": True}
+    assert verdicts(box, "HEAD", "sub:train") == {"sub:train@rf": True, "sub:train@gb": True}
+    shutil.rmtree(box.project().cache.root)
+    with pytest.raises(MissingObject):
+        verdicts(box, "HEAD", "sum")
