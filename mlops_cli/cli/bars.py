@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlops_cli.cli.streams import write_error
@@ -17,21 +16,19 @@ _DRAW_AFTER_SECONDS = 1.0
 _TELL_EVERY_SECONDS = 10.0
 
 
-@dataclass(slots=True)
 class TerminalReporter:
     """Tells how work goes, unless `silent`; what the user should know goes to `tell_note`."""
 
-    tell_note: Callable[[str], None]
-    silent: bool
-    color: bool
-    _label: str = ""
-    _unit: str = ""
-    _total: int | None = None
-    _done: int = 0
-    _begun: float = 0.0
-    _told: float = 0.0
-    _progress: Progress | None = None
-    _task: TaskID | None = None
+    def __init__(self, tell_note: Callable[[str], None], *, silent: bool, color: bool) -> None:
+        self.tell_note = tell_note
+        self.silent = silent
+        self.color = color
+        self._label = self._unit = ""
+        self._total: int | None = None
+        self._done = 0
+        self._begun = self._told = 0.0
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
 
     def start(self, label: str, total: int | None, unit: str) -> None:
         """Begin a piece of work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from mlops_cli.cli.streams import write_error, write_json
 from mlops_cli.cli.text import Style
 from mlops_cli.cli.tree import CommandTree
 from mlops_cli.cli.usage import HelpWanted, Refusal, explain
-from mlops_cli.errors import MlxError, UsageError
+from mlops_cli.errors import MlxError, RecordError, UsageError
 
 BUG = 70
 INTERRUPTED = 130
@@ -135,11 +136,19 @@ def _describe(error: BaseException, arguments: Sequence[str]) -> _Failure:
     elif isinstance(error, OSError):
         error = _outside(error)
     if isinstance(error, MlxError):
-        return _Failure(error.message, error.hint, error.exit_code)
+        return _Failure(error.message, error.hint or _usual_hint(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _Failure("interrupted", "the same command again goes on from here", INTERRUPTED)
     hint = f"please report it with {_keep_log(error, arguments)}; nothing was left half done"
     return _Failure(f"mlx has a bug: {type(error).__name__}: {error}", hint, BUG)
+
+
+def _usual_hint(error: MlxError) -> str | None:
+    """Return what helps with any invalid record: it is committed, so the last good one is in Git."""
+    place = re.match(r"([^\s:]+):\d+: ", error.message)
+    if not isinstance(error, RecordError) or place is None:
+        return None
+    return f"mend it there, or `git restore {place[1]}` takes back the committed one"
 
 
 def _outside(error: OSError) -> MlxError:

@@ -111,13 +111,15 @@ def _show(
     lines: Sequence[str] = (),
 ) -> None:
     value = {"dry_run": dry_run, **asdict(result)}
+    del value["unread"]  # only the words below depend on it
     if restored is not None:
         value["restored"] = restored
     size = "size not known here" if result.size is None else size_text(result.size)
     place = f" {way} `{result.remote}`" if result.remote else ""
     moved = f"{verb} {count(result.objects, 'object')} ({size}){place}"
     if not result.objects:
-        moved = f"nothing to {kind}: " + (f"`{result.remote}` has it all" if kind == "push" else "the cache has it all")
+        holder = f"`{result.remote}`" if kind == "push" else "the cache"
+        moved = f"nothing to {kind}: {holder} has {'all that is here' if result.unread else 'it all'}"
     output.result(kind, value, [moved, *lines])
 
 

@@ -21,13 +21,14 @@ def declare_stage(project: Project, folder: str, stage: NewStage, *, dry_run: bo
     stand on.
     """
     name = f"{folder}/mlx.yaml" if folder else "mlx.yaml"
-    snapshot = workspace_snapshot(project)
-    data = add_stage(snapshot.files.read(name), name, stage)
-    mine = read_pipeline(data, name, folder=folder, read_file=snapshot.files.read)
-    others = [other for pipeline in snapshot.pipelines if pipeline.file != name for other in pipeline.stages]
-    build_graph([*mine.stages, *others], snapshot.pointer_paths)
-    if not dry_run:
-        write_atomic(project.root / name, data)
+    with project.editing("mlx stage add"):
+        snapshot = workspace_snapshot(project)
+        data = add_stage(snapshot.files.read(name), name, stage)
+        mine = read_pipeline(data, name, folder=folder, read_file=snapshot.files.read)
+        others = [other for pipeline in snapshot.pipelines if pipeline.file != name for other in pipeline.stages]
+        build_graph([*mine.stages, *others], snapshot.pointer_paths)
+        if not dry_run:
+            write_atomic(project.root / name, data)
     return name
 
 

@@ -19,14 +19,13 @@ from mlops_cli.errors import MissingObject, RecordError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
-from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide
+from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, spell
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind, Pointer
 from mlops_cli.records.stages import ParamsFile, Stage, has_magic
-from mlops_cli.store.trees import Entry, Kind, find, walk, write_tree
-from mlops_cli.workspace.checkout import as_entry
-from mlops_cli.workspace.compare import describe_change
+from mlops_cli.store.trees import Entry, Kind, TreeSource, find, walk, write_tree
+from mlops_cli.workspace.compare import as_entry, describe_change
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.rewrite import Rewriting, split
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
@@ -76,7 +75,7 @@ class Observer:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
         evidence = Evidence(
             lock=self._snapshot.lock(stage),
-            present={out.path: _present(self._look(out.path)) for out in stage.outs},
+            present={out.path: _present(self.look(out.path)) for out in stage.outs},
             recall=lambda key: self._recall(key, stage.folder) if self._run_cache else None,
             holds=self._holds,
             describe=self.describe,
@@ -123,12 +122,17 @@ class Observer:
             unread=tuple(found.unread),
         )
 
-    def changed(self, wanted: Wanted) -> tuple[str, ...]:
-        """Return the dependencies whose bytes are no longer what `wanted` says, looking again."""
+    def changed(self, stage: Stage, wanted: Wanted) -> tuple[str, ...]:
+        """Return the dependencies and parameter files that are no longer what `wanted` says, looking again."""
         for dep in wanted.deps:
             self._forget(dep.path)
-        now = {dep.path: self._look(dep.path) for dep in wanted.deps}
-        return tuple(dep.path for dep in wanted.deps if (e := now[dep.path]) is None or e.digest != dep.digest)
+        try:
+            now = self.wanted(stage)
+        except RecordError:
+            return tuple(file.path for file in stage.params)
+        old, new = ({dep.path: (dep.digest, dep.executable) for dep in side.deps} for side in (wanted, now))
+        deps = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
+        return (*deps, *(path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path))))
 
     def _waiting(self, stage: Stage) -> dict[str, str]:
         names = (*stage.deps, *(file.path for file in stage.params))
@@ -136,7 +140,7 @@ class Observer:
             name: maker
             for name in names
             for maker in makers_of(name, self._graph.maker, self._outs)
-            if (decision := self._decisions.get(maker)) and decision.outs is None
+            if maker != stage.address and (decision := self._decisions.get(maker)) and decision.outs is None
         }
 
     def _gather(self, dep: str, stage: Stage, found: _Found) -> None:
@@ -145,7 +149,7 @@ class Observer:
         for path in paths:
             entry = self._entry(path, found)
             if entry is not None:
-                found.deps[path] = Input(path, _kind(entry), entry.digest, entry.size)
+                found.deps[path] = Input(path, _kind(entry), entry.digest, entry.size, entry.kind == Kind.EXECUTABLE)
             elif not any(_is_in(path, folder) for folder in found.unread):
                 found.lost.append(path)
         if not paths and not found.unread:
@@ -180,11 +184,11 @@ class Observer:
         """Return what is at `path`, or will be once restored outputs and recorded data are in place."""
         for above in reversed(_and_above(path)):
             tracked = self._promised(above)
-            if tracked is not None and (self._is_pending(above) or self._look(path) is None):
+            if tracked is not None and (self._is_pending(above) or self.look(path) is None):
                 if not self._is_pending(above):
                     found.absent[path] = None
                 return self._inside(tracked, path, found)
-        entry = self._look(path)
+        entry = self.look(path)
         if entry is not None and entry.kind != Kind.FOLDER:
             return entry
         overlay = {split(t.path[len(path) + 1 :]): as_entry(t) for t in self._overlay(path, found)}
@@ -230,7 +234,13 @@ class Observer:
         is_data = any(above in self._pointers or above in self._graph.maker for above in _and_above(path))
         return self._data if is_data else self._code
 
-    def _look(self, path: str) -> Entry | None:
+    @property
+    def trees(self) -> TreeSource:
+        """The trees of the tracked data that was looked at."""
+        return self._data
+
+    def look(self, path: str) -> Entry | None:
+        """Return what is at `path` in the workspace; it is looked at once."""
         if path not in self._seen:
             scanner = self._scanner(path)
             # Code may be linked from elsewhere: then what counts is what the link leads to.
@@ -294,7 +304,7 @@ def open_observer(
     """Yield an observer of the workspace; what it sees goes to the state index when the block ends well."""
     with (
         open_scanner(project, reporter=reporter) as data,
-        open_scanner(project, reporter=reporter, skip_bytecode=True) as code,
+        open_scanner(project, reporter=reporter, as_code=True) as code,
     ):
         yield Observer(project, snapshot, graph, data=data, code=code, run_cache=run_cache)
 

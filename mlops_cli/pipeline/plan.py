@@ -149,7 +149,7 @@ def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = Fa
 def same_inputs(stage: Stage, wanted: Wanted, lock: Lock) -> bool:
     """Say whether `lock` recorded exactly these inputs, field by field (a fingerprint alone is never believed)."""
     now, then = _inputs(draft_lock(stage, wanted), stage), _inputs(lock)
-    return json.dumps(now, sort_keys=True) == json.dumps(then, sort_keys=True)  # as text: 1, 1.0 and true differ
+    return not lock.changed_during_run and spell(now) == spell(then)
 
 
 def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Describe) -> list[str]:
@@ -167,6 +167,7 @@ def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Des
     changes.extend(_env_changes(dict(stage.env), lock.env))
     changes.extend((*_dep_changes(wanted, lock, describe), *_absences(wanted)))
     changes.extend(_declaration_changes(stage, lock))
+    changes.extend(f"`{path}` changed while the stage last ran" for path in lock.changed_during_run)
     return changes
 
 
@@ -207,6 +208,8 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
         elif old[path].digest != new[path].digest:
             sides = ((dep.kind, dep.digest, dep.size) for dep in (old[path], new[path]))
             changes.append(f"`{path}` changed: {describe(*sides)}")
+        elif old[path].executable != new[path].executable:
+            changes.append(f"`{path}` changed: it is {'now' if new[path].executable else 'no longer'} executable")
     return changes
 
 
@@ -216,11 +219,11 @@ def _param_changes(new: Mapping[str, Mapping[str, object]], old: Mapping[str, Ma
         before, after = flatten(old.get(file, {})), flatten(new.get(file, {}))
         for key in sorted(before.keys() | after.keys()):
             if key not in before:
-                changes.append(f"`{file}: {key}` is new: {_show(after[key])}")
+                changes.append(f"`{file}: {key}` is new: {spell(after[key])}")
             elif key not in after:
-                changes.append(f"`{file}: {key}` is gone: it was {_show(before[key])}")
-            elif _show(before[key]) != _show(after[key]):  # as text: 1, 1.0 and true differ
-                changes.append(f"`{file}: {key}` changed {_show(before[key])} → {_show(after[key])}")
+                changes.append(f"`{file}: {key}` is gone: it was {spell(before[key])}")
+            elif spell(before[key]) != spell(after[key]):  # as text: 1, 1.0 and true differ
+                changes.append(f"`{file}: {key}` changed {spell(before[key])} → {spell(after[key])}")
     return changes
 
 
@@ -228,7 +231,7 @@ def _env_changes(new: Mapping[str, str], old: Mapping[str, str]) -> list[str]:
     changes: list[str] = []
     for name in sorted(new.keys() | old.keys()):
         if new.get(name) != old.get(name):
-            before, after = (_show(side[name]) if name in side else "unset" for side in (old, new))
+            before, after = (spell(side[name]) if name in side else "unset" for side in (old, new))
             changes.append(f"`env: {name}` changed {before} → {after}")
     return changes
 
@@ -252,5 +255,6 @@ def _as_recorded(out: OutputRecord, evidence: Evidence) -> bool:
     return present is not None and (present.digest, present.executable) == (out.digest, out.executable)
 
 
-def _show(value: object) -> str:
+def spell(value: object) -> str:
+    """Return a JSON value as text, by which values are compared: 1, 1.0 and true differ."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlops_cli.documents import flatten
-from mlops_cli.errors import Inconclusive, MissingObject, RecordError, StageFailed, UsageError
+from mlops_cli.errors import Inconclusive, MissingObject, RecordError, RemoteError, StageFailed, UsageError
 from mlops_cli.files import write_atomic
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.executor import Group, execute, is_running, stop_group
@@ -29,7 +29,8 @@ from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.trees import Entry
 from mlops_cli.workspace import git
-from mlops_cli.workspace.checkout import as_entry, restore
+from mlops_cli.workspace.checkout import restore
+from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, workspace_snapshot
@@ -117,7 +118,7 @@ def reproduce(
             begin(address)
             try:
                 verdicts.append(rerun.judge(graph.stages[address]))
-            except (MissingObject, Inconclusive) as error:
+            except (MissingObject, RemoteError, Inconclusive) as error:
                 if all(verdict.same for verdict in verdicts):
                     raise
                 # The answer is known already: it differs.
@@ -289,7 +290,7 @@ class _Rerun:
     def _put_recorded(self, stage: Stage, out: OutputRecord) -> None:
         """Put the recorded output where a different one was made; without it, the stages after cannot be judged."""
         files = 1 if out.files is None else out.files
-        with suppress(MissingObject):
+        with suppress(MissingObject, RemoteError):
             self._place(Tracked(out.path, out.kind, out.digest, out.size, files, out.executable), stage)
 
     def _note_group(self, group: Group) -> None:

@@ -121,17 +121,33 @@ class _Runner:
     def _restore(self, decision: Decision) -> None:
         assert decision.source is not None
         stage = decision.stage
-        self._keep_present(decision)
-        with open_scanner(self.project) as scanner:
-            for out in decision.source.outs:
-                restore(self.project, scanner, out.path, output_entry(out))
-        declared = {out.path: out for out in stage.outs}
-        outs = tuple(
-            replace(out, git=declared[out.path].git, push=declared[out.path].push) for out in decision.source.outs
-        )
-        metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
-        self._publish(stage, replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics))
+        unfinished = journal.Unfinished(stage.address, self._keep_present(decision))
+        journal.begin(self.project, unfinished)
+        try:
+            with open_scanner(self.project) as scanner:
+                for out in decision.source.outs:
+                    restore(self.project, scanner, out.path, output_entry(out))
+            lock = self._relock(decision, decision.source)
+            unfinished = self._announce(unfinished, stage, lock)
+            self._publish(stage, lock)
+        except BaseException:
+            journal.put_right(self.project, unfinished)
+            raise
+        journal.finish(self.project, stage.address)
         self.observer.settle(decision)
+
+    def _relock(self, decision: Decision, source: Lock) -> Lock:
+        """Return the lock of a stage whose outputs were restored from `source`."""
+        stage = decision.stage
+        declared = {out.path: out for out in stage.outs}
+        outs = tuple(replace(out, git=declared[out.path].git, push=declared[out.path].push) for out in source.outs)
+        metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
+        return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
+
+    def _announce(self, unfinished: journal.Unfinished, stage: Stage, lock: Lock) -> journal.Unfinished:
+        """Tell the journal which lock is about to be written: once that is there, the outputs stay."""
+        name = (lock_path(stage), hash_bytes(lock.to_bytes(stage.folder)))
+        return journal.update(self.project, replace(unfinished, lock=name))
 
     def _run(self, decision: Decision) -> Decision:
         stage = decision.stage
@@ -144,8 +160,7 @@ class _Runner:
             self._clear(unfinished)
             self._execute(stage, unfinished)
             lock = self._collect(decision)
-            name = (lock_path(stage), hash_bytes(lock.to_bytes(stage.folder)))
-            unfinished = journal.update(self.project, replace(unfinished, lock=name))
+            unfinished = self._announce(unfinished, stage, lock)
             self._record(decision, lock)
         except BaseException as error:
             aside = journal.put_right(self.project, unfinished)
@@ -164,7 +179,7 @@ class _Runner:
             before = {out.path: looking.look(out.path) for out in decision.stage.outs}
         unheld = [path for path, entry in before.items() if entry is not None and cache.missing([entry.digest])]
         with cache.batch() as batch, open_scanner(self.project, batch=batch) as scanner:
-            kept = {out.path: scanner.look(out.path) for out in decision.stage.outs}
+            kept = {out.path: scanner.look(out.path, copied=out.git) for out in decision.stage.outs}
         for path in unheld:
             entry = kept[path]
             if entry is not None and entry.files:
@@ -206,7 +221,7 @@ class _Runner:
         """Store what the stage made; returns its lock."""
         stage = decision.stage
         with self.project.cache.batch() as batch, open_scanner(self.project, batch=batch) as scanner:
-            entries = {out.path: scanner.look(out.path) for out in stage.outs}
+            entries = {out.path: scanner.look(out.path, copied=out.git) for out in stage.outs}
             for path, entry in entries.items():
                 if entry is None:
                     raise StageFailed(
@@ -237,11 +252,12 @@ class _Runner:
 
     def _record(self, decision: Decision, lock: Lock) -> None:
         stage = decision.stage
-        changed = self.observer.changed(decision.wanted)
+        changed = self.observer.changed(stage, decision.wanted)
         if changed:
+            lock = replace(lock, changed_during_run=changed)
             self.listener.note(
-                f"`{changed[0]}` changed while `{stage.address}` ran: the lock says what it was at the start, "
-                "and the next run will look at it again"
+                f"`{changed[0]}` changed while `{stage.address}` ran: its outputs are kept, but nobody can tell which "
+                "version made them, and the next run makes them again"
             )
         elif decision.key is not None:
             self.project.cache.write_run(decision.key, lock.to_bytes(stage.folder))

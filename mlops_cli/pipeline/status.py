@@ -33,9 +33,13 @@ def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStat
     """Return how the workspace differs from its records; changes nothing."""
     snapshot = workspace_snapshot(project)
     reporter.start("checking", None, "files")
-    with open_scanner(project, reporter=reporter) as scanner:
-        data = data_status(project, snapshot, scanner)
-    return ProjectStatus(data, plan_project(project, snapshot, reporter=reporter))
+    if not snapshot.stages:
+        with open_scanner(project, reporter=reporter) as scanner:
+            return ProjectStatus(data_status(project, snapshot, scanner.look, scanner), ())
+    graph = stage_graph(snapshot)
+    with open_observer(project, snapshot, graph, reporter=reporter) as observer:  # data that stages read is seen once
+        data = data_status(project, snapshot, observer.look, observer.trees)
+        return ProjectStatus(data, plan_stages(observer, graph, choose(graph, ())))
 
 
 def plan_project(

@@ -15,7 +15,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.records.paths import path_below, project_folder, project_path, written_path
 from mlops_cli.records.pointers import ObjectKind, read_details, read_object
 
-_KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics")
+_KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Input:
     kind: ObjectKind
     digest: Digest
     size: int
+    executable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Lock:
 
     `globs` are the patterns whose files are among `deps`. `params` maps a file to the values of the keys used,
     `metrics` a file to its values. `wdir` is where the command ran; it is written when that is not the stage's folder.
+    `changed_during_run` lists the inputs that were edited meanwhile: which version made the outputs, nobody can tell.
     """
 
     cmd: tuple[str, ...]
@@ -58,12 +60,14 @@ class Lock:
     wdir: str = ""
     outs: tuple[OutputRecord, ...] = ()
     metrics: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    changed_during_run: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Sort what has no order of its own, so that equal facts are equal records."""
         object.__setattr__(self, "deps", tuple(sorted(self.deps, key=lambda entry: entry.path)))
         object.__setattr__(self, "globs", tuple(sorted(self.globs)))
         object.__setattr__(self, "outs", tuple(sorted(self.outs, key=lambda entry: entry.path)))
+        object.__setattr__(self, "changed_during_run", tuple(sorted(self.changed_during_run)))
 
     def to_bytes(self, folder: str) -> bytes:
         """Return the canonical file for a stage whose `mlx.yaml` is in `folder`."""
@@ -76,6 +80,7 @@ class Lock:
             "wdir": "" if self.wdir == folder else written_path(self.wdir, folder),
             "outs": _by_path(_output_entry(out, folder) for out in self.outs),
             "metrics": _by_file(self.metrics, folder),
+            "changed_during_run": sorted(written_path(path, folder) for path in self.changed_during_run),
         }
         return dump_yaml({"mlx": 1} | {key: value for key, value in values.items() if value})
 
@@ -84,7 +89,7 @@ def inputs_of(lock: Lock) -> dict[str, object]:
     """Return what decides the outputs, as a JSON value: the same for two runs that may share their outputs."""
     return {
         "cmd": list(lock.cmd),
-        "deps": [[dep.path, dep.digest] for dep in lock.deps],
+        "deps": [[dep.path, dep.digest, *(["executable"] if dep.executable else [])] for dep in lock.deps],
         "params": {path: dict(values) for path, values in lock.params.items()},
         "env": dict(lock.env),
         "wdir": lock.wdir,
@@ -94,7 +99,7 @@ def inputs_of(lock: Lock) -> dict[str, object]:
 
 def _entry(entry: Input | OutputRecord, folder: str) -> Inline:
     written: dict[str, object] = {"path": written_path(entry.path, folder), entry.kind.value: entry.digest}
-    return Inline(written | {"size": entry.size})
+    return Inline(written | {"size": entry.size} | ({"executable": True} if entry.executable else {}))
 
 
 def _output_entry(out: OutputRecord, folder: str) -> Inline:
@@ -103,8 +108,6 @@ def _output_entry(out: OutputRecord, folder: str) -> Inline:
         written["files"] = out.files
     if out.git:
         written["git"] = True
-    if out.executable:
-        written["executable"] = True
     if not out.push:
         written["push"] = False
     return written
@@ -135,12 +138,13 @@ def read_lock(data: bytes, name: str, folder: str) -> Lock:
     return Lock(
         cmd=_read_cmd(fields),
         deps=tuple(_read_input(entry, path) for entry, path in _entries(fields, "deps", folder, project_path)),
-        globs=tuple(_path(fields, text, folder, "globs", i) for i, text in enumerate(fields.texts("globs", ()))),
+        globs=_read_paths(fields, "globs", folder),
         params=_read_values(fields, "params", folder),
         env=_read_env(fields),
         wdir=fields.parsed("wdir", lambda text: project_folder(text, folder)) if fields.has("wdir") else folder,
         outs=tuple(_read_output(entry, path) for entry, path in _entries(fields, "outs", folder, path_below)),
         metrics=_read_values(fields, "metrics", folder),
+        changed_during_run=_read_paths(fields, "changed_during_run", folder),
     )
 
 
@@ -165,9 +169,9 @@ def _entries(fields: Fields, key: str, folder: str, resolve: Callable[[str, str]
 
 
 def _read_input(fields: Fields, path: str) -> Input:
-    fields.only(("path", "tree", "blob", "size"))
+    fields.only(("path", "tree", "blob", "size", "executable"))
     kind, digest = read_object(fields)
-    return Input(path, kind, digest, fields.integer("size"))
+    return Input(path, kind, digest, fields.integer("size"), read_details(fields, kind))
 
 
 def _read_output(fields: Fields, path: str) -> OutputRecord:
@@ -177,6 +181,10 @@ def _read_output(fields: Fields, path: str) -> OutputRecord:
     files = fields.integer("files", default=None)
     git, push = fields.boolean("git", default=False), fields.boolean("push", default=True)
     return OutputRecord(path, kind, digest, size, files, git, push, executable)
+
+
+def _read_paths(fields: Fields, key: str, folder: str) -> tuple[str, ...]:
+    return tuple(_path(fields, text, folder, key, index) for index, text in enumerate(fields.texts(key, ())))
 
 
 def _path(fields: Fields, text: str, folder: str, key: str, index: int) -> str:

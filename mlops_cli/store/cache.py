@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_all
-from mlops_cli.hashing import Digest, hash_bytes, hash_file, parse_digest
+from mlops_cli.hashing import Digest, hash_bytes, hash_file
 from mlops_cli.store.copying import SMALL, copy_descriptor
-from mlops_cli.store.links import UNSUPPORTED, LinkMode, reflink, rename_new
+from mlops_cli.store.links import UNSUPPORTED, LinkMode, object_at, reflink, rename_new
 from mlops_cli.store.loose import CREATE_FLAGS, OBJECT_MODE, LooseStore, Scratch
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability, damaged_in_flight
 from mlops_cli.store.sources import (
@@ -84,16 +84,14 @@ class Cache(LooseStore):
             Path(self.object_path(digest)).rename(target)
         return target
 
-    def digest_at(self, path: str) -> Digest | None:
-        """Return which object `path` is, or None when it is no place of an object in this cache (symlink mode)."""
-        start = f"{self.root}/objects/"
-        shard, slash, rest = path.removeprefix(start).partition("/")
-        if not path.startswith(start) or not slash or len(shard) != 2:
-            return None
-        try:
-            return parse_digest(f"blake3:{shard}{rest}")
-        except ValueError:
-            return None
+    @property
+    def shares(self) -> bool:
+        """Whether files of the workspace and objects are one file (hard links, symlinks)."""
+        return self.link in (LinkMode.HARDLINK, LinkMode.SYMLINK)
+
+    def copying(self) -> Cache:
+        """Return this cache for files that are to stay the workspace's own."""
+        return Cache(self.root, link=LinkMode.COPY, durability=self.durability)
 
     def holds(self, digest: Digest, size: int) -> bool:
         """Whether an object is here and can be trusted: of that size and read-only, or else found right by reading.
@@ -260,7 +258,6 @@ class Batch:
         self._pending: dict[Digest, str] = {}
         self._adopted: list[tuple[str, str, os.stat_result]] = []  # file, its name under tmp/, as it was when hashed
         self._replaced: list[tuple[str, Digest, os.stat_result]] = []  # files that symlinks take the place of
-        self._adopts = cache.link in (LinkMode.HARDLINK, LinkMode.SYMLINK)
         self._in_memory = CLONE_FROM if cache.clones else SMALL
 
     def add_bytes(self, data: bytes) -> Digest:
@@ -269,21 +266,22 @@ class Batch:
         self._keep(digest, data)
         return digest
 
-    def add_file(self, path: str, size: int) -> Digest:
+    def add_file(self, path: str, size: int, *, copied: bool = False) -> Digest:
         """Add a regular file of `size` bytes and return its digest; what is stored is what was hashed.
 
         In the link modes the file itself becomes the object (read-only) and, with symlinks, a symlink takes its place,
-        once the batch is published. A symlink that was left so stands for its object. UsageError when it is no regular
-        file, is not `size` bytes, or keeps changing while it is read.
+        once the batch is published; with `copied` it is left alone. A symlink to an object stands for that object;
+        when that is another cache's, its bytes are copied in. UsageError when it is no regular file, is not
+        `size` bytes, or keeps changing while it is read.
         """
         try:
-            if self._adopts:
+            if self._cache.shares and not copied:
                 return self._adopt(path, size)
             if size > self._in_memory:
                 return self._copy(path, size)
             data, _ = read_stable(path, size)
         except UsageError:
-            linked = self._linked_object(path, size)
+            linked = self._add_linked(path, size)
             if linked is None:
                 raise
             return linked
@@ -350,13 +348,21 @@ class Batch:
             self._pending[digest] = temporary
         return digest
 
-    def _linked_object(self, path: str, size: int) -> Digest | None:
-        """Return the object of this cache that a symlink leads to, or None when that is not what `path` is."""
+    def _add_linked(self, path: str, size: int) -> Digest | None:
+        """Return the object that a symlink leads to, here now too; None when `path` is no link to an object."""
         try:
-            digest = self._cache.digest_at(os.readlink(path))
+            target = os.readlink(path)
         except OSError:
             return None
-        return digest if digest is not None and self._cache.holds(digest, size) else None
+        digest = object_at(os.fsencode(target))
+        if digest is None or digest in self._pending or self._cache.holds(digest, size):
+            return digest
+        if not os.path.isfile(target):
+            return None
+        found = self._copy(target, size)
+        if found != digest:
+            raise damaged_in_flight(digest, found)
+        return digest
 
     def _temporary(self) -> str:
         try:

@@ -10,16 +10,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import sys
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
 from mlops_cli.files import TEMPORARY_PREFIX
+from mlops_cli.hashing import Digest, parse_digest
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _RENAME_NOREPLACE = 1  # linux/fs.h
 _AT_FDCWD = -100
+_OBJECT = re.compile(rb"/.*/objects/([0-9a-f]{2})/([0-9a-f]{62})", re.DOTALL)
 
 # What a file system answers when it cannot link this way, as opposed to failing at it.
 UNSUPPORTED = frozenset(
@@ -34,6 +37,15 @@ class LinkMode(StrEnum):
     REFLINK = "reflink"
     HARDLINK = "hardlink"
     SYMLINK = "symlink"
+
+
+def object_at(target: bytes) -> Digest | None:
+    """Return which object a symlink to `target` stands for, in any cache; None when it is a user's own link.
+
+    That is what the name says: the bytes there, if any, must still be verified.
+    """
+    found = _OBJECT.fullmatch(target)
+    return None if found is None else parse_digest("blake3:" + (found[1] + found[2]).decode())
 
 
 def reflink(source: str, target: str, *, mode: int = 0o666, dir_fd: int | None = None) -> None:

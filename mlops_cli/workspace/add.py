@@ -10,7 +10,6 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlops_cli.errors import MissingObject, RecordError, UsageError
 from mlops_cli.files import is_git_folder, write_atomic
@@ -19,6 +18,7 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import SUFFIX, ObjectKind, Pointer
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.cache import Batch
+from mlops_cli.store.links import object_at
 from mlops_cli.store.trees import Entry, Kind, find
 from mlops_cli.workspace import git
 from mlops_cli.workspace.gitignore import hide_from_git
@@ -191,7 +191,7 @@ def _refuse_way(project: Project, owner: str) -> None:
         if folder == project.root:
             break
         name = project.relative(folder)
-        if folder.is_symlink() and not (folder == place and _leads_to_cache(project, place)):
+        if folder.is_symlink() and not (folder == place and object_at(os.fsencode(os.readlink(place))) is not None):
             raise UsageError(
                 f"`{name}` is a symbolic link",
                 hint=f"add what it points to, `{os.readlink(folder)}`, from inside the project",
@@ -200,10 +200,6 @@ def _refuse_way(project: Project, owner: str) -> None:
             raise UsageError(f"`{name}` is an mlx project of its own", hint=f"run it there: `mlx -C {name} add …`")
         if folder != place and os.path.lexists(folder / ".git"):
             raise UsageError(f"`{name}` is a Git repository of its own", hint="a pointer in it would not be committed")
-
-
-def _leads_to_cache(project: Project, place: Path) -> bool:
-    return os.readlink(place).startswith(f"{project.cache.root}/")
 
 
 def _refuse_overlap(snapshot: Snapshot, owner: str) -> None:

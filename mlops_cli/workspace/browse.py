@@ -10,7 +10,7 @@ from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.hashing import Digest, parse_digest
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import Entry, Kind, find, read_tree, walk
-from mlops_cli.workspace.checkout import as_entry
+from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.snapshot import Snapshot, select
 
 

@@ -15,14 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject, UsageError
+from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.links import object_at
 from mlops_cli.store.trees import Change, Entry, Kind, diff, find
-from mlops_cli.workspace.compare import same
+from mlops_cli.workspace import git
+from mlops_cli.workspace.compare import as_entry, same
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.scan import Scanner, is_object_link, is_stored, open_scanner
+from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 
 _REPORT_EVERY = 256
@@ -85,16 +87,15 @@ def _chosen(project: Project, targets: Sequence[str]) -> list[tuple[Tracked, str
 
 
 def restore(project: Project, scanner: Scanner, path: str, wanted: Entry | None, reporter: Reporter = SILENT) -> None:
-    """Make `path` be exactly `wanted` (nothing, when None), whatever is there now: the caller has made sure of that."""
-    changes = _between(project.cache, scanner, path, scanner.look(path), wanted)
-    apply_changes(project, scanner, changes, reporter)
+    """Make `path` be exactly `wanted` (nothing, when None), whatever is there now: the caller has made sure of that.
 
-
-def as_entry(tracked: Tracked) -> Entry:
-    """Return the entry that a record names."""
-    lone = Kind.EXECUTABLE if tracked.executable else Kind.FILE
-    kind = Kind.FOLDER if tracked.kind is ObjectKind.TREE else lone
-    return Entry(os.fsencode(tracked.path.rpartition("/")[2]), kind, tracked.size, tracked.files, tracked.digest)
+    What Git does not ignore is never linked: Git would commit a link into this machine's cache.
+    """
+    cache = project.cache
+    changes = _between(cache, scanner, path, scanner.look(path), wanted)
+    if wanted is not None and cache.shares and not git.ignored_files(project.root, [path]):
+        cache = cache.copying()
+    apply_changes(project, scanner, changes, reporter, cache=cache)
 
 
 def _plan(cache: Cache, scanner: Scanner, tracked: Tracked, part: str) -> list[Change]:
@@ -155,8 +156,8 @@ def _refuse_absent(cache: Cache, plans: Iterable[tuple[Tracked, list[Change]]]) 
 
 def _refuse_loss(cache: Cache, changes: Iterable[Change]) -> None:
     held = [(change.path, change.old.digest) for change in changes if change.old and change.old.kind != Kind.FOLDER]
-    missing = cache.missing({digest for _, digest in held})
-    lost = [os.fsdecode(path) for path, digest in held if digest in missing]
+    kept = {digest: _is_kept(cache, digest) for digest in {digest for _, digest in held}}
+    lost = [os.fsdecode(path) for path, digest in held if not kept[digest]]
     if lost:
         named = ", ".join(f"`{path}`" for path in lost[:3]) + (f" and {len(lost) - 3:,} more" if len(lost) > 3 else "")
         raise UsageError(
@@ -165,17 +166,33 @@ def _refuse_loss(cache: Cache, changes: Iterable[Change]) -> None:
         )
 
 
+def _is_kept(cache: Cache, digest: Digest) -> bool:
+    """Say whether the cache holds an object, read to its end: the copy that is to go may be the only good one."""
+    try:
+        cache.check(digest)
+    except (MissingObject, CorruptObject):
+        return False
+    return True
+
+
 def _summary(tracked: Tracked, plan: list[Change]) -> Restored:
     added = sum(change.old is None for change in plan)
     deleted = sum(change.new is None for change in plan)
     return Restored(tracked.path, added, len(plan) - added - deleted, deleted)
 
 
-def apply_changes(project: Project, scanner: Scanner, changes: Sequence[Change], reporter: Reporter) -> None:
-    """Carry out `changes` (project paths): deletions first, then files folder by folder."""
+def apply_changes(
+    project: Project,
+    scanner: Scanner,
+    changes: Sequence[Change],
+    reporter: Reporter,
+    *,
+    cache: Cache | None = None,
+) -> None:
+    """Carry out `changes` (project paths): deletions first, then files folder by folder, from `cache` when given."""
     deleted = [change for change in changes if change.new is None or _is_in_the_way(change)]
     written = sorted((change for change in changes if change.new is not None), key=lambda c: c.path.rpartition(b"/"))
-    cache = project.cache
+    cache = cache or project.cache
     with _Folders(project) as folders:
         for change in sorted(deleted, key=lambda c: c.path, reverse=True):
             folders.delete(change.path)
@@ -218,7 +235,7 @@ def _write(cache: Cache, folders: _Folders, scanner: Scanner, change: Change) ->
 def _is_dead_link(name: bytes, folder: int) -> bool:
     """Say whether `name` is a link that `cache.link: symlink` made, to an object that is there no more."""
     try:
-        return is_object_link(os.readlink(name, dir_fd=folder)) and not os.access(name, os.F_OK, dir_fd=folder)
+        return object_at(os.readlink(name, dir_fd=folder)) is not None and not os.access(name, os.F_OK, dir_fd=folder)
     except OSError:
         return False
 

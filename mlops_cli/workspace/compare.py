@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,8 +16,10 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.trees import Entry, Kind, TreeSource, diff, find
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
+from mlops_cli.workspace.scan import is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, select, workspace_snapshot
+
+Look = Callable[[str], Entry | None]
 
 
 class DataState(StrEnum):
@@ -53,9 +55,12 @@ class FileChange:
     new_digest: Digest | None
 
 
-def data_status(project: Project, snapshot: Snapshot, scanner: Scanner) -> tuple[DataStatus, ...]:
-    """Return the state of every pointer's path, then of outputs that exist and that no run recorded."""
-    found = [_status(project, scanner, entry) for entry in snapshot.tracked(outputs=False)]
+def data_status(project: Project, snapshot: Snapshot, look: Look, trees: TreeSource) -> tuple[DataStatus, ...]:
+    """Return the state of every pointer's path, then of outputs that exist and that no run recorded.
+
+    `look` returns what is at a path; `trees` has the trees of what it returned.
+    """
+    found = [_status(project, look(entry.path), trees, entry) for entry in snapshot.tracked(outputs=False)]
     for stage in snapshot.stages:
         if snapshot.lock(stage) is None:
             found.extend(
@@ -66,8 +71,7 @@ def data_status(project: Project, snapshot: Snapshot, scanner: Scanner) -> tuple
     return tuple(found)
 
 
-def _status(project: Project, scanner: Scanner, tracked: Tracked) -> DataStatus:
-    present = scanner.look(tracked.path)
+def _status(project: Project, present: Entry | None, trees: TreeSource, tracked: Tracked) -> DataStatus:
     if present is None:
         lone = Kind.FILE if tracked.kind is ObjectKind.BLOB else Kind.FOLDER
         here = is_stored(project.cache, Entry(b"", lone, tracked.size, tracked.files, tracked.digest))
@@ -78,10 +82,17 @@ def _status(project: Project, scanner: Scanner, tracked: Tracked) -> DataStatus:
     if tracked.kind is ObjectKind.BLOB or present.kind != Kind.FOLDER:
         return DataStatus(tracked.path, DataState.MODIFIED, modified=1)
     try:
-        changes = diff(scanner, tracked.digest, present.digest)
+        changes = diff(trees, tracked.digest, present.digest)
     except MissingObject:  # what it was cannot be known here: only that it differs
         return DataStatus(tracked.path, DataState.MODIFIED)
     return DataStatus(tracked.path, DataState.MODIFIED, len(changes.added), len(changes.modified), len(changes.deleted))
+
+
+def as_entry(tracked: Tracked) -> Entry:
+    """Return the entry that a record names."""
+    lone = Kind.EXECUTABLE if tracked.executable else Kind.FILE
+    kind = Kind.FOLDER if tracked.kind is ObjectKind.TREE else lone
+    return Entry(os.fsencode(tracked.path.rpartition("/")[2]), kind, tracked.size, tracked.files, tracked.digest)
 
 
 def same(tracked: Tracked, present: Entry) -> bool:

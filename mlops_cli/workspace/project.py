@@ -76,6 +76,13 @@ class Project:
         with files.hold_lock(path, doing=doing, timeout=self.config.core_lock_timeout):
             yield cut_short
 
+    @contextmanager
+    def editing(self, doing: str) -> Iterator[None]:
+        """Hold the files that commands edit for people (settings, `mlx.yaml`); a run that is on does not hold them."""
+        path = self.local / "locks" / "editing.lock"
+        with files.hold_lock(path, doing=doing, timeout=self.config.core_lock_timeout):
+            yield
+
 
 def file_name(text: str) -> str:
     """Return a name for a file that tells `text` from any other text, readable and not too long for a file system."""

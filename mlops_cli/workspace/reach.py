@@ -25,11 +25,13 @@ Chosen = Iterable[tuple[Tracked, str]]
 class Reach:
     """The objects that some tracked paths need.
 
-    `sizes` maps each known object to its bytes, what a tree names before the tree itself; `unread` are the trees that
-    the cache lacks; `owners` maps both to a tracked path that needs them.
+    `sizes` maps each known object to its bytes; `steps` orders them: the blobs, then the trees level by level, so that
+    every step names only what is in those before it. `unread` are the trees that the cache lacks; `owners` maps both
+    to a tracked path that needs them.
     """
 
     sizes: dict[Digest, int] = field(default_factory=dict)
+    steps: list[list[Digest]] = field(default_factory=list)
     unread: set[Digest] = field(default_factory=set)
     owners: dict[Digest, str] = field(default_factory=dict)
 
@@ -53,9 +55,10 @@ def reach(cache: Cache, chosen: Chosen) -> Reach:
         level: dict[Digest, int] = {}
         frontier = _descend(cache, frontier, level, found)
         levels.append(level)
+    found.steps.append(list(found.sizes))
     for level in reversed(levels):  # a tree that stands on several levels comes with the deepest
-        for digest, size in level.items():
-            found.sizes.setdefault(digest, size)
+        found.steps.append([digest for digest in level if digest not in found.sizes])
+        found.sizes.update(level)
     return found
 
 

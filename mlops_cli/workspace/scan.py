@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shlex
 import stat as st
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from mlops_cli.files import TEMPORARY_PREFIX, is_git_folder
 from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.cache import Batch, Cache
+from mlops_cli.store.links import object_at
 from mlops_cli.store.trees import Entry, Kind, encode_tree, tree_objects
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import IgnoreRules, rules_above
@@ -29,7 +29,6 @@ from mlops_cli.workspace.state import Clock, Row, State
 
 _REPORT_EVERY = 512
 _RETRIES = 3
-_OBJECT = re.compile(rb"^/.*/objects/[0-9a-f]{2}/[0-9a-f]{62}\Z", re.DOTALL)
 _TEMPORARY = os.fsencode(TEMPORARY_PREFIX)
 
 
@@ -57,7 +56,7 @@ class Scanner:
         *,
         batch: Batch | None = None,
         reporter: Reporter = SILENT,
-        skip_bytecode: bool = False,
+        as_code: bool = False,
     ) -> None:
         self.trees: dict[Digest, bytes] = {}
         self._root = project.root
@@ -65,20 +64,23 @@ class Scanner:
         self._prefix = os.fsencode(f"{project.prefix}/") if project.prefix else b""
         self._state = state
         self._batch = batch
+        self._copied = False
         self._reporter = reporter
-        self._skip_bytecode = skip_bytecode
+        self._as_code = as_code
         self._local = project.local
         self._clock = Clock.read(project.local)
         self._written: list[tuple[bytes, os.stat_result, Digest]] = []
         self._changes: dict[bytes, tuple[dict[bytes, Row], set[bytes]]] = {}
         self._unreported = 0
 
-    def look(self, path: str, *, follow: bool = False) -> Entry | None:
+    def look(self, path: str, *, follow: bool = False, copied: bool = False) -> Entry | None:
         """Return the entry of the file, symlink or folder at `path`, or None when nothing is there.
 
-        With `follow`, a symlink at `path` itself stands for what it leads to. UsageError for what cannot be stored:
+        With `follow`, a symlink at `path` itself stands for what it leads to; with `copied`, files stay what they are
+        in every link mode, none becoming an object or a link to one. UsageError for what cannot be stored:
         sockets, FIFOs, devices, a Git repository inside a folder.
         """
+        self._copied = copied
         place = os.fsencode(self._root / path)
         try:
             stat = os.stat(place, follow_symlinks=follow)
@@ -170,7 +172,7 @@ class Scanner:
             path = os.fsdecode(folder.path + b"/" + name)
             if folder.rules.hides(path, is_folder=is_folder):
                 return True
-        if name.startswith(_TEMPORARY) or (self._skip_bytecode and name in (b"__pycache__", b".git")):
+        if name.startswith(_TEMPORARY) or (self._as_code and name in (b"__pycache__", b".git")):
             return True
         if (b"git" in name.lower() or not name.isascii()) and is_git_folder(os.fsdecode(name)):
             raise _git_inside(os.fsdecode(folder.path), os.fsdecode(name))
@@ -194,9 +196,11 @@ class Scanner:
             return Entry(name, kind, size, 1, digest)
         if st.S_ISLNK(mode):
             target = os.readlink(place)
-            if is_object_link(target):
+            if object_at(target) is not None:
                 digest, size = self._digest(place, name, os.stat(place), row, key)
                 return Entry(name, Kind.FILE, size, 1, digest)
+            if self._as_code and os.path.isfile(place):  # code that is linked from elsewhere is still code
+                return self._entry(place, name, os.stat(place), row, key)
             if self._batch is not None:
                 self._batch.add_bytes(target)
             return Entry(name, Kind.SYMLINK, len(target), 1, hash_bytes(target))
@@ -213,13 +217,13 @@ class Scanner:
         self._report(1)
         if row is not None and row.matches(stat):
             digest = digest_from_raw(row.digest)
-            if self._batch is None or self._batch.has(digest):
+            if self._batch is None or self._batch.has(digest, row.size):
                 return digest, row.size
         text = os.fsdecode(place)
         if self._batch is None:
             digest, seen = _hash_settled(text)
         else:
-            digest, seen = self._batch.add_file(text, stat.st_size), stat
+            digest, seen = self._batch.add_file(text, stat.st_size, copied=self._copied), stat
         rows, gone = self._changes.setdefault(key, ({}, set()))
         if self._clock.is_settled(stat):
             rows[name] = Row(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, raw_digest(digest))
@@ -236,24 +240,16 @@ class Scanner:
 
 @contextmanager
 def open_scanner(
-    project: Project, *, batch: Batch | None = None, reporter: Reporter = SILENT, skip_bytecode: bool = False
+    project: Project, *, batch: Batch | None = None, reporter: Reporter = SILENT, as_code: bool = False
 ) -> Iterator[Scanner]:
     """Yield a scanner on the clone's state index, which learns what was seen when the block ends well."""
     state = State.open(project.local / "state.db", project.git.name)
     try:
-        scanner = Scanner(project, state, batch=batch, reporter=reporter, skip_bytecode=skip_bytecode)
+        scanner = Scanner(project, state, batch=batch, reporter=reporter, as_code=as_code)
         yield scanner
         scanner.save()
     finally:
         state.close()
-
-
-def is_object_link(target: bytes) -> bool:
-    """Say whether a link to `target` is one that `cache.link: symlink` made, in this place of the cache or an old one.
-
-    It stands for the file it leads to; one that leads nowhere stands for nothing.
-    """
-    return _OBJECT.search(target) is not None
 
 
 def is_stored(cache: Cache, entry: Entry) -> bool:

@@ -38,14 +38,13 @@ def change_settings(
 
     Returns the file that was (or, in a dry run, would be) written.
     """
-    values = read_level(project, environ, level)
-    for key, text in changes.items():
-        values = config.unset_value(values, key) if text is None else config.set_value(values, key, text)
-    return (
-        config_files(project.root, project.git, environ)[level]
-        if dry_run
-        else write_level(project, environ, level, values)
-    )
+    with project.editing("mlx config"):
+        values = read_level(project, environ, level)
+        for key, text in changes.items():
+            values = config.unset_value(values, key) if text is None else config.set_value(values, key, text)
+        if not dry_run:
+            return write_level(project, environ, level, values)
+    return config_files(project.root, project.git, environ)[level]
 
 
 def find_setting(project: Project, key: str) -> config.Setting:

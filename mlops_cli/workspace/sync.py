@@ -26,13 +26,17 @@ from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What was (or, in a dry run, would be) transferred; `size` in bytes is None when only a transfer would tell it."""
+    """What was (or, in a dry run, would be) transferred; `size` in bytes is None when only a transfer would tell it.
+
+    `unread` are tracked paths with a folder whose listing only the remote has: what it lists was not looked for there.
+    """
 
     remote: str
     url: str
     paths: tuple[str, ...]
     objects: int
     size: int | None
+    unread: tuple[str, ...] = ()
 
 
 def open_project_remote(project: Project, name: str | None) -> tuple[str, RemoteStore]:
@@ -83,9 +87,12 @@ def push(
         if absent:
             raise _unpushable(needed, store.label, absent)
         reporter.start("pushing", size, "bytes")
-        copy_objects(ordered, project.cache, store, jobs=jobs or project.config.core_jobs, reporter=reporter)
+        for step in needed.steps:  # the first that fails is the last: no tree goes up over what did not
+            lacking = [digest for digest in step if digest in missing]
+            copy_objects(lacking, project.cache, store, jobs=jobs or project.config.core_jobs, reporter=reporter)
     paths = tuple(sorted({entry.path for entry, _ in chosen}))
-    return SyncResult(name, project.config.remotes[name].url, paths, len(ordered), size)
+    unread = tuple(sorted({needed.owners[digest] for digest in needed.unread}))
+    return SyncResult(name, project.config.remotes[name].url, paths, len(ordered), size, unread)
 
 
 def fetch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -148,7 +149,7 @@ def files(root: Path) -> dict[str, bytes]:
     }
 
 
-# Killed while adding ---------------------------------------------------------------------------------------------------
+# Killed while adding -------------------------------------------------------------------------------------------------
 
 
 def write_data(project: Project) -> None:
@@ -210,7 +211,7 @@ def test_a_real_add_that_is_killed(at: int, project: Project) -> None:
     assert_an_add_goes_on(project)
 
 
-# Killed while a stage runs ---------------------------------------------------------------------------------------------
+# Killed while a stage runs -------------------------------------------------------------------------------------------
 
 
 def change_data(project: Project) -> None:
@@ -285,17 +286,19 @@ def waiting_run(project: Project) -> Iterator[tuple[subprocess.Popen[bytes], int
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    started: list[int] = []
+    group = 0
     try:
         assert process.stderr is not None
         assert any(line == b"begun\n" for line in process.stderr)
-        started = [int((project.root / name).read_text()) for name in ("child", "grandchild")]
-        assert all(map(is_alive, started))
-        yield process, started[0], started[1]
+        child, grandchild = (int((project.root / name).read_text()) for name in ("child", "grandchild"))
+        group = os.getpgid(child)
+        assert group == os.getpgid(grandchild) != os.getpgid(process.pid)
+        yield process, child, grandchild
     finally:
-        for pid in (process.pid, *started):
+        process.kill()
+        if group:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.killpg(group, signal.SIGKILL)
         process.communicate(timeout=DEADLINE)
 
 
@@ -342,6 +345,20 @@ def test_a_run_that_is_interrupted(number: signal.Signals, project: Project) -> 
     assert litter(project) == []
     assert project.must("checkout", "--dry-run", "model.txt", "out").stderr == ""
     assert_a_run_goes_on_from(project)
+
+
+def test_a_signal_that_the_thread_of_the_output_is_given(project: Project) -> None:
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
+    if tgkill is None:
+        pytest.skip("this system cannot signal one thread of another process")
+    with waiting_run(project) as (process, child, grandchild):
+        others = {int(thread.name) for thread in Path(f"/proc/{process.pid}/task").iterdir()} - {process.pid}
+        assert tgkill(process.pid, max(others), signal.SIGTERM) == 0
+        process.communicate(timeout=DEADLINE)
+
+        assert process.returncode == 130
+        assert not is_alive(child)
+        assert not is_alive(grandchild)
 
 
 def test_a_command_that_ignores_a_request_to_stop_is_stopped(project: Project) -> None:

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from mlops_cli.errors import OutsideError
+from mlops_cli.pipeline import executor
 from mlops_cli.pipeline.executor import Group, execute, is_running, start_of, stop_group
 from mlops_cli.pipeline.runner import describe_status
+from tests.workspace.projects import is_alive, wait_for
 
 
 def run(
@@ -24,6 +26,7 @@ def run(
     environ: Mapping[str, str] | None = None,
     output: Callable[[bytes], object] = lambda data: None,
     started: Callable[[Group], object] = lambda group: None,
+    left_behind: Callable[[str], object] = lambda command: None,
 ) -> int:
     return execute(
         commands,
@@ -32,6 +35,7 @@ def run(
         log=folder / "logs/log",
         output=output,
         started=started,
+        left_behind=left_behind,
     )
 
 
@@ -74,7 +78,7 @@ def test_surroundings(tmp_path: Path):
 
 def test_shell_words_are_the_stages_own(tmp_path: Path):
     shown = bytearray()
-    run(tmp_path, "echo \"$0 $#\" 'single' \"two  spaces\" *.txt", output=shown.extend)
+    run(tmp_path, 'echo "$0 $#" \'single\' "two  spaces" *.txt', output=shown.extend)
     assert shown.decode().endswith(" 0 single two  spaces *.txt\n")
 
 
@@ -116,12 +120,25 @@ def test_broken_output_does_not_stop_the_command(tmp_path: Path, error: type[Exc
     assert (tmp_path / "logs/log").read_bytes().endswith(b"\n200000\n")
 
 
-def test_process_left_behind_does_not_keep_us(tmp_path: Path):
-    begun = time.monotonic()
-    groups: list[Group] = []
-    assert run(tmp_path, "(trap '' TERM; sleep 60) & echo started", started=groups.append) == 0
-    assert time.monotonic() - begun < 10
-    os.killpg(groups[0].number, signal.SIGKILL)
+@pytest.mark.parametrize("start", ["", "trap '' TERM; "], ids=["gentle", "stubborn"])
+@pytest.mark.parametrize("status", [0, 3])
+def test_processes_left_behind_are_ended(tmp_path: Path, start: str, status: int, monkeypatch: pytest.MonkeyPatch):
+    """A command is done when all it started is: what writes on would change outputs that are on record."""
+    monkeypatch.setattr(executor, "_GRACE_SECONDS", 0.2)
+    told: list[str] = []
+    command = f"({start}while :; do sleep 60; done) & echo $! > pids; exit {status}"
+    assert run(tmp_path, command, left_behind=told.append) == status
+    assert told == [command]
+    assert not alive(tmp_path / "pids")
+
+
+def test_background_work_that_ends_by_itself_may(tmp_path: Path):
+    told: list[str] = []
+    command = "(while kill -0 $$ 2>/dev/null; do :; done; echo late; touch late) &"
+    shown = bytearray()
+    assert run(tmp_path, command, output=shown.extend, left_behind=told.append) == 0
+    assert (tmp_path / "late").exists()
+    assert (bytes(shown), told) == (b"late\n", [])
 
 
 def test_group_is_on_record_before_the_command_begins(tmp_path: Path):
@@ -157,17 +174,6 @@ execute(
 """
 
 
-def lines_of(path: Path) -> Sequence[str]:
-    return path.read_text().split() if path.exists() else []
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @pytest.fixture
 def outer(tmp_path: Path) -> Callable[[str], subprocess.Popen[bytes]]:
     """Return a way to run a command in a process of its own, which can be interrupted."""
@@ -180,26 +186,23 @@ def outer(tmp_path: Path) -> Callable[[str], subprocess.Popen[bytes]]:
     return start
 
 
-def alive(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def alive(pids: Path) -> list[str]:
+    return [pid for pid in (pids.read_text().split() if pids.exists() else ()) if is_alive(int(pid))]
 
 
-GENTLE = "trap 'sleep 0.3; echo saved > saved; exit 9' TERM; echo $$ > pids; touch running; while :; do sleep 0.05; done"
+GENTLE = (
+    "trap 'sleep 0.3; echo saved > saved; exit 9' TERM; echo $$ > pids; touch running; while :; do sleep 0.05; done"
+)
 DEEP = "(sh -c 'echo $$ >> pids; touch running; sleep 60' & wait); echo never"
 STUBBORN = "trap 'touch asked' TERM; echo $$ > pids; touch running; while :; do sleep 0.02; done"
 
 
 @pytest.mark.parametrize("command", [GENTLE, DEEP], ids=["gentle", "deep"])
-def test_interruption_stops_everything(
-    tmp_path: Path, outer: Callable[[str], subprocess.Popen[bytes]], command: str
-):
+def test_interruption_stops_everything(tmp_path: Path, outer: Callable[[str], subprocess.Popen[bytes]], command: str):
     process = outer(command)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) != 0
-    assert not [pid for pid in lines_of(tmp_path / "pids") if alive(pid)]
+    assert not alive(tmp_path / "pids")
     if command == GENTLE:
         assert (tmp_path / "saved").exists(), "it was asked first, and given time"
 
@@ -212,7 +215,7 @@ def test_second_interruption_kills_at_once(tmp_path: Path, outer: Callable[[str]
     process.send_signal(signal.SIGINT)
     process.wait(timeout=20)
     assert time.monotonic() - begun < 4
-    wait_for(lambda: not [pid for pid in lines_of(tmp_path / "pids") if alive(pid)])
+    wait_for(lambda: not alive(tmp_path / "pids"))
 
 
 def test_orphan_can_be_found_and_stopped(tmp_path: Path, outer: Callable[[str], subprocess.Popen[bytes]]):
@@ -224,7 +227,25 @@ def test_orphan_can_be_found_and_stopped(tmp_path: Path, outer: Callable[[str], 
     assert is_running(group)
     assert not is_running(Group(group.number, "another time"))
     stop_group(group.number)
-    wait_for(lambda: not is_running(group) and not [pid for pid in lines_of(tmp_path / "pids") if alive(pid)])
+    wait_for(lambda: not alive(tmp_path / "pids"))
+
+
+def test_orphans_of_a_leader_that_ended_are_found(tmp_path: Path, outer: Callable[[str], subprocess.Popen[bytes]]):
+    process = outer("(sh -c 'echo $$ > pids; touch running; sleep 60') & wait")
+    process.kill()
+    process.wait()
+    number, started = (tmp_path / "group").read_text().split()
+    group = Group(int(number), started)
+    os.kill(group.number, signal.SIGKILL)
+    wait_for(lambda: not start_of(group.number))
+    assert alive(tmp_path / "pids")
+    assert is_running(group)
+    boot, _, ticks = started.rpartition(":")
+    assert not is_running(Group(group.number, f"another boot:{ticks}"))
+    assert not is_running(Group(group.number, f"{boot}:{int(ticks) + 10**6}"))
+    stop_group(group.number)
+    assert not is_running(group)
+    assert not alive(tmp_path / "pids")
 
 
 def test_processes_that_are_not_there():

@@ -38,13 +38,29 @@ def test_file(box: Sandbox):
     assert why(box) == ("`code.py` does not exist",)
 
 
-def test_mode_and_times_are_no_change(box: Sandbox):
+def test_times_are_no_change_and_the_executable_bit_is(box: Sandbox):
     box.write("code.sh", "1")
     stage(box, "code.sh")
     box.run()
-    (box.root / "code.sh").chmod(0o755)
+    os.utime(box.root / "code.sh", (1, 1))
     box.settle()
     assert why(box) == ()
+    (box.root / "code.sh").chmod(0o755)
+    box.settle()
+    assert why(box) == ("`code.sh` changed: it is now executable",)
+    box.run()
+    assert why(box) == ()
+
+
+def test_link_to_a_file_in_a_folder_of_code_counts_as_that_file(box: Sandbox):
+    box.write("lib.py", "1")
+    (box.root / "src").mkdir()
+    (box.root / "src/lib.py").symlink_to("../lib.py")
+    stage(box, "src")
+    box.run()
+    assert why(box) == ()
+    box.write("lib.py", "22")
+    assert why(box) == ("`src` changed: 1 → 2 bytes",)
 
 
 def test_folder(box: Sandbox):
@@ -253,7 +269,10 @@ def test_run_needs_the_bytes_of_its_inputs(shared: Sandbox, tmp_path: Path):
     for address, message in (
         ("whole", "stage `whole` needs `data/raw`, `data/lone.csv`, which are recorded but not in the workspace"),
         ("above", "stage `above` needs `data/lone.csv`, `data/raw`, which are recorded but not in the workspace"),
-        ("inside", "stage `inside` needs `data/raw/deep/3.csv`, `data/raw/deep`, which are recorded but not in the workspace"),
+        (
+            "inside",
+            "stage `inside` needs `data/raw/deep/3.csv`, `data/raw/deep`, which are recorded but not in the workspace",
+        ),
     ):
         with pytest.raises(MissingObject) as caught:
             other.run(address)
@@ -405,7 +424,9 @@ def test_names_that_need_quoting(box: Sandbox):
     box.write("params.yaml", "x: 1")
     from mlops_cli.documents import dump_yaml
 
-    box.write("mlx.yaml", dump_yaml({"mlx": 1, "stages": {"s": {"cmd": "echo 1 > out", "deps": [name], "outs": ["out"]}}}))
+    box.write(
+        "mlx.yaml", dump_yaml({"mlx": 1, "stages": {"s": {"cmd": "echo 1 > out", "deps": [name], "outs": ["out"]}}})
+    )
     assert box.run() == {"s": "run"}
     assert box.run() == {"s": "skip"}
     os.utime(box.root / name)

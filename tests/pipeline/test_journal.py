@@ -13,7 +13,7 @@ import pytest
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.executor import Group
 from mlops_cli.pipeline.journal import Unfinished, exclusive, read_unfinished, recover
-from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.store.trees import Entry
 from tests.workspace.projects import Notes, Sandbox, listing
 
 

@@ -185,7 +185,11 @@ CHANGES: list[tuple[str, Callable[[], tuple[Stage, Wanted]], tuple[str, ...]]] =
         lambda: (replace(STAGE, outs=(*STAGE.outs, Output("new"))), WANTED),
         ("output `new` is newly declared",),
     ),
-    ("dropped output", lambda: (replace(STAGE, outs=STAGE.outs[:1]), WANTED), ("output `m.json` is no longer declared",)),
+    (
+        "dropped output",
+        lambda: (replace(STAGE, outs=STAGE.outs[:1]), WANTED),
+        ("output `m.json` is no longer declared",),
+    ),
     (
         "output that Git is to keep",
         lambda: (replace(STAGE, outs=(Output("model", git=True), STAGE.outs[1])), WANTED),
@@ -205,7 +209,9 @@ def test_changed_inputs_run(make: Callable[[], tuple[Stage, Wanted]], reasons: t
     assert outcome(decided(stage, wanted)) == (Action.RUN, reasons)
 
 
-@pytest.mark.parametrize(("old", "new"), [(1, 1.0), (1, True), (0, False), (0.0, -0.0), ("1", 1), (None, "null"), ([], {})])
+@pytest.mark.parametrize(
+    ("old", "new"), [(1, 1.0), (1, True), (0, False), (0.0, -0.0), ("1", 1), (None, "null"), ([], {})]
+)
 def test_values_that_python_takes_for_equal(old: object, new: object):
     lock = replace(LOCK, params={"params.yaml": {"x": old}})
     wanted = replace(WANTED, params={"params.yaml": {"x": new}})

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import Inconclusive, MissingObject, StageFailed, UsageError
+from mlops_cli.errors import Inconclusive, MissingObject, RemoteError, StageFailed, UsageError
 from mlops_cli.pipeline.reproduce import MetricVerdict
 from mlops_cli.workspace.sync import push
-from tests.workspace.projects import Sandbox, clone, listing, make_project
+from tests.workspace.projects import Sandbox, clone, is_alive, listing, make_project, wait_for
 
 PIPELINE = """
 stages:
@@ -162,9 +162,7 @@ def test_stale_lock(past: Sandbox):
     assert caught.value.message == (
         "the lock of stage `train` does not belong to this revision: `params.yaml: lr` changed 1 → 5"
     )
-    assert caught.value.hint == (
-        "the commit was made without running the stage again: choose one made after `mlx run`"
-    )
+    assert caught.value.hint == ("the commit was made without running the stage again: choose one made after `mlx run`")
     assert caught.value.exit_code == 3
     assert verdicts(past, "HEAD", "prepare") == {"prepare": True}
 
@@ -172,7 +170,7 @@ def test_stale_lock(past: Sandbox):
 def test_code_that_was_not_committed(past: Sandbox):
     past.git("rm", "--quiet", "--cached", "params.yaml")
     past.git("commit", "--quiet", "-m", "without parameters")
-    with pytest.raises(Inconclusive, match="takes parameters from `params.yaml`, which does not exist"):
+    with pytest.raises(Inconclusive, match=r"takes parameters from `params\.yaml`, which does not exist"):
         past.reproduce("HEAD")
 
 
@@ -181,15 +179,15 @@ def test_no_lock(past: Sandbox):
     past.git("commit", "--quiet", "-m", "without locks")
     with pytest.raises(Inconclusive) as caught:
         past.reproduce("HEAD")
-    assert caught.value.message == (
-        "stage `prepare` has no lock in this revision: there is no result to compare with"
-    )
+    assert caught.value.message == ("stage `prepare` has no lock in this revision: there is no result to compare with")
 
 
 def test_revisions_without_an_answer(past: Sandbox):
     with pytest.raises(UsageError, match="Git knows no revision `nothing`"):
         past.reproduce("nothing")
-    empty = past.git("commit-tree", "-m", "empty", past.git("mktree", "--missing") or "4b825dc642cb6eb9a060e54bf8d69288fbee4904")
+    empty = past.git(
+        "commit-tree", "-m", "empty", past.git("mktree", "--missing") or "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+    )
     with pytest.raises(UsageError) as caught:
         past.reproduce(empty)
     assert caught.value.message == f"revision `{empty}` is from before `mlx init`"
@@ -200,11 +198,21 @@ def test_revisions_without_an_answer(past: Sandbox):
 
 
 def test_missing_input(past: Sandbox, tmp_path: Path):
+    (tmp_path / "remote").mkdir()
     other = clone(past, tmp_path / "clone")
     with pytest.raises(MissingObject) as caught:
         other.reproduce("HEAD~1")
     assert caught.value.exit_code == 4
     assert caught.value.message.startswith("input `data/raw` of stage `prepare` (blake3:")
+    assert caught.value.message.endswith(") is not in the cache, nor on remote `storage`")
+    assert caught.value.hint == "`mlx push` from the clone that has it"
+    assert list((other.project().local / "worktrees").iterdir()) == []
+
+
+def test_remote_that_is_gone(past: Sandbox, tmp_path: Path):
+    other = clone(past, tmp_path / "clone")
+    with pytest.raises(RemoteError, match="does not exist"):
+        other.reproduce("HEAD")
 
 
 def test_missing_input_without_a_remote(past: Sandbox, tmp_path: Path):
@@ -250,7 +258,9 @@ def test_failing_command(past: Sandbox):
     old = lock.partition("path: train.sh, blob: ")[2][:71]
     size = lock.partition(f"{old}, size: ")[2].partition("}")[0]
     new = box.root / "train.sh"
-    box.write("mlx.lock/train.yaml", lock.replace(f"{old}, size: {size}", f"{hash_file(new)}, size: {new.stat().st_size}"))
+    box.write(
+        "mlx.lock/train.yaml", lock.replace(f"{old}, size: {size}", f"{hash_file(new)}, size: {new.stat().st_size}")
+    )
     box.commit("a record of a run that never was")
     with pytest.raises(StageFailed) as caught:
         box.reproduce("HEAD")
@@ -270,7 +280,9 @@ Sandbox(Path(sys.argv[1])).reproduce("HEAD")
 
 def test_killed_reproduction_is_cleaned_up_by_the_next(past: Sandbox, tmp_path: Path):
     box = past
-    box.pipeline(f"stages:\n  s: {{cmd: 'touch out; echo $$ > {tmp_path}/pid; test -e {tmp_path}/go || sleep 60', outs: [out]}}\n")
+    box.pipeline(
+        f"stages:\n  s: {{cmd: 'touch out; echo $$ > {tmp_path}/pid; test -e {tmp_path}/go || sleep 60', outs: [out]}}\n"
+    )
     (tmp_path / "go").touch()
     box.run()
     box.commit()
@@ -279,17 +291,15 @@ def test_killed_reproduction_is_cleaned_up_by_the_next(past: Sandbox, tmp_path: 
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, box.root], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL
     )
-    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
-        assert process.poll() is None
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     process.kill()
     process.wait()
     (folder,) = (path for path in (box.project().local / "worktrees").iterdir() if path.is_dir())
     pid = int((tmp_path / "pid").read_text())
-    os.kill(pid, 0)  # its command goes on
+    assert is_alive(pid)
     (tmp_path / "go").touch()
     assert verdicts(box, "HEAD") == {"s": True}
-    with pytest.raises(ProcessLookupError):
-        os.killpg(pid, 0)
+    assert not is_alive(pid)
     assert not folder.exists()
     assert list((box.project().local / "worktrees").iterdir()) == []
     assert box.git("worktree", "list").count("\n") == 0

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import MissingObject, RecordError, StageFailed, UsageError
-from tests.workspace.projects import Sandbox, listing
+from tests.crashing import crashes
+from tests.workspace.projects import Sandbox, is_alive, listing
 
 THREE = """
 stages:
@@ -151,7 +152,9 @@ def test_folder_that_was_changed_by_hand_is_kept(box: Sandbox):
     box.write("out/mine", "precious")
     box.run(force=True)
     assert sorted(listing(box.root / "out")) == [b"a"]
-    assert "precious" in {box.project().cache.read(digest).decode(errors="replace") for digest in box.project().cache.list()}
+    assert "precious" in {
+        box.project().cache.read(digest).decode(errors="replace") for digest in box.project().cache.list()
+    }
     assert len(box.heard.notes) == 1
 
 
@@ -161,9 +164,28 @@ def test_input_that_changes_while_it_is_used(box: Sandbox):
     box.run()
     (note,) = box.heard.notes
     assert note == (
-        "`raw` changed while `s` ran: the lock says what it was at the start, and the next run will look at it again"
+        "`raw` changed while `s` ran: its outputs are kept, but nobody can tell which version made them, "
+        "and the next run makes them again"
     )
-    assert box.reasons("s") == ("`raw` changed: 1 → 2 bytes",)
+    assert (box.root / "out").read_text() == "1"
+    assert box.reasons("s") == ("`raw` changed: 1 → 2 bytes", "`raw` changed while the stage last ran")
+    box.write("raw", "1")
+    assert box.reasons("s") == ("`raw` changed while the stage last ran",)
+    assert list(box.project().cache.list_runs()) == []
+
+
+def test_parameters_and_matches_that_change_while_they_are_used(box: Sandbox):
+    box.write("params.yaml", "lr: 0.1\n")
+    box.write("d/a.txt", "a")
+    box.write("step.sh", "cat d/*.txt > out; echo 'lr: 0.2' > params.yaml; echo b > d/b.txt\n")
+    box.pipeline("stages:\n  s:\n    cmd: sh step.sh\n    deps: ['d/*.txt']\n    params: [lr]\n    outs: [out]\n")
+    box.run()
+    box.write("params.yaml", "lr: 0.1\n")
+    (box.root / "d/b.txt").unlink()
+    assert box.reasons("s") == (
+        "`d/b.txt` changed while the stage last ran",
+        "`params.yaml` changed while the stage last ran",
+    )
     assert list(box.project().cache.list_runs()) == []
 
 
@@ -285,7 +307,9 @@ mkdir -p deep/folder/empty deep/other && printf x > deep/folder/file && ln -s fi
 printf '#!/bin/sh\\n' > tool && chmod +x tool && : > empty && printf y > "Ünï cödé"
 """,
     )
-    box.pipeline("stages:\n  s:\n    cmd: sh make.sh\n    deps: [make.sh]\n    outs: [deep/folder, tool, empty, Ünï cödé]\n")
+    box.pipeline(
+        "stages:\n  s:\n    cmd: sh make.sh\n    deps: [make.sh]\n    outs: [deep/folder, tool, empty, Ünï cödé]\n"
+    )
     box.run()
     before = listing(box.root / "deep/folder")
     assert box.run() == {"s": "skip"}
@@ -390,7 +414,9 @@ def test_branches_that_change_different_stages_merge(three: Sandbox):
     three.commit("other parameter")
     three.git("checkout", "--quiet", "main")
     three.checkout(force=True)
-    three.write("mlx.yaml", three.read("mlx.yaml") + "  extra:\n    cmd: cp raw extra\n    deps: [raw]\n    outs: [extra]\n")
+    three.write(
+        "mlx.yaml", three.read("mlx.yaml") + "  extra:\n    cmd: cp raw extra\n    deps: [raw]\n    outs: [extra]\n"
+    )
     assert three.run() == {**dict.fromkeys(ALL, "skip"), "extra": "run"}
     three.commit("another stage")
     three.git("merge", "--quiet", "-m", "merge", "branch")
@@ -421,6 +447,59 @@ def test_object_that_is_damaged_is_made_again(three: Sandbox):
         three.run()
     assert three.run() == {"prepare": "skip", "train": "run", "measure": "skip"}
     assert three.clean()
+
+
+def test_processes_left_behind_cannot_change_a_result(box: Sandbox):
+    box.pipeline(
+        "stages:\n  s:\n    cmd: (while ! test -e go; do :; done; echo late >> out) & echo $! > pid; echo 1 > out\n    outs: [out]\n"
+    )
+    assert box.run() == {"s": "run"}
+    assert not is_alive(int(box.read("pid")))
+    assert box.heard.notes == [
+        "the command of stage `s` left processes behind; they were stopped (end it with `wait` to let them finish)"
+    ]
+
+
+def before_a_restore(box: Sandbox) -> None:
+    """Make a stage whose outputs are "new" and "new again", and whose next run restores "old" and "old again"."""
+    box.pipeline(
+        "stages:\n  s:\n    cmd: mkdir d; cp n a; cat n > d/b; echo ' again' >> d/b\n    deps: [n]\n    outs: [a, d]\n"
+    )
+    for text in ("old", "new"):
+        box.write("n", text)
+        box.run()
+    box.write("n", "old")
+    assert box.actions() == {"s": "restore"}
+
+
+def test_restore_that_fails_half_way_brings_the_old_outputs_back(box: Sandbox):
+    from mlops_cli.errors import CorruptObject
+    from mlops_cli.hashing import hash_bytes
+
+    before_a_restore(box)
+    damaged = Path(box.project().cache.object_path(hash_bytes(b"old again\n")))
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"bad again\n")
+    damaged.chmod(0o444)
+    before = listing(box.root)
+    with pytest.raises(CorruptObject):
+        box.run()
+    after = listing(box.root)
+    for path in (b"a", b"d/b", b"mlx.lock/s.yaml"):
+        assert after[path] == before[path]
+    assert not list((box.project().local / "journal").rglob("*.json"))
+
+
+def test_restore_that_is_killed_leaves_no_mix(box: Sandbox):
+    before_a_restore(box)
+    seen = set()
+    for _ in crashes(box.run):
+        box.checkout(dry_run=True)  # any command that holds the checkout recovers
+        made = (box.read("a"), box.read("d/b"))
+        assert made in (("old", "old again\n"), ("new", "new again\n"))
+        assert box.clean() == (made[0] == "old")
+        seen.add(made)
+    assert len(seen) == 2, "it was killed before the lock was written, and after"
 
 
 def test_missing_tracked_input(box: Sandbox):

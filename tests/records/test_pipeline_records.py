@@ -385,7 +385,7 @@ def test_a_glob_matches_as_the_glob_module_does(pattern: str, tmp_path: Path) ->
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     every = [*TREE, *{parent.as_posix() for name in TREE for parent in PurePosixPath(name).parents if parent.name}]
-    names = glob.glob(pattern, root_dir=tmp_path, recursive=True)  # noqa: PTH207  # Path.glob finds hidden files
+    names = glob.glob(pattern, root_dir=tmp_path, recursive=True)  # Path.glob finds hidden files
     found = {name.rstrip("/") for name in names} - {""}
 
     assert {name for name in every if glob_pattern(pattern).fullmatch(name)} == found

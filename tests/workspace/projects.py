@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -191,11 +192,29 @@ def listing(folder: Path) -> dict[bytes, tuple[str, bytes]]:
                 found[relative] = ("symlink", os.readlink(path))
             elif os.path.isdir(path):
                 found[relative] = ("folder", b"")
+            elif not os.path.isfile(path):
+                found[relative] = ("special", b"")
             else:
                 kind = "executable" if os.stat(path).st_mode & 0o100 else "file"
                 with open(path, "rb") as stream:
                     found[relative] = (kind, stream.read())
     return found
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process is there and more than a zombie, which a container may never reap."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Poll until `condition` is true; AssertionError after half a minute."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
 
 
 def clone(source: Sandbox, root: Path) -> Sandbox:

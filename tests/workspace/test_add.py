@@ -418,3 +418,18 @@ def test_new_part_with_the_rest_not_here(tracked: Sandbox, tmp_path: Path):
     assert {path: content for path, (kind, content) in listing(third.root / "data").items() if kind == "file"} == {
         b"a": b"a", b"new": b"new", b"sub/b": b"b", b"sub/c": b"c"
     }  # fmt: skip
+
+
+def test_add_heals_an_object_that_was_cut_short(box: Sandbox):
+    box.write("lone", "content")
+    box.settle()
+    box.add("lone")
+    box.add("lone")  # the state index knows the file now
+    cache = box.project().cache
+    (digest,) = cache.list()
+    path = cache.object_path(digest)
+    os.chmod(path, 0o644)
+    os.truncate(path, 1)
+    os.chmod(path, 0o444)
+    box.add("lone")
+    assert cache.read(digest) == b"content"

@@ -361,6 +361,33 @@ def test_damaged_object_is_found_or_never_copied(tracked: Sandbox, link: str):
         assert tracked.states()["lone"] == "modified"
 
 
+def cut(path: str) -> None:
+    os.chmod(path, 0o644)
+    os.truncate(path, 1)
+    os.chmod(path, 0o444)
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_good_copy_of_a_damaged_object_is_not_lost(box: Sandbox, damage: Callable[[str], None]):
+    for content in ("first version", "second version"):
+        box.write("lone", content)
+        box.add("lone")
+        box.commit(content)
+    cache = box.project().cache
+    pointer = box.snapshot().pointer("lone")
+    assert pointer is not None
+    damage(cache.object_path(pointer.digest))
+    back(box)
+    assert lost(box, "lone") == "`lone` would be overwritten or deleted, and no store holds the bytes"
+    assert box.read("lone") == "second version"
+    assert len(os.listdir(cache.root / "quarantine")) == 1
+    box.add("lone")
+    back(box, "lone.mlx")  # the pointer only: `HEAD` is the first version
+    box.checkout("lone")
+    assert box.read("lone") == "first version"
+    assert cache.read(pointer.digest) == b"second version"
+
+
 def test_symlinks_to_objects_that_are_gone(tracked: Sandbox):
     tracked.configure("cache.link", "symlink")
     for path in ("lone", "data"):

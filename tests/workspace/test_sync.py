@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageError
-from mlops_cli.workspace.sync import fetch, push
+from mlops_cli.hashing import Digest
+from mlops_cli.store.trees import Kind, find, tree_objects, walk
+from mlops_cli.workspace.sync import fetch, open_project_remote, push
 from tests.workspace.projects import Sandbox, clone, listing
 
 
@@ -171,6 +173,39 @@ def test_damaged_object_here_is_not_pushed(shared: Sandbox):
     shared.add("lone")
     push(shared.project())
     assert pointer.digest.removeprefix("blake3:") in objects(remote)
+
+
+@pytest.mark.parametrize("url", ["../remote", "memory://half-pushed"])
+def test_no_tree_goes_up_over_what_did_not(shared: Sandbox, url: str):
+    shared.remote(url=url)
+    cache = shared.project().cache
+    found = find(cache, pointed(shared, "data"), [b"sub", b"deep", b"d"])
+    assert found is not None
+    flip(cache.object_path(found.digest))
+    with pytest.raises(CorruptObject):
+        push(shared.project(), ["data"])
+    _, store = open_project_remote(shared.project(), None)
+    trees = [pointed(shared, "data"), *folders(shared, "data")]
+    assert store.missing(trees) == set(trees)
+    shared.add("data")
+    push(shared.project(), ["data"])
+    assert store.missing([digest for digest, _ in tree_objects(cache, pointed(shared, "data"))]) == set()
+
+
+def test_push_says_what_it_could_not_look_for(other: Sandbox):
+    assert push(other.project()).unread == ("data",)
+    fetch(other.project())
+    assert push(other.project()).unread == ()
+
+
+def pointed(box: Sandbox, path: str) -> Digest:
+    pointer = box.snapshot().pointer(path)
+    assert pointer is not None
+    return pointer.digest
+
+
+def folders(box: Sandbox, path: str) -> list[Digest]:
+    return [entry.digest for _, entry in walk(box.project().cache, pointed(box, path)) if entry.kind == Kind.FOLDER]
 
 
 def test_damaged_object_there_does_not_come_in(other: Sandbox):

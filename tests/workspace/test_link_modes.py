@@ -1,0 +1,117 @@
+"""Files that are one with the cache's objects: what must never be, and what a moved cache leaves behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from mlops_cli.errors import CorruptObject, UsageError
+from tests.workspace.projects import Sandbox
+
+SHARING = ["hardlink", "symlink"]
+SCORED = """
+stages:
+  score:
+    cmd:
+      - cp raw model
+      - printf '{"size":%d}' $(wc -c < raw) > m.json
+      - cp raw plot.csv
+      - test ! -e fail
+    deps: [raw]
+    outs: [model]
+    metrics: [m.json]
+    plots: [plot.csv]
+"""
+
+
+@pytest.fixture(params=SHARING)
+def scored(box: Sandbox, request: pytest.FixtureRequest) -> Sandbox:
+    """Return a project whose stage has run twice, with another input each time; files and objects share their bytes."""
+    box.configure("cache.link", request.param)
+    box.pipeline(SCORED)
+    for content in ("first version", "second"):
+        box.write("raw", content)
+        box.run()
+        box.commit(content)
+    return box
+
+
+def is_own(box: Sandbox, path: str) -> bool:
+    """Say whether a file is a regular one that nothing else shares."""
+    info = os.lstat(box.root / path)
+    return not os.path.islink(box.root / path) and info.st_nlink == 1 and bool(info.st_mode & 0o200)
+
+
+def test_what_git_keeps_is_never_shared_with_the_cache(scored: Sandbox):
+    assert not is_own(scored, "model")
+    assert is_own(scored, "m.json")
+    assert is_own(scored, "plot.csv")
+    assert not [line for line in scored.git("ls-files", "--stage").split("\n") if line.startswith("120000")]
+
+
+def test_what_git_keeps_is_restored_as_its_own_file(scored: Sandbox):
+    scored.write("raw", "first version")
+    assert scored.run() == {"score": "restore"}
+    assert scored.read("plot.csv") == "first version"
+    assert not is_own(scored, "model")
+    assert is_own(scored, "m.json")
+    assert is_own(scored, "plot.csv")
+
+
+def test_what_git_keeps_comes_back_after_a_failure_as_its_own_file(scored: Sandbox):
+    scored.write("raw", "third")
+    scored.write("fail")
+    with pytest.raises(Exception, match="failed"):
+        scored.run()
+    assert scored.read("plot.csv") == "second"
+    assert not is_own(scored, "model")
+    assert is_own(scored, "m.json")
+    assert is_own(scored, "plot.csv")
+
+
+@pytest.fixture
+def linked(box: Sandbox) -> Sandbox:
+    """Return a project whose data are symlinks into its first cache."""
+    box.configure("cache.link", "symlink")
+    box.write("d/a", "a")
+    box.write("d/large", os.urandom((1 << 20) + 1))
+    box.write("lone", "lone")
+    box.add("d", "lone")
+    box.commit()
+    return box
+
+
+def test_links_into_a_copy_of_the_cache(linked: Sandbox):
+    old = linked.project().cache.root
+    shutil.copytree(old, linked.root.parent / "copy")
+    linked.configure("cache.dir", "../copy")
+    assert not any(added.changed for added in linked.add("d", "lone").added)
+    assert linked.clean()
+
+
+def test_links_into_another_cache_bring_their_bytes(linked: Sandbox):
+    linked.configure("cache.dir", "../empty")
+    assert not any(added.changed for added in linked.add("d", "lone").added)
+    shutil.rmtree(linked.root / ".git/mlx/cache")
+    linked.checkout()
+    assert linked.clean()
+    assert linked.read("lone") == "lone"
+
+
+def test_link_to_another_caches_damaged_object_brings_nothing(linked: Sandbox):
+    place = (linked.root / "lone").resolve()
+    place.chmod(0o644)
+    place.write_text("enol")
+    place.chmod(0o444)
+    linked.configure("cache.dir", "../empty")
+    with pytest.raises(CorruptObject, match="are not its own"):
+        linked.add("lone")
+    assert list(linked.project().cache.list()) == []
+
+
+def test_link_to_an_object_that_is_nowhere(linked: Sandbox):
+    (linked.root / "lone").resolve().unlink()
+    with pytest.raises(UsageError, match="`lone` does not exist"):
+        linked.add("lone")
