@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ Write = Callable[[bytes], object]
 # The command waits for a line: it begins once its process group is on record, and never if we are killed before that.
 _GATE = ("/bin/sh", "-c", 'read -r go && exec /bin/sh -c "$0" </dev/null')
 _PROCESSES = Path("/proc")
+_GROUP, _SESSION, _STARTED = 2, 3, 19  # where `_stat` has them
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _IDLE_SECONDS = 0.2
@@ -43,17 +44,19 @@ def execute(
     log: Path,
     output: Write,
     started: Callable[[Group], object],
+    left_behind: Callable[[str], object] = lambda _: None,
 ) -> int:
-    """Run `commands` one after the other in `folder` until one fails; returns the exit status (negative: a signal).
+    """Run `commands` one after the other in `folder` until one fails; returns the exit status (below 0: a signal).
 
     Standard output and standard error go to `output` and to the file `log`; standard input is empty. `started` is
-    called before a command begins. When the caller is interrupted, the commands are stopped with all they started.
+    called before a command begins, `left_behind` with a command that ended before what it started, which is then
+    stopped. When the caller is interrupted, the commands are stopped with all they started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as kept:
         tee = _Tee([kept.write, output])
         for command in commands:
-            status = _run(command, folder, environ, tee.write, started)
+            status = _run(command, folder, environ, tee.write, started, left_behind)
             if status:
                 return status
     return 0
@@ -74,7 +77,12 @@ class _Tee:
 
 
 def _run(
-    command: str, folder: Path, environ: Mapping[str, str], output: Write, started: Callable[[Group], object]
+    command: str,
+    folder: Path,
+    environ: Mapping[str, str],
+    output: Write,
+    started: Callable[[Group], object],
+    left_behind: Callable[[str], object],
 ) -> int:
     try:
         process = subprocess.Popen(
@@ -95,7 +103,10 @@ def _run(
             reader.start()
             started(Group(process.pid, start_of(process.pid)))
             _open_gate(process)
-            return _wait(process, reader)
+            status = _wait(process, reader)
+            if _end_rest(process.pid):
+                left_behind(command)
+            return status
         except BaseException:
             try:
                 stop_group(process.pid, reap=process.poll)
@@ -124,6 +135,28 @@ def _wait(process: subprocess.Popen[bytes], reader: threading.Thread) -> int:
     return status
 
 
+def _end_rest(number: int) -> bool:
+    """End what is left of a group whose leader has ended, after a moment to end by itself; say whether it was needed.
+
+    Nobody waits for such a process: it would go on writing to outputs that are on record.
+    """
+    deadline = time.monotonic() + _LEFT_BEHIND_SECONDS
+    while _is_there(number):
+        if time.monotonic() > deadline:
+            stop_group(number)
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _is_there(number: int) -> bool:
+    try:
+        os.killpg(number, 0)  # nearly always there is no such group, which this finds out at once
+        return _has_living(number)
+    except (ProcessLookupError, PermissionError):
+        return False
+
+
 def _forward(stream: IO[bytes], output: Write, ended: threading.Event) -> None:
     """Pass on what comes, until the end; of a process left behind that keeps the pipe open, not for long."""
     with selectors.DefaultSelector() as selector:
@@ -143,16 +176,21 @@ def _forward(stream: IO[bytes], output: Write, ended: threading.Event) -> None:
 
 
 def stop_group(number: int, *, reap: Callable[[], object] = lambda: None) -> None:
-    """End a process group: ask, wait a few seconds, then kill; `reap` is called while waiting."""
+    """End a process group: ask, wait a few seconds, then kill and wait for that; `reap` is called while waiting."""
     with suppress(ProcessLookupError, PermissionError):
         try:
             os.killpg(number, signal.SIGTERM)
-            deadline = time.monotonic() + _GRACE_SECONDS
-            while time.monotonic() < deadline and _has_living(number):
-                time.sleep(_POLL_SECONDS)
-                reap()
+            _wait_for_end(number, reap)
         finally:  # also when we are interrupted once more
             os.killpg(number, signal.SIGKILL)
+        _wait_for_end(number, reap)
+
+
+def _wait_for_end(number: int, reap: Callable[[], object]) -> None:
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while time.monotonic() < deadline and _has_living(number):
+        time.sleep(_POLL_SECONDS)
+        reap()
 
 
 def _kill_group(number: int) -> None:
@@ -161,8 +199,16 @@ def _kill_group(number: int) -> None:
 
 
 def is_running(group: Group) -> bool:
-    """Say whether the group's leader is still the process it was."""
-    return bool(group.started) and start_of(group.number) == group.started
+    """Say whether anything of the group is left, be it without its leader; a later group of that number is another."""
+    if leader := start_of(group.number):
+        return leader == group.started
+    boot, _, started = group.started.rpartition(":")
+    if not (_PROCESSES.exists() and started.isdigit() and boot == _boot()):
+        return False
+    # The system gives no process the number of a group that has members: these are ours unless they are older.
+    return any(
+        int(fields[_STARTED]) >= int(started) for fields in _living(group.number) if fields[_SESSION] == fields[_GROUP]
+    )
 
 
 def _has_living(number: int) -> bool:
@@ -170,17 +216,27 @@ def _has_living(number: int) -> bool:
     if not _PROCESSES.exists():  # what is there may be a zombie
         os.killpg(number, 0)
         return True
+    return any(True for _ in _living(number))
+
+
+def _living(number: int) -> Iterator[list[bytes]]:
+    """Yield what `_stat` says of each process of the group that is more than a zombie."""
     wanted = str(number).encode()
     stats = (_stat(place.name) for place in _PROCESSES.iterdir() if place.name.isdigit())
-    return any(fields[2] == wanted and fields[0] != b"Z" for fields in stats if fields)
+    return (fields for fields in stats if fields and fields[_GROUP] == wanted and fields[0] != b"Z")
+
+
+def _boot() -> str:
+    """Return what tells this start of the machine from others, as far as the system says."""
+    boot = _PROCESSES / "sys/kernel/random/boot_id"
+    return boot.read_text().strip() if boot.exists() else ""
 
 
 def start_of(pid: int) -> str:
     """Return when a process started, as text that no later process has; empty when there is none."""
     fields = _stat(str(pid))
     if fields:
-        boot = _PROCESSES / "sys/kernel/random/boot_id"
-        return f"{boot.read_text().strip() if boot.exists() else ''}:{fields[19].decode()}"
+        return f"{_boot()}:{fields[_STARTED].decode()}"
     if _PROCESSES.exists():
         return ""
     done = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)

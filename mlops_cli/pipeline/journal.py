@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlops_cli.errors import MlxError
+from mlops_cli.errors import MissingObject, MlxError, OutsideError
 from mlops_cli.files import write_atomic
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
 from mlops_cli.pipeline.executor import Group, is_running, stop_group
@@ -75,8 +75,8 @@ def begin(project: Project, unfinished: Unfinished) -> None:
 
 
 def update(project: Project, unfinished: Unfinished) -> Unfinished:
-    """Write the entry again and return it; it need not survive a power cut, since the process it is about does not."""
-    write_atomic(_path(project, unfinished.stage), unfinished.to_bytes(), durable=False)
+    """Write the entry again, as durably as at first, and return it: it is the only list of the old outputs."""
+    write_atomic(_path(project, unfinished.stage), unfinished.to_bytes())
     return unfinished
 
 
@@ -166,9 +166,15 @@ def _recover_one(project: Project, unfinished: Unfinished, reporter: Reporter) -
     done = _is_recorded(project, unfinished)
     try:
         aside = put_right(project, unfinished, reporter)
+    except (OutsideError, MissingObject, OSError) as error:  # a disk that is full or away: the next command tries again
+        said = error.message if isinstance(error, MlxError) else str(error)
+        reporter.note(f"stage `{stage}` was cut short, and its old outputs cannot be brought back yet: {said}")
+        return
     except MlxError as error:
-        finish(project, stage)  # trying again would stop every command in the same way
+        finish(project, stage)  # trying again would end in the same way
+        names = ", ".join(f"`{path}` was `{entry.digest}`" for path, entry in unfinished.outs.items() if entry)
         reporter.note(f"stage `{stage}` was cut short, and its old outputs cannot be brought back: {error.message}")
+        reporter.note(f"what they were: {names or 'there were none'}")
         return
     if done:
         reporter.note(f"stage `{stage}` was cut short after it was done: its result stands")

@@ -274,6 +274,9 @@ class _Rerun:
             log=log,
             output=self.output,
             started=self._note_group,
+            left_behind=lambda _: self.reporter.note(
+                f"the command of stage `{stage.address}` left processes behind; they were stopped"
+            ),
         )
         if status:
             raise StageFailed(

@@ -159,7 +159,7 @@ class _Runner:
         try:
             self._clear(unfinished)
             self._execute(stage, unfinished)
-            lock = self._collect(decision)
+            lock = self._judge_inputs(decision, self._collect(decision))
             unfinished = self._announce(unfinished, stage, lock)
             self._record(decision, lock)
         except BaseException as error:
@@ -210,6 +210,10 @@ class _Runner:
             log=log,
             output=self.listener.write,
             started=lambda group: journal.update(self.project, replace(unfinished, group=group)),
+            left_behind=lambda _: self.listener.note(
+                f"the command of stage `{stage.address}` left processes behind; they were stopped "
+                "(end it with `wait` to let them finish)"
+            ),
         )
         if status:
             raise StageFailed(
@@ -250,18 +254,21 @@ class _Runner:
         )
         return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
 
-    def _record(self, decision: Decision, lock: Lock) -> None:
+    def _judge_inputs(self, decision: Decision, lock: Lock) -> Lock:
+        """Return `lock` with the inputs that were edited while the command ran, told to the listener."""
         stage = decision.stage
         changed = self.observer.changed(stage, decision.wanted)
         if changed:
-            lock = replace(lock, changed_during_run=changed)
             self.listener.note(
                 f"`{changed[0]}` changed while `{stage.address}` ran: its outputs are kept, but nobody can tell which "
                 "version made them, and the next run makes them again"
             )
-        elif decision.key is not None:
-            self.project.cache.write_run(decision.key, lock.to_bytes(stage.folder))
-        self._publish(stage, lock)
+        return replace(lock, changed_during_run=changed)
+
+    def _record(self, decision: Decision, lock: Lock) -> None:
+        if decision.key is not None and not lock.changed_during_run:
+            self.project.cache.write_run(decision.key, lock.to_bytes(decision.stage.folder))
+        self._publish(decision.stage, lock)
 
     def _publish(self, stage: Stage, lock: Lock) -> None:
         hide_from_git(self.project.root, [out.path for out in stage.outs if not out.git])

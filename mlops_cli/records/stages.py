@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 PARAMS_FILE = "params.yaml"
 
@@ -17,14 +17,16 @@ _FOLDERS = f"(?:{_VISIBLE}/)*"
 _MAGIC = re.compile(r"[*?\[]")
 
 
-class ParamsFile(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ParamsFile:
     """A file of parameters, and the keys (dotted) that the stage uses; no keys means the whole file."""
 
     path: str
     keys: tuple[str, ...] = ()
 
 
-class Output(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Output:
     """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots)."""
 
     path: str
@@ -33,7 +35,8 @@ class Output(NamedTuple):
     git: bool = False
 
 
-class Plot(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Plot:
     """A file of points, and which of its columns to draw; empty texts leave the choice to the reader."""
 
     path: str
@@ -42,7 +45,8 @@ class Plot(NamedTuple):
     title: str = ""
 
 
-class Stage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Stage:
     """A command with its inputs and outputs, one instance of a matrix if there is one.
 
     `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
@@ -66,7 +70,8 @@ class Stage(NamedTuple):
     file: str
 
 
-class Pipeline(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Pipeline:
     """One `mlx.yaml`: its stages in the order of the file, and the metrics files that no stage makes."""
 
     stages: tuple[Stage, ...]
@@ -74,7 +79,8 @@ class Pipeline(NamedTuple):
     file: str
 
 
-class NewStage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class NewStage:
     """A stage to be written into a file: paths relative to that file, `${name}` still in place."""
 
     name: str

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,25 @@ def test_result_whose_lock_was_not_written_goes(ran: Sandbox):
     assert "old outputs are back" in notes.notes[0]
 
 
+def test_entry_that_is_written_again_is_as_durable(ran: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    """It replaces the only list of the old outputs: after a power cut it must be whole."""
+    project = ran.project()
+    unfinished = Unfinished("s", entries(ran))
+    journal.begin(project, unfinished)
+    synced = set()
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", note)
+    journal.update(project, replace(unfinished, group=Group(7, "boot:1")))
+    folder = project.local / "journal" / project.checkout_key
+    (entry,) = folder.iterdir()
+    assert {entry.stat().st_ino, folder.stat().st_ino} <= synced
+
+
 def test_torn_and_strange_entries_are_dropped(ran: Sandbox):
     project = ran.project()
     unfinished = Unfinished("s", entries(ran))
@@ -183,17 +203,24 @@ def test_torn_and_strange_entries_are_dropped(ran: Sandbox):
     assert visible(ran) == before
 
 
-def test_old_outputs_that_cannot_be_brought_back_stop_nobody(ran: Sandbox):
+def test_old_outputs_that_cannot_be_brought_back_stop_nobody_and_are_not_forgotten(ran: Sandbox):
     project = ran.project()
+    before = listing(ran.root)
     journal.begin(project, Unfinished("s", entries(ran)))
     took_away(ran)
-    shutil.rmtree(project.cache.root)
-    notes = Notes()
-    with exclusive(project, "test", notes):
+    away = project.cache.root.with_name("away")
+    project.cache.root.rename(away)
+    for _ in range(2):  # each command says it again
+        notes = Notes()
+        with exclusive(project, "test", notes):
+            pass
+        (note,) = notes.notes
+        assert note.startswith("stage `s` was cut short, and its old outputs cannot be brought back yet: ")
+    shutil.rmtree(project.cache.root, ignore_errors=True)
+    away.rename(project.cache.root)
+    with exclusive(project, "test", Notes()):
         pass
-    (note,) = notes.notes
-    assert note.startswith("stage `s` was cut short, and its old outputs cannot be brought back: ")
-    assert ran.run() == {"s": "run"}
+    assert listing(ran.root) == before
     assert ran.clean()
 
 
@@ -203,7 +230,6 @@ def test_process_that_ended_long_ago_is_not_confused_with_another(ran: Sandbox):
 
 
 def test_leftovers_of_a_killed_command_are_swept(ran: Sandbox):
-    ran.add("n") if False else None
     dead = 2**22 + 7
     litter = [
         ran.write(f".mlx-tmp-{dead}-abc", "half a pointer"),

@@ -145,9 +145,7 @@ class Sandbox:
         """Return what was done with each stage."""
         project = self.project()
         with exclusive(project, "mlx run", self.heard):
-            results = run_project(
-                project, targets, self.surroundings(), self.heard, force=force, run_cache=run_cache
-            )
+            results = run_project(project, targets, self.surroundings(), self.heard, force=force, run_cache=run_cache)
         return {result.decision.stage.address: result.decision.action.value for result in results}
 
     def reproduce(self, revision: str = "HEAD", targets: Sequence[str] = (), remote: str | None = None) -> Reproduction:

@@ -49,7 +49,9 @@ def test_path_that_git_tracks(box: Sandbox):
     box.commit()
     error = refused(box, "data")
     assert error.message == "Git already tracks `data/a b.csv`"
-    assert error.hint == "`git rm -r --cached 'data/a b.csv'` takes it out of Git and leaves the file; then add it again"
+    assert (
+        error.hint == "`git rm -r --cached 'data/a b.csv'` takes it out of Git and leaves the file; then add it again"
+    )
     assert refused(box, "data/a b.csv").message == "Git already tracks `data/a b.csv`"
 
 

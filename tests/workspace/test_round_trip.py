@@ -93,7 +93,9 @@ def test_folder_comes_back_exactly(box: Sandbox, link: str):
             if kind == "file":
                 assert back[name][0] == "symlink"
                 assert back[name][1].startswith(ours)
-                assert (Path(os.fsdecode(os.path.join(os.fsencode(box.root), b"data/raw", name)))).read_bytes() == content
+                assert (
+                    Path(os.fsdecode(os.path.join(os.fsencode(box.root), b"data/raw", name)))
+                ).read_bytes() == content
             else:
                 assert back[name] == (kind, content)
         assert after_add.keys() == back.keys()

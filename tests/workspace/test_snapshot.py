@@ -50,7 +50,9 @@ def test_short_and_full_names(history: Sandbox):
     assert paths(history, "HEAD") == paths(history, None) == ["other data"]
 
 
-@pytest.mark.parametrize("revision", ["nothing", "HEAD~99", "0" * 40, "-x", "--all", "", "HEAD:mlx.yaml", "a b", "main..HEAD"])
+@pytest.mark.parametrize(
+    "revision", ["nothing", "HEAD~99", "0" * 40, "-x", "--all", "", "HEAD:mlx.yaml", "a b", "main..HEAD"]
+)
 def test_what_git_does_not_resolve(history: Sandbox, revision: str):
     with pytest.raises(UsageError) as caught, open_snapshot(history.project(), revision):
         pass

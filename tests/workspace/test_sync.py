@@ -137,7 +137,10 @@ def test_fetch_of_what_is_nowhere(other: Sandbox):
     for target in ("lone", "data", "data/a"):
         with pytest.raises(MissingObject) as caught:
             fetch(other.project(), [target])
-        assert caught.value.message == f"remote `storage` lacks 1 object of `{target.partition('/')[0]}`, as does the cache"
+        assert (
+            caught.value.message
+            == f"remote `storage` lacks 1 object of `{target.partition('/')[0]}`, as does the cache"
+        )
         assert caught.value.hint == "`mlx push` from a clone that has it; what could be fetched is in the cache"
 
 
