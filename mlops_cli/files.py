@@ -92,6 +92,11 @@ def check_relative(text: str) -> str:
     return text
 
 
+def folders_above(path: str) -> list[str]:
+    """Return the folders on the way to a relative path, outermost first, without the path itself: `a`, `a/b`."""
+    return [path[:end] for end, character in enumerate(path) if character == "/"]
+
+
 def is_git_folder(name: str) -> bool:
     """Whether some file system takes `name` for `.git`: other case, trailing dots, NTFS short names and streams."""
     if "git" not in name.lower() and name.isascii():
@@ -213,9 +218,26 @@ _REASONS = {
     errno.EROFS: ("the file system is read-only", "mount it writable, or use a folder elsewhere"),
     errno.EMFILE: ("too many open files", "raise the limit: `ulimit -n 4096`"),
     errno.ENFILE: ("too many open files on this machine", "close other programs, or raise the system's limit"),
+    errno.ENOMEM: ("there is not enough memory", "close other programs and run the command again"),
     errno.EIO: ("input/output error", "the disk may be failing; look at the system's log"),
     errno.ENAMETOOLONG: ("the name is too long for this file system", "use shorter names"),
+    errno.EILSEQ: ("this file system cannot spell the name", "use letters, digits, `-`, `_` and `.`"),
+    errno.EFBIG: ("the file is larger than allowed here", "use another file system, or raise the limit: `ulimit -f`"),
     errno.ENOENT: ("no such file or folder", "check that it exists and was not removed meanwhile"),
+    errno.ENOTDIR: ("a part of its path is not a folder", "move that away, or use another path"),
+    errno.EISDIR: ("it is a folder, not a file", "move it away, or use another path"),
+    errno.EEXIST: ("something else is in its way", "move that away, or use another path"),
+    errno.ENOTEMPTY: ("the folder is not empty", "look at what is in it, and run the command again"),
+    errno.ELOOP: ("a symbolic link is in the way, or links lead in a circle", "`ls -l` tells which; remove or mend it"),
+    errno.EBUSY: ("it is in use", "close what uses it, and run the command again"),
+    errno.ETXTBSY: ("it is a program that is running", "stop it, and run the command again"),
+    errno.ENOLCK: ("this file system cannot lock files", "mount it with locking, or use a disk of this machine"),
+    errno.ENOTSUP: ("this file system cannot do that", "use another file system"),
+    errno.ESTALE: ("the file server no longer knows it", "run the command again; if that fails, mount it anew"),
+    errno.ENOTCONN: ("the file system is no longer connected", "mount it anew, and run the command again"),
+    errno.ETIMEDOUT: ("no answer came in time", "check the network, and run the command again"),
+    errno.E2BIG: ("the command or its environment is too long", "put the command in a script"),
+    errno.EAGAIN: ("the system cannot do it right now", "run the command again; `ulimit -a` shows its limits"),
 }
 
 

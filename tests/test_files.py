@@ -19,6 +19,7 @@ from mlops_cli.errors import LockedError, OutsideError
 from mlops_cli.files import (
     TEMPORARY_PREFIX,
     check_relative,
+    folders_above,
     hold_lock,
     sync_filesystem,
     sync_folder,
@@ -202,6 +203,13 @@ def test_what_is_allowed_stays_inside(path):
     assert normal.split("/")[0] != ".."
 
 
+@pytest.mark.parametrize(
+    ("path", "above"), [("", []), ("a", []), ("a/b", ["a"]), ("a/b c/d.e", ["a", "a/b c"]), ("a\udcff/b", ["a\udcff"])]
+)
+def test_the_folders_above_a_path(path, above):
+    assert folders_above(path) == above
+
+
 # --- locks ----------------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +302,9 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         (errno.EACCES, "permission denied"),
         (errno.EROFS, "read-only"),
         (errno.EMFILE, "too many open files"),
+        (errno.ENOTDIR, "a part of its path is not a folder"),
+        (errno.ELOOP, "a symbolic link is in the way"),
+        (errno.ESTALE, "the file server no longer knows it"),
         (errno.ENXIO, "no such device or address"),
     ],
 )
@@ -304,6 +315,23 @@ def test_what_the_system_refuses_becomes_a_sentence_and_a_next_step(code, says):
     assert error.message.startswith("cannot write `x`: ")
     assert says in error.message
     assert error.hint
+
+
+def test_paths_that_cannot_be_written_are_told_in_plain_words(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "folder").mkdir()
+    for path, says in (
+        ("file/x", "something else is in its way"),
+        ("file/x/y", "a part of its path is not a folder"),
+        ("circle/x/y", "links lead in a circle"),
+        ("folder", "it is a folder"),
+        ("x" * 300 + "/x", "the name is too long"),
+    ):
+        with pytest.raises(OutsideError, match=says) as caught:
+            write_atomic(tmp_path / path, b"")
+
+        assert caught.value.hint
 
 
 def test_an_error_without_a_number_keeps_its_words():

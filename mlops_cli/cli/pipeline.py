@@ -17,9 +17,10 @@ from mlops_cli.cli.text import Line, Style, Styled, count
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlops_cli.pipeline.execution import Surroundings
     from mlops_cli.pipeline.plan import Decision
     from mlops_cli.pipeline.reproduce import Reproduction
-    from mlops_cli.pipeline.runner import StageResult, Surroundings
+    from mlops_cli.pipeline.runner import StageResult
     from mlops_cli.workspace.project import Project
 
 _NO_STAGES = "no stages: `mlx stage add` declares one"
@@ -65,7 +66,7 @@ def _surroundings(session: Session, project: Project) -> Surroundings:
     import secrets
     import time
 
-    from mlops_cli.pipeline.runner import Surroundings
+    from mlops_cli.pipeline.execution import Surroundings
 
     run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
     return Surroundings(session.environ, project.local / "runs" / run_id)

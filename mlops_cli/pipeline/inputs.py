@@ -29,7 +29,7 @@ from mlops_cli.workspace.compare import as_entry, describe_change
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.rewrite import Rewriting, split
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
-from mlops_cli.workspace.snapshot import Snapshot, Tracked
+from mlops_cli.workspace.snapshot import Snapshot, Tracked, track
 
 
 @dataclass(slots=True)
@@ -257,10 +257,7 @@ class Observer:
         decision = self._decisions.get(self._graph.maker.get(path, ""))
         for out in (decision.outs or ()) if decision else ():
             record = out if out.path == path else record
-        if record is None:
-            return None
-        files = 1 if record.files is None else record.files
-        return Tracked(path, record.kind, record.digest, record.size, files, record.executable)
+        return track(path, record) if record else None
 
     def _values(self, stage: Stage, file: ParamsFile, found: _Found) -> dict[str, object] | None:
         data = None if self._is_pending(file.path) else self._snapshot.files.read(file.path)

@@ -13,18 +13,27 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
+from typing import Protocol
 
 from mlops_cli.errors import MissingObject, MlxError, OutsideError
-from mlops_cli.files import write_atomic
+from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_atomic
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
 from mlops_cli.pipeline.executor import Group, is_running, stop_group
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.store.trees import Entry, Kind, TreeSource, diff
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.litter import sweep
 from mlops_cli.workspace.project import Project, file_name
-from mlops_cli.workspace.scan import Scanner, open_scanner
+from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
+
+
+class Noting(Protocol):
+    """Is told what the user should know."""
+
+    def note(self, message: str) -> None:
+        """Something that stops nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,9 @@ class Unfinished:
     """A stage that is being run.
 
     `outs` are its outputs as they were (None: there was nothing), `group` is the command's process group, `lock` the
-    path and the digest of the lock that is about to be written, `aside` whether outputs are being set aside.
+    path and the digest of the lock that is about to be written. `aside` says that what the command wrote is being set
+    aside, `waiting` that all of it was and only the old outputs are still to come back: what else is at their paths by
+    then is the user's.
     """
 
     stage: str
@@ -40,6 +51,7 @@ class Unfinished:
     group: Group | None = None
     lock: tuple[str, Digest] | None = None
     aside: bool = False
+    waiting: bool = False
 
     def to_bytes(self) -> bytes:
         """Return the entry as JSON."""
@@ -48,7 +60,8 @@ class Unfinished:
             for path, entry in self.outs.items()
         }
         group = [self.group.number, self.group.started] if self.group else None
-        value = {"stage": self.stage, "outs": outs, "group": group, "lock": self.lock, "aside": self.aside}
+        value: dict[str, object] = {"stage": self.stage, "outs": outs, "group": group, "lock": self.lock}
+        value |= {"aside": self.aside, "waiting": self.waiting}
         return json.dumps(value).encode()
 
 
@@ -64,14 +77,38 @@ def read_unfinished(data: bytes) -> Unfinished:
         }
         group = Group(int(value["group"][0]), str(value["group"][1])) if value["group"] else None
         lock = (str(value["lock"][0]), parse_digest(value["lock"][1])) if value["lock"] else None
-        return Unfinished(str(value["stage"]), outs, group, lock, bool(value["aside"]))
+        return Unfinished(str(value["stage"]), outs, group, lock, bool(value["aside"]), bool(value["waiting"]))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"not a journal entry: {error}") from error
 
 
-def begin(project: Project, unfinished: Unfinished) -> None:
-    """Write the entry, durably, before anything is taken away."""
-    write_atomic(_path(project, unfinished.stage), unfinished.to_bytes())
+def begin(project: Project, unfinished: Unfinished) -> Unfinished:
+    """Write the entry, durably, before anything is taken away, and return it.
+
+    An entry that is there already waits for old outputs that could not be brought back: where nothing has come to
+    their paths since, they stay the ones to bring back.
+    """
+    with suppress(OSError, ValueError):
+        waiting = read_unfinished(_path(project, unfinished.stage).read_bytes())
+        outs = dict(unfinished.outs)
+        for path, old in waiting.outs.items():
+            if path in outs and _is_part(project.cache, outs[path], old):
+                outs[path] = old
+        unfinished = replace(unfinished, outs=outs)
+    return update(project, unfinished)
+
+
+def _is_part(trees: TreeSource, present: Entry | None, old: Entry | None) -> bool:
+    """Say whether the old output has all that is present: nothing, the whole of it, or what half a restoring left."""
+    if present is None or old is None:
+        return present is None
+    if present.kind == Kind.FOLDER == old.kind:
+        try:
+            found = diff(trees, old.digest, present.digest)
+        except MissingObject:  # nobody can tell
+            return False
+        return not (found.added or found.modified)
+    return (present.kind, present.digest) == (old.kind, old.digest)
 
 
 def update(project: Project, unfinished: Unfinished) -> Unfinished:
@@ -85,22 +122,70 @@ def finish(project: Project, stage: str) -> None:
     _path(project, stage).unlink(missing_ok=True)
 
 
-def put_right(project: Project, unfinished: Unfinished, reporter: Reporter = SILENT) -> Path | None:
-    """Bring the old outputs back and set aside what differs from them, unless the new lock is there already.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a run that was cut short.
 
-    Returns where the latter is, if there was any. Whatever interrupts this, doing it again ends in the same state.
+    `recorded`: its lock was there, so the result stands. `aside`: where what it had written is, if it had. `unable`:
+    why its old outputs are not back (None: they are).
     """
+
+    recorded: bool = False
+    aside: Path | None = None
+    unable: MlxError | None = None
+
+
+def put_right(project: Project, unfinished: Unfinished, reporter: Noting = SILENT) -> Outcome:
+    """Bring the old outputs back and set aside what the command wrote, unless the new lock is there already.
+
+    Whatever interrupts this, doing it again ends in the same state. Old outputs that cannot be brought back now (the
+    disk is full or away, the cache lacks them) are told and stay in the journal.
+    """
+    if _is_recorded(project, unfinished):
+        finish(project, unfinished.stage)
+        return Outcome(recorded=True)
     aside = None
-    if not _is_recorded(project, unfinished):
-        with open_scanner(project, reporter=reporter) as scanner:
-            written = [path for path, entry in unfinished.outs.items() if _differs(project, scanner, path, entry)]
-            if written:
-                aside = _set_aside(project, unfinished, written)
-            for path, entry in unfinished.outs.items():
-                if entry is not None:
-                    restore(project, scanner, path, entry)
+    try:
+        with open_scanner(project) as scanner:
+            others = [path for path, entry in unfinished.outs.items() if _is_other(project, scanner, path, entry)]
+            if unfinished.waiting:
+                for path in others:
+                    reporter.note(f"`{path}` is not what stage `{unfinished.stage}` had before, and stays as it is")
+            else:
+                aside = _set_aside(project, unfinished, others) if others else None
+                unfinished = update(project, replace(unfinished, waiting=True))
+                others = []
+            wanted = {path: entry for path, entry in unfinished.outs.items() if entry and path not in others}
+            _refuse_absent(project, wanted)
+            for path, entry in wanted.items():
+                restore(project, scanner, path, entry)
+    except (MlxError, OSError) as error:
+        unable = error if isinstance(error, MlxError) else translate_os_error(error, "bring old outputs back")
+        _tell_unable(project, unfinished, unable, reporter)
+        return Outcome(aside=aside, unable=unable)
     finish(project, unfinished.stage)
-    return aside
+    return Outcome(aside=aside)
+
+
+def _refuse_absent(project: Project, wanted: Mapping[str, Entry]) -> None:
+    """Raise MissingObject, before anything is touched, unless the cache has everything of the old outputs."""
+    for path, entry in wanted.items():
+        if not is_stored(project.cache, entry):
+            raise MissingObject(f"the cache lacks objects of `{path}`", hint=f"`mlx pull {path}` may bring them")
+
+
+def _tell_unable(project: Project, unfinished: Unfinished, unable: MlxError, reporter: Noting) -> None:
+    stage = unfinished.stage
+    if isinstance(unable, OutsideError | MissingObject):  # the next command tries again
+        reporter.note(
+            f"stage `{stage}` was cut short, and its old outputs cannot be brought back yet: {unable.message} "
+            f"(`mlx run {stage}` makes them anew)"
+        )
+        return
+    finish(project, stage)  # trying again would end in the same way
+    names = ", ".join(f"`{path}` was `{entry.digest}`" for path, entry in unfinished.outs.items() if entry)
+    reporter.note(f"stage `{stage}` was cut short, and its old outputs cannot be brought back: {unable.message}")
+    reporter.note(f"what they were: {names or 'there were none'}")
 
 
 def _is_recorded(project: Project, unfinished: Unfinished) -> bool:
@@ -114,15 +199,15 @@ def _is_recorded(project: Project, unfinished: Unfinished) -> bool:
         return False
 
 
-def _differs(project: Project, scanner: Scanner, path: str, entry: Entry | None) -> bool:
-    """Say whether something else than the old output is at `path`."""
+def _is_other(project: Project, scanner: Scanner, path: str, old: Entry | None) -> bool:
+    """Say whether something is at `path` other than the old output or a part of it."""
     if not os.path.lexists(project.root / path):
         return False
     try:
         present = scanner.look(path)
+        return present is None or not _is_part(scanner, present, old)
     except MlxError:
         return True  # a FIFO, say
-    return present is None or entry is None or (present.kind, present.digest) != (entry.kind, entry.digest)
 
 
 def _set_aside(project: Project, unfinished: Unfinished, paths: list[str]) -> Path:
@@ -131,56 +216,63 @@ def _set_aside(project: Project, unfinished: Unfinished, paths: list[str]) -> Pa
         shutil.rmtree(aside, ignore_errors=True)
         update(project, replace(unfinished, aside=True))
     for path in paths:
-        target = aside / path
-        if os.path.lexists(target):
-            continue  # it was moved before we were cut short: what is here now are old outputs, half restored
+        target = _unused(aside / path)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(project.root / path, target)
     return aside
 
 
+def _unused(path: Path) -> Path:
+    """Return `path`, or a name beside it that nothing has."""
+    names = (path.with_name(f"{path.name}~{number}") for number in count(2))
+    return next(place for place in chain([path], names) if not os.path.lexists(place))
+
+
 def recover(project: Project, reporter: Reporter = SILENT) -> tuple[str, ...]:
-    """Put right what killed runs of this checkout left and return their stages. The checkout's lock must be held."""
+    """Put right what killed runs of this checkout left, and return their stages. The checkout's lock must be held."""
     folder = _folder(project)
     if not folder.is_dir():
         return ()
     stages = []
     for path in sorted(folder.iterdir()):
+        if path.name.startswith(TEMPORARY_PREFIX):
+            path.unlink()  # it was about to replace an entry
+            continue
         try:
             unfinished = read_unfinished(path.read_bytes())
-        except ValueError:
-            path.unlink()  # not ours, or torn: an entry is only there once it is whole
-            continue
-        if path != _path(project, unfinished.stage):
-            path.unlink()  # it was about to replace the entry
+        except ValueError as error:
+            _keep_unreadable(project, path, error, reporter)
             continue
         if unfinished.group is not None and is_running(unfinished.group):
             stop_group(unfinished.group.number)
-        _recover_one(project, unfinished, reporter)
-        stages.append(unfinished.stage)
+        if _recover_one(project, unfinished, reporter):
+            stages.append(unfinished.stage)
     return tuple(stages)
 
 
-def _recover_one(project: Project, unfinished: Unfinished, reporter: Reporter) -> None:
+def _keep_unreadable(project: Project, path: Path, error: ValueError, reporter: Reporter) -> None:
+    """Put away an entry that a damaged disk or another version of mlx left: mlx cannot read it, somebody may."""
+    kept = _unused(project.local / "failed" / project.checkout_key / path.name)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, kept)
+    reporter.note(
+        f"a run was cut short, and the note on its old outputs cannot be read ({error}); it is kept as `{kept}`, and "
+        "`mlx status` tells which outputs are missing"
+    )
+
+
+def _recover_one(project: Project, unfinished: Unfinished, reporter: Reporter) -> bool:
+    """Put one stage right and tell what became of it; returns whether that is done."""
     stage = unfinished.stage
-    done = _is_recorded(project, unfinished)
-    try:
-        aside = put_right(project, unfinished, reporter)
-    except (OutsideError, MissingObject, OSError) as error:  # a disk that is full or away: the next command tries again
-        said = error.message if isinstance(error, MlxError) else str(error)
-        reporter.note(f"stage `{stage}` was cut short, and its old outputs cannot be brought back yet: {said}")
-        return
-    except MlxError as error:
-        finish(project, stage)  # trying again would end in the same way
-        names = ", ".join(f"`{path}` was `{entry.digest}`" for path, entry in unfinished.outs.items() if entry)
-        reporter.note(f"stage `{stage}` was cut short, and its old outputs cannot be brought back: {error.message}")
-        reporter.note(f"what they were: {names or 'there were none'}")
-        return
-    if done:
+    outcome = put_right(project, unfinished, reporter)
+    kept = f"what it had written is in `{outcome.aside}`" if outcome.aside else ""
+    if outcome.recorded:
         reporter.note(f"stage `{stage}` was cut short after it was done: its result stands")
-    else:
-        kept = f"; what it had written is in `{aside}`" if aside else ""
-        reporter.note(f"stage `{stage}` was cut short: its old outputs are back{kept}")
+    elif outcome.unable is None:
+        reporter.note(f"stage `{stage}` was cut short: its old outputs are back{'; ' if kept else ''}{kept}")
+    elif kept:
+        reporter.note(kept)
+    return outcome.unable is None
 
 
 @contextmanager

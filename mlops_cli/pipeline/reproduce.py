@@ -19,11 +19,11 @@ from mlops_cli.documents import flatten
 from mlops_cli.errors import Inconclusive, MissingObject, RecordError, RemoteError, StageFailed, UsageError
 from mlops_cli.files import write_atomic
 from mlops_cli.hashing import Digest
-from mlops_cli.pipeline.executor import Group, execute, is_running, stop_group
+from mlops_cli.pipeline.execution import Surroundings, clear_outputs, read_metrics, run_commands
+from mlops_cli.pipeline.executor import Group, is_running, stop_group
 from mlops_cli.pipeline.graph import Graph, build_graph, choose
 from mlops_cli.pipeline.inputs import open_observer
 from mlops_cli.pipeline.plan import input_changes
-from mlops_cli.pipeline.runner import Surroundings, describe_status, read_metrics
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.stages import Stage
@@ -31,9 +31,10 @@ from mlops_cli.store.trees import Entry
 from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.litter import is_alive
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import is_stored, open_scanner
-from mlops_cli.workspace.snapshot import Snapshot, Tracked, workspace_snapshot
+from mlops_cli.workspace.snapshot import Snapshot, Tracked, track, workspace_snapshot
 from mlops_cli.workspace.state import State
 from mlops_cli.workspace.sync import fetch_objects, open_project_remote
 
@@ -151,8 +152,7 @@ def _scratch(project: Project, revision: str) -> Iterator[tuple[Project, str]]:
 def _remove_abandoned(project: Project, parent: Path) -> None:
     """Remove the worktrees of processes that were killed, having stopped what still runs in them."""
     for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
-        pid = folder.name.partition("-")[0]
-        if folder.suffix or (pid.isdigit() and _is_alive(int(pid))):
+        if folder.suffix or is_alive(folder.name.partition("-")[0]):
             continue
         with suppress(OSError, ValueError):
             number, started = json.loads(_group_file(folder).read_bytes())
@@ -172,16 +172,6 @@ def _forget(project: Project, folder: Path) -> None:
 def _group_file(folder: Path) -> Path:
     """Return where the process group of the command that runs in a scratch worktree is noted."""
     return folder.with_name(f"{folder.name}.json")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @dataclass(slots=True)
@@ -217,14 +207,10 @@ class _Rerun:
     def _bring_inputs(self, stage: Stage, lock: Lock) -> None:
         """Put the recorded bytes of every data dependency in place, fetching them when the cache lacks them."""
         recorded = {dep.path: dep for dep in lock.deps}
-        held = [*self.snapshot.tracked()]
-        for tracked in held:
-            if tracked.git or not _needs(stage, lock, tracked.path):
-                continue
-            dep = recorded.get(tracked.path)
-            digest = dep.digest if dep else tracked.digest
-            wanted = Tracked(tracked.path, tracked.kind, digest, tracked.size, tracked.files, tracked.executable)
-            self._place(wanted, stage)
+        for tracked in self.snapshot.tracked():
+            if not tracked.git and _needs(stage, lock, tracked.path):
+                dep = recorded.get(tracked.path)
+                self._place(replace(tracked, digest=dep.digest) if dep else tracked, stage)
 
     def _place(self, tracked: Tracked, stage: Stage) -> None:
         entry = as_entry(tracked)
@@ -261,28 +247,19 @@ class _Rerun:
             )
 
     def _execute(self, stage: Stage) -> None:
-        with open_scanner(self.project) as scanner:
-            for out in stage.outs:
-                restore(self.project, scanner, out.path, None)
-                (self.project.root / out.path).parent.mkdir(parents=True, exist_ok=True)
-        folder = self.project.root / (stage.wdir or stage.folder)
-        log = self.surroundings.logs / f"{stage.name}.log"
-        status = execute(
-            stage.cmd,
-            folder=folder,
-            environ={"PYTHONUNBUFFERED": "1", **self.surroundings.environ, **dict(stage.env)},
-            log=log,
-            output=self.output,
-            started=self._note_group,
-            left_behind=lambda _: self.reporter.note(
-                f"the command of stage `{stage.address}` left processes behind; they were stopped"
-            ),
-        )
-        if status:
-            raise StageFailed(
-                f"stage `{stage.address}` of that revision failed: {describe_status(status)}",
-                hint=f"its output is in `{log}`; it ran with today's environment",
+        clear_outputs(self.project, [out.path for out in stage.outs])
+        try:
+            run_commands(
+                self.project,
+                stage,
+                self.surroundings,
+                output=self.output,
+                started=self._note_group,
+                note=self.reporter.note,
             )
+        except StageFailed as error:
+            hint = f"{error.hint}; it is the revision's command, in today's environment"
+            raise StageFailed(error.message, hint=hint) from error
 
     def _metric_verdicts(self, stage: Stage, lock: Lock, path: str) -> Iterator[MetricVerdict]:
         old, new = flatten(lock.metrics.get(path, {})), flatten(read_metrics(self.project, stage, path))
@@ -292,9 +269,8 @@ class _Rerun:
 
     def _put_recorded(self, stage: Stage, out: OutputRecord) -> None:
         """Put the recorded output where a different one was made; without it, the stages after cannot be judged."""
-        files = 1 if out.files is None else out.files
         with suppress(MissingObject, RemoteError):
-            self._place(Tracked(out.path, out.kind, out.digest, out.size, files, out.executable), stage)
+            self._place(track(out.path, out), stage)
 
     def _note_group(self, group: Group) -> None:
         write_atomic(_group_file(self.project.git.top), json.dumps([group.number, group.started]).encode())

@@ -7,21 +7,17 @@ come back and what it wrote is set aside.
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
-from mlops_cli.documents import parse_values
 from mlops_cli.errors import MissingObject, RecordError, StageFailed
 from mlops_cli.files import write_atomic
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal
-from mlops_cli.pipeline.executor import execute
+from mlops_cli.pipeline.execution import Surroundings, clear_outputs, read_metrics, run_commands
 from mlops_cli.pipeline.graph import choose
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
@@ -31,12 +27,11 @@ from mlops_cli.records.stages import Stage
 from mlops_cli.store.trees import Entry, Kind
 from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore
+from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.gitignore import hide_from_git
-from mlops_cli.workspace.project import Project, file_name
+from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import open_scanner
-from mlops_cli.workspace.snapshot import Snapshot, lock_path, workspace_snapshot
-
-_SHELL_SIGNALS = 128  # a shell exits with this and the number of the signal that ended its command
+from mlops_cli.workspace.snapshot import Snapshot, lock_path, track, workspace_snapshot
 
 
 class Listener(Protocol):
@@ -61,14 +56,6 @@ class StageResult:
 
     decision: Decision
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a command runs in: the environment it inherits, and the folder that keeps its logs."""
-
-    environ: Mapping[str, str]
-    logs: Path
 
 
 def run_project(
@@ -109,6 +96,9 @@ class _Runner:
 
     def carry_out(self, decision: Decision) -> StageResult:
         started = time.monotonic()
+        if decision.action is Action.RUN:
+            _refuse_absent_inputs(decision)
+            _refuse_outputs_in_git(self.project, decision.stage)
         self.listener.begin(decision)
         if decision.action is Action.RUN:
             decision = self._run(decision)
@@ -121,17 +111,16 @@ class _Runner:
     def _restore(self, decision: Decision) -> None:
         assert decision.source is not None
         stage = decision.stage
-        unfinished = journal.Unfinished(stage.address, self._keep_present(decision))
-        journal.begin(self.project, unfinished)
+        unfinished = journal.begin(self.project, journal.Unfinished(stage.address, self._keep_present(decision)))
         try:
             with open_scanner(self.project) as scanner:
                 for out in decision.source.outs:
-                    restore(self.project, scanner, out.path, output_entry(out))
+                    restore(self.project, scanner, out.path, as_entry(track(out.path, out)))
             lock = self._relock(decision, decision.source)
             unfinished = self._announce(unfinished, stage, lock)
             self._publish(stage, lock)
         except BaseException:
-            journal.put_right(self.project, unfinished)
+            journal.put_right(self.project, unfinished, self.listener)
             raise
         journal.finish(self.project, stage.address)
         self.observer.settle(decision)
@@ -151,26 +140,29 @@ class _Runner:
 
     def _run(self, decision: Decision) -> Decision:
         stage = decision.stage
-        _refuse_absent_inputs(decision)
-        _refuse_outputs_in_git(self.project, stage)
         self.observer.flush()
-        unfinished = journal.Unfinished(stage.address, self._keep_present(decision))
-        journal.begin(self.project, unfinished)
+        unfinished = journal.begin(self.project, journal.Unfinished(stage.address, self._keep_present(decision)))
         try:
-            self._clear(unfinished)
+            clear_outputs(self.project, unfinished.outs)
             self._execute(stage, unfinished)
             lock = self._judge_inputs(decision, self._collect(decision))
             unfinished = self._announce(unfinished, stage, lock)
             self._record(decision, lock)
         except BaseException as error:
-            aside = journal.put_right(self.project, unfinished)
-            if isinstance(error, StageFailed) and aside is not None:
-                self.listener.note(f"what `{stage.address}` wrote before it failed is in `{aside}`")
+            outcome = journal.put_right(self.project, unfinished, self.listener)
+            if isinstance(error, StageFailed):
+                self._tell_failure(unfinished, outcome)
             raise
         journal.finish(self.project, stage.address)
         settled = replace(decision, outs=lock.outs, source=lock)
         self.observer.settle(settled)
         return settled
+
+    def _tell_failure(self, unfinished: journal.Unfinished, outcome: journal.Outcome) -> None:
+        if outcome.aside is not None:
+            self.listener.note(f"what `{unfinished.stage}` wrote before it failed is in `{outcome.aside}`")
+        if outcome.unable is None and any(unfinished.outs.values()):
+            self.listener.note(f"the outputs that `{unfinished.stage}` had before are back")
 
     def _keep_present(self, decision: Decision) -> dict[str, Entry | None]:
         """Store the outputs there are now, so that nothing is lost when they are taken away; returns what they were."""
@@ -189,37 +181,15 @@ class _Runner:
                 )
         return kept
 
-    def _clear(self, unfinished: journal.Unfinished) -> None:
-        with open_scanner(self.project) as scanner:
-            for path in unfinished.outs:
-                restore(self.project, scanner, path, None)
-                (self.project.root / path).parent.mkdir(parents=True, exist_ok=True)
-
     def _execute(self, stage: Stage, unfinished: journal.Unfinished) -> None:
-        log = self.surroundings.logs / f"{file_name(stage.address)}.log"
-        folder = self.project.root / stage.wdir if stage.wdir else self.project.root / stage.folder
-        if not folder.is_dir():
-            raise StageFailed(
-                f"stage `{stage.address}` runs in `{stage.wdir}`, which is not a folder",
-                hint=f"see `wdir` in {stage.file}:{stage.line}",
-            )
-        status = execute(
-            stage.cmd,
-            folder=folder,
-            environ={"PYTHONUNBUFFERED": "1", **self.surroundings.environ, **dict(stage.env)},
-            log=log,
+        run_commands(
+            self.project,
+            stage,
+            self.surroundings,
             output=self.listener.write,
             started=lambda group: journal.update(self.project, replace(unfinished, group=group)),
-            left_behind=lambda _: self.listener.note(
-                f"the command of stage `{stage.address}` left processes behind; they were stopped "
-                "(end it with `wait` to let them finish)"
-            ),
+            note=self.listener.note,
         )
-        if status:
-            raise StageFailed(
-                f"stage `{stage.address}` failed: {describe_status(status)}",
-                hint=f"its output is in `{log}`; the outputs it had before are back",
-            )
 
     def _collect(self, decision: Decision) -> Lock:
         """Store what the stage made; returns its lock."""
@@ -303,55 +273,3 @@ def _refuse_outputs_in_git(project: Project, stage: Stage) -> None:
             f"{stage.file}:{stage.line}: Git tracks `{name}`, which stage `{stage.address}` makes",
             hint=f"`git rm -r --cached {shlex.quote(name)}` takes it out of Git; small results belong in `metrics`",
         )
-
-
-def read_metrics(project: Project, stage: Stage, path: str) -> dict[str, object]:
-    """Return the (nested) values of a metrics file that `stage` wrote; StageFailed when they cannot be read."""
-    file = project.root / path
-    if not file.is_file():
-        raise StageFailed(f"metrics `{path}` of stage `{stage.address}` is not a file", hint="write JSON, YAML or TOML")
-    try:
-        values = parse_values(file.read_bytes(), path).value
-    except RecordError as error:
-        raise StageFailed(
-            f"stage `{stage.address}` wrote metrics that cannot be read: {error.message}", hint=error.hint
-        ) from error
-    if not isinstance(values, dict):
-        raise StageFailed(
-            f"metrics `{path}` of stage `{stage.address}` must hold a mapping of names to numbers",
-            hint='for instance `{"accuracy": 0.97}`',
-        )
-    return without_lists(values)
-
-
-def without_lists(values: Mapping[str, object]) -> dict[str, object]:
-    """Return nested metrics without their lists: a series is a plot, and would swell every lock."""
-    return {
-        key: without_lists(value) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-        if not isinstance(value, list)
-    }
-
-
-def output_entry(out: OutputRecord) -> Entry:
-    """Return the entry that a lock's output names."""
-    lone = Kind.EXECUTABLE if out.executable else Kind.FILE
-    kind = Kind.FOLDER if out.kind is ObjectKind.TREE else lone
-    files = 1 if out.files is None else out.files
-    return Entry(os.fsencode(out.path.rpartition("/")[2]), kind, out.size, files, out.digest)
-
-
-def describe_status(status: int) -> str:
-    """Word an exit status; a negative one is the number of the signal that ended the command itself."""
-    if status == 127:
-        return "command not found (exit code 127)"
-    if status == 126:
-        return "the command is not executable (exit code 126)"
-    if 0 < status <= _SHELL_SIGNALS:
-        return f"exit code {status}"
-    number = -status if status < 0 else status - _SHELL_SIGNALS
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"exit code {status}" if status > 0 else f"killed by signal {number}"
-    return f"exit code {status} ({name})" if status > 0 else f"killed by {name}"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlops_cli.errors import MissingObject, RecordError, UsageError
-from mlops_cli.files import is_git_folder, write_atomic
+from mlops_cli.files import folders_above, is_git_folder, write_atomic
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import SUFFIX, ObjectKind, Pointer
@@ -139,11 +139,9 @@ def _place(snapshot: Snapshot, target: str) -> tuple[str, str]:
     plain = target.removesuffix(SUFFIX)
     if plain != target and plain in pointers and _is_valid(snapshot, plain):
         return plain, ""
-    parts = target.split("/")
-    for depth in range(1, len(parts)):
-        owner = "/".join(parts[:depth])
+    for owner in folders_above(target):
         if owner in pointers and (pointer := snapshot.pointer(owner)) and pointer.kind is ObjectKind.TREE:
-            return owner, "/".join(parts[depth:])
+            return owner, target[len(owner) + 1 :]
     return target, ""
 
 

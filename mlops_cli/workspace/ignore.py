@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlops_cli.errors import UsageError
+from mlops_cli.files import folders_above
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -49,17 +50,16 @@ class IgnoreRules:
 def rules_above(root: Path, folder: str) -> IgnoreRules:
     """Return the rules that the folders from the root down to the parent of `folder` set for it."""
     rules = IgnoreRules().enter(root, "")
-    parts = folder.split("/")[:-1] if folder else []
-    for depth in range(1, len(parts) + 1):
-        rules = rules.enter(root, "/".join(parts[:depth]))
+    for above in folders_above(folder):
+        rules = rules.enter(root, above)
     return rules
 
 
 def leaves_out(root: Path, path: str, *, below: str) -> bool:
     """Say whether the rules keep `path`, or a folder on the way to it, out of the tracked folder `below`."""
-    parts = path.split("/")
-    for depth in range(below.count("/") + 2, len(parts) + 1):
-        place = "/".join(parts[:depth])
+    for place in (*folders_above(path), path):
+        if not place.startswith(f"{below}/"):
+            continue
         is_folder = (root / place).is_dir() and not (root / place).is_symlink()
         if rules_above(root, place).hides(place, is_folder=is_folder):
             return True

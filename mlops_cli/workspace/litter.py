@@ -18,14 +18,15 @@ def sweep(project: Project) -> tuple[str, ...]:
     """Remove the leftovers of processes that are gone; returns their paths. The checkout's lock must be held."""
     removed = []
     for path in git.untracked_files(project.root, f":(glob)**/{TEMPORARY_PREFIX}*"):
-        if not _is_alive(path.rpartition("/")[2].removeprefix(TEMPORARY_PREFIX).partition("-")[0]):
+        if not is_alive(path.rpartition("/")[2].removeprefix(TEMPORARY_PREFIX).partition("-")[0]):
             with suppress(OSError):
                 os.unlink(project.root / path)
                 removed.append(path)
     return tuple(removed)
 
 
-def _is_alive(pid: str) -> bool:
+def is_alive(pid: str) -> bool:
+    """Say whether a process of that number runs; this one does not count, whatever has its number is from before."""
     try:
         os.kill(int(pid), 0)
     except (ValueError, OverflowError, ProcessLookupError):

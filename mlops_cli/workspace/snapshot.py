@@ -10,15 +10,16 @@ import os
 import stat
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from mlops_cli.documents import nearest
 from mlops_cli.errors import RecordError, UsageError
+from mlops_cli.files import folders_above
 from mlops_cli.hashing import Digest
-from mlops_cli.records.locks import Lock, read_lock
+from mlops_cli.records.locks import Lock, OutputRecord, read_lock
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.pointers import ObjectKind, Pointer, read_pointer
 from mlops_cli.records.stages import Pipeline, Stage
@@ -77,6 +78,12 @@ class Tracked:
     stage: str = ""
     git: bool = False
     push: bool = True
+
+
+def track(path: str, record: Pointer | OutputRecord) -> Tracked:
+    """Return the project path `path` with what a record says of its bytes."""
+    files = 1 if record.files is None else record.files
+    return Tracked(path, record.kind, record.digest, record.size, files, record.executable)
 
 
 class Snapshot:
@@ -145,7 +152,7 @@ class Snapshot:
 
     def tracked(self, *, outputs: bool = True) -> tuple[Tracked, ...]:
         """Return every path whose bytes a store holds, sorted; with `outputs`, those that stages' locks name too."""
-        found = [_from_pointer(path, pointer) for path in self.pointer_paths if (pointer := self.pointer(path))]
+        found = [track(path, pointer) for path in self.pointer_paths if (pointer := self.pointer(path))]
         if outputs:
             found.extend(entry for stage in self.stages for entry in self.outputs(stage))
         return tuple(sorted(found, key=lambda entry: entry.path))
@@ -155,9 +162,9 @@ class Snapshot:
         lock = self.lock(stage)
         declared = {out.path: out for out in stage.outs}
         return tuple(
-            Tracked(o.path, o.kind, o.digest, o.size, _count(o.files), o.executable, stage.address, own.git, own.push)
-            for o in (lock.outs if lock else ())
-            if (own := declared.get(o.path)) is not None
+            replace(track(out.path, out), stage=stage.address, git=own.git, push=own.push)
+            for out in (lock.outs if lock else ())
+            if (own := declared.get(out.path)) is not None
         )
 
 
@@ -212,12 +219,11 @@ def _is_path(project: Project, cwd: Path, argument: str) -> bool:
         (path,) = resolve_targets(project, cwd, [argument])
     except UsageError:
         return False
-    parts = path.split("/")
-    above = {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
-    if any((project.root / f"{place}.mlx").is_file() for place in above):
+    places = {*folders_above(path), path}
+    if any((project.root / f"{place}.mlx").is_file() for place in places):
         return True
     with suppress(RecordError):
-        return any(out.path in above for stage in workspace_snapshot(project).stages for out in stage.outs)
+        return any(out.path in places for stage in workspace_snapshot(project).stages for out in stage.outs)
     return False
 
 
@@ -241,8 +247,7 @@ def select(tracked: Iterable[Tracked], targets: Sequence[str]) -> tuple[tuple[Tr
 
 def _is_covered(path: str, part: str, chosen: Container[tuple[str, str]]) -> bool:
     """Say whether a part lies inside another that is chosen too."""
-    names = part.split("/") if part else []
-    return any((path, "/".join(names[:depth])) in chosen for depth in range(len(names)))
+    return part != "" and any((path, above) in chosen for above in ("", *folders_above(part)))
 
 
 def _part(entry: Tracked, target: str) -> str | None:
@@ -256,13 +261,3 @@ def _part(entry: Tracked, target: str) -> str | None:
 def _tracking_hint(target: str, tracked: Sequence[Tracked]) -> str:
     near = nearest(target, [entry.path for entry in tracked])
     return f"did you mean `{near}`?" if near else f"`mlx ls` lists what is tracked; `mlx add {target}` tracks it"
-
-
-def _from_pointer(path: str, pointer: Pointer) -> Tracked:
-    return Tracked(
-        path, pointer.kind, pointer.digest, pointer.size, _count(pointer.files), executable=pointer.executable
-    )
-
-
-def _count(files: int | None) -> int:
-    return 1 if files is None else files

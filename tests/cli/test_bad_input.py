@@ -189,6 +189,7 @@ READERS = {
     CONFIG: [*EVERYWHERE, ["config", "set", "core.jobs", "2"], ["remote", "add", "other", "/other"]],
     "mlx.yaml": [["status"], ["run"], ["checkout", "--force"], ["push"], ["graph"], ["stage", "list"], ["add", "new"]],
 }
+BY_HAND = "keep the lines that are right, and remove those that Git added (`<<<<<<<`, `=======`, `>>>>>>>`)"
 DEEP, LARGE = "[" * 50_000, "# " + "x" * 2_000_000 + "\n"
 
 
@@ -369,6 +370,70 @@ def test_a_bad_record_is_refused_by_every_command_that_reads_it(case: str, proje
 
     for args in READERS[file]:
         refuse(project, *args, error=f"{file}:{line}: {error.replace('SIZE', f'{size:,}')}", hint=hint)
+
+
+def merge(project: Project, change: Callable[[str], object]) -> None:
+    """Make `change` as one thing on a branch and as another here, and merge the two, which Git cannot."""
+    project.git("checkout", "--quiet", "-b", "other")
+    change("2")
+    project.git("commit", "--quiet", "--all", "--message=Theirs")
+    project.git("checkout", "--quiet", "main")
+    change("3")
+    project.git("commit", "--quiet", "--all", "--message=Ours")
+    done = subprocess.run(["git", "merge", "other"], cwd=project.root, capture_output=True, text=True, check=False)
+    assert "Automatic merge failed" in done.stdout
+
+
+def test_a_conflict_in_what_people_write_is_named(project: Project) -> None:
+    text = (project.root / "mlx.yaml").read_text()
+    merge(project, lambda number: project.write("mlx.yaml", text.replace("0.1", number)))
+
+    for args in READERS["mlx.yaml"]:
+        refuse(project, *args, error="mlx.yaml:2: the file has merge conflict markers of Git", hint=BY_HAND)
+
+    ours = (project.root / "mlx.yaml").read_text().replace("<<<<<<< HEAD\n", "").partition("=======\n")[0]
+    project.write("mlx.yaml", ours + ">>>>>>> other\n" + text.partition("}\n")[2])  # mended, but for one line
+    refuse(project, "status", error="mlx.yaml:3: the file has merge conflict markers of Git", hint=BY_HAND)
+    project.write("mlx.yaml", ours + text.partition("}\n")[2])
+    project.must("status")
+
+
+def test_a_conflict_in_the_settings_is_named(project: Project) -> None:
+    merge(project, lambda number: project.must("config", "set", "core.jobs", number))
+
+    for args in READERS[CONFIG]:
+        refuse(project, *args, error=f"{CONFIG}:4: the file has merge conflict markers of Git", hint=BY_HAND)
+
+
+def test_a_conflict_in_a_pointer_and_a_lock_ends_as_the_hints_say(project: Project) -> None:
+    def change(number: str) -> None:
+        project.write("data.csv", f"a,{number}\n")
+        project.must("add", "data.csv")
+        project.must("run")
+
+    merge(project, change)
+
+    for args in READERS[POINTER]:
+        refuse(
+            project,
+            *args,
+            error=f"{POINTER}:3: the file has merge conflict markers of Git",
+            hint=f"`git checkout --ours {POINTER}`, or `--theirs` for the other side; "
+            "then `mlx checkout data.csv` brings its bytes",
+        )
+    project.git("checkout", "--theirs", POINTER)
+    for args in (["status"], ["checkout"], ["run"]):
+        refuse(
+            project,
+            *args,
+            error=f"{LOCK}:4: the file has merge conflict markers of Git",
+            hint=f"`git checkout --ours {LOCK}`, or `--theirs` for the other side; then `mlx run`",
+        )
+    project.git("checkout", "--ours", LOCK)
+    project.must("checkout", "data.csv")
+    project.must("run")
+    assert (project.root / "data.csv").read_text() == (project.root / "model.txt").read_text() == "a,2\n"
+    assert '"clean": true' in project.must("status", "--json").stdout
 
 
 def test_a_bad_record_at_a_revision_is_named_with_the_revision(project: Project) -> None:
@@ -832,8 +897,8 @@ def test_a_remote_below_a_regular_file(project: Project) -> None:
         "--remote",
         "odd",
         code=6,
-        error=f"cannot write to remote `odd` (`{place}/remote`): not a directory",
-        hint="look at what the system says about it",
+        error=f"cannot write to remote `odd` (`{place}/remote`): a part of its path is not a folder",
+        hint="move that away, or use another path",
     )
     for path in objects(project):
         path.unlink()
@@ -927,7 +992,7 @@ def test_a_protocol_that_nobody_knows(project: Project) -> None:
         "odd",
         code=6,
         error="remote `odd`: mlx does not know the protocol `odd://`",
-        hint="use a folder, or a URL such as `s3://`, `gs://`, `az://` or `ssh://`",
+        hint="use a folder, or a URL that begins with `s3://`, `gs://`, `az://`, `ssh://`, `hdfs://` or `https://`",
     )
 
 
@@ -975,7 +1040,8 @@ def test_a_command_that_fails_costs_nothing(command: str, error: str, kept: str 
     failed = project.root / ".git" / "mlx" / "failed" / "main" / "train"
     (log,) = (project.root / ".git" / "mlx" / "runs").glob("*/train.log")
     assert result.code == 1
-    assert last_said(result) == said(error, f"its output is in `{log}`; the outputs it had before are back")
+    assert last_said(result) == said(error, f"its output is in `{log}`")
+    assert "note: the outputs that `train` had before are back\n" in result.stderr
     assert {path: data for path, data in picture(project.root).items() if "/failed/" not in path} == before
     if kept is None:
         assert not failed.exists()

@@ -15,8 +15,8 @@ import pytest
 
 from mlops_cli.errors import OutsideError
 from mlops_cli.pipeline import executor
+from mlops_cli.pipeline.execution import describe_status
 from mlops_cli.pipeline.executor import Group, execute, is_running, start_of, stop_group
-from mlops_cli.pipeline.runner import describe_status
 from tests.workspace.projects import is_alive, wait_for
 
 

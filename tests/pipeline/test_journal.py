@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mlops_cli.errors import StageFailed
+from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.executor import Group
 from mlops_cli.pipeline.journal import Unfinished, exclusive, read_unfinished, recover
@@ -52,11 +54,12 @@ def test_entry_round_trip(ran: Sandbox):
     for unfinished in (
         Unfinished("a:b/c", entries(ran)),
         Unfinished("s", entries(ran), Group(7, "boot:1"), ("mlx.lock/s.yaml", entries(ran)["file"].digest), aside=True),  # type: ignore[union-attr]
+        Unfinished("s", {}, aside=True, waiting=True),
     ):
         back = read_unfinished(unfinished.to_bytes())
         assert back.stage == unfinished.stage
         assert {k: v and v[1:] for k, v in back.outs.items()} == {k: v and v[1:] for k, v in unfinished.outs.items()}
-        assert (back.group, back.lock, back.aside) == (unfinished.group, unfinished.lock, unfinished.aside)
+        assert replace(back, outs={}) == replace(unfinished, outs={})
 
 
 @pytest.mark.parametrize(
@@ -144,8 +147,6 @@ def test_killed_while_setting_aside(ran: Sandbox, written: int):
 
 def test_result_whose_lock_was_written_stands(ran: Sandbox):
     """The rename of the lock is the moment: after it, the new outputs are the result."""
-    from mlops_cli.hashing import hash_bytes
-
     old = entries(ran)
     ran.write("n", "2")
     ran.run()
@@ -159,8 +160,6 @@ def test_result_whose_lock_was_written_stands(ran: Sandbox):
 
 
 def test_result_whose_lock_was_not_written_goes(ran: Sandbox):
-    from mlops_cli.hashing import hash_bytes
-
     before = visible(ran)
     notes = cut_short(ran, wrote_half, lock=("mlx.lock/s.yaml", hash_bytes(b"the lock that was to come")))
     assert visible(ran) == before
@@ -186,7 +185,7 @@ def test_entry_that_is_written_again_is_as_durable(ran: Sandbox, monkeypatch: py
     assert {entry.stat().st_ino, folder.stat().st_ino} <= synced
 
 
-def test_torn_and_strange_entries_are_dropped(ran: Sandbox):
+def test_torn_and_strange_entries_stop_nobody(ran: Sandbox):
     project = ran.project()
     unfinished = Unfinished("s", entries(ran))
     journal.begin(project, unfinished)
@@ -196,9 +195,13 @@ def test_torn_and_strange_entries_are_dropped(ran: Sandbox):
     (folder / ".mlx-tmp-1-def").write_bytes(unfinished.to_bytes()[:10])
     (folder / "other.json").write_text("garbage")
     before = visible(ran)
+    notes = Notes()
     with project.lock("test"):
-        assert recover(project) == ("s",)
+        assert recover(project, notes) == ("s",)
     assert not real.exists()
+    told = next(note for note in notes.notes if "cannot be read" in note)
+    kept = Path(told.partition("kept as `")[2].partition("`")[0])
+    assert kept.read_text() == "garbage", "an entry names bytes: even one that cannot be read is not thrown away"
     assert list(folder.iterdir()) == []
     assert visible(ran) == before
 
@@ -222,6 +225,83 @@ def test_old_outputs_that_cannot_be_brought_back_stop_nobody_and_are_not_forgott
         pass
     assert {path: it for path, it in listing(ran.root).items() if not path.startswith(b".git/")} == before
     assert ran.clean()
+
+
+def lose(box: Sandbox) -> tuple[Path, bytes]:
+    """Take the bytes of the old outputs away from the cache; returns where they belong, and what they are."""
+    name = hash_bytes(b"1").removeprefix("blake3:")
+    place = box.project().cache.root / "objects" / name[:2] / name[2:]
+    data = place.read_bytes()
+    place.unlink()
+    return place, data
+
+
+def give_back(place: Path, data: bytes) -> None:
+    place.write_bytes(data)
+    place.chmod(0o444)
+
+
+def recovered(box: Sandbox) -> list[str]:
+    notes = Notes()
+    with exclusive(box.project(), "test", notes):
+        pass
+    return notes.notes
+
+
+def test_what_came_to_a_path_while_its_old_output_was_away_stays(ran: Sandbox):
+    """The user was told that the old outputs are not back: what is written there afterwards is nobody's half output."""
+    journal.begin(ran.project(), Unfinished("s", entries(ran)))
+    wrote_half(ran)
+    lost = lose(ran)
+    unable, aside = recovered(ran)
+    assert "cannot be brought back yet: " in unable
+    assert unable.endswith("(`mlx run s` makes them anew)")
+    kept = Path(aside.removeprefix("what it had written is in ").strip("`"))
+    assert (kept / "folder/new").read_text() == "half"
+    ran.write("file", "the user's")
+    give_back(*lost)
+    stays, back = recovered(ran)
+    assert stays == "`file` is not what stage `s` had before, and stays as it is"
+    assert "its old outputs are back" in back
+    assert (ran.read("file"), ran.read("folder/n")) == ("the user's", "1")
+    assert (kept / "folder/new").read_text() == "half", "and nothing that was set aside is lost"
+
+
+def test_old_outputs_are_not_forgotten_when_the_stage_runs_again_meanwhile(ran: Sandbox):
+    before = visible(ran)
+    journal.begin(ran.project(), Unfinished("s", entries(ran)))
+    took_away(ran)
+    lost = lose(ran)
+    assert len(recovered(ran)) == 1
+    pipeline = ran.read("mlx.yaml")
+    ran.write("mlx.yaml", pipeline.replace("mkdir folder", "mkdir folder && false"))
+    with pytest.raises(StageFailed, match="failed: exit code 1"):
+        ran.run()
+    give_back(*lost)
+    ran.write("mlx.yaml", pipeline)
+    assert recovered(ran) == ["stage `s` was cut short: its old outputs are back"]
+    assert visible(ran) == before
+
+
+def test_run_that_succeeds_ends_the_waiting(ran: Sandbox):
+    journal.begin(ran.project(), Unfinished("s", entries(ran)))
+    took_away(ran)
+    lose(ran)
+    assert len(recovered(ran)) == 1
+    ran.run()
+    assert ran.read("folder/n") == "1"
+    assert recovered(ran) == []
+
+
+def test_half_restored_folder_is_completed(ran: Sandbox):
+    """A full disk, or a kill, may end the restoring at any file; what is there then is not the command's."""
+    ran.write("mlx.yaml", ran.read("mlx.yaml").replace("cp n folder/n", "cp n folder/n && echo more > folder/more"))
+    ran.run()
+    before = visible(ran)
+    journal.begin(ran.project(), Unfinished("s", entries(ran)))
+    (ran.root / "folder/more").unlink()
+    assert recovered(ran) == ["stage `s` was cut short: its old outputs are back"]
+    assert visible(ran) == before
 
 
 def test_process_that_ended_long_ago_is_not_confused_with_another(ran: Sandbox):

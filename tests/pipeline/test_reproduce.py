@@ -264,7 +264,8 @@ def test_failing_command(past: Sandbox):
     box.commit("a record of a run that never was")
     with pytest.raises(StageFailed) as caught:
         box.reproduce("HEAD")
-    assert caught.value.message == "stage `train` of that revision failed: exit code 4"
+    assert caught.value.message == "stage `train` failed: exit code 4"
+    assert str(caught.value.hint).endswith("it is the revision's command, in today's environment")
     assert b"said something" in box.heard.output
     assert list((box.project().local / "worktrees").iterdir()) == []
 

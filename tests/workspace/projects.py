@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.pipeline.plan import Decision
 from mlops_cli.pipeline.reproduce import Reproduction, reproduce
-from mlops_cli.pipeline.runner import StageResult, Surroundings, run_project
+from mlops_cli.pipeline.runner import StageResult, run_project
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.progress import Silent
 from mlops_cli.workspace import settings
