@@ -329,6 +329,9 @@ def test_wrong_aliases_are_named(data: bytes, message: str) -> None:
 
 # Bad input
 
+CONFLICT = "the file has merge conflict markers of Git"
+BY_HAND = "keep the lines that are right, and remove those that Git added (`<<<<<<<`, `=======`, `>>>>>>>`)"
+
 
 @pytest.mark.parametrize(
     ("data", "message", "hint"),
@@ -349,6 +352,9 @@ def test_wrong_aliases_are_named(data: bytes, message: str) -> None:
         (b"a: " + b"9" * 5000, "1: a number has more than 300 digits", "write a finite number, or put text in quotes"),
         (b"a: 0x" + b"f" * 900, "1: a number has more than 300 digits", "write a finite number, or put text in quotes"),
         (b"a: 1\nb: \xff\n", "2: byte 0xff is not UTF-8", "save the file as UTF-8"),
+        (b"a:\n<<<<<<< HEAD\n  b: 1\n=======\n  b: 2\n>>>>>>> other\n", f"2: {CONFLICT}", BY_HAND),
+        (b"<<<<<<< HEAD\r\na: 1\r\na: 2\r\n=======\r\n>>>>>>> other\r\n", f"1: {CONFLICT}", BY_HAND),
+        (b"a: 1\n>>>>>>> other\n", f"2: {CONFLICT}", BY_HAND),
         ("a: é\n".encode("latin-1"), "1: byte 0xe9 is not UTF-8", "save the file as UTF-8"),
         ("a: 1\n".encode("utf-16"), "1: byte 0xff is not UTF-8", "save the file as UTF-8"),
         (b"a: 1\nb: x\x01\n", "2: a control character stands in the text", "remove it, or write it as an escape"),
@@ -557,6 +563,37 @@ def test_toml_dates_become_text() -> None:
 )
 def test_the_suffix_chooses_the_parser(name: str, data: bytes) -> None:
     assert parse_values(data, name).value == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.yaml", b'a: "1\n<<<<<<< ours\n=======\n>>>>>>> theirs\n"'),
+        ("a.json", b'{\n<<<<<<< ours\n"a": 1\n=======\n"a": 2\n>>>>>>> theirs\n}\n'),
+        ("a.toml", b"a = 1\n<<<<<<< ours\nb = 1\n=======\nb = 2\n>>>>>>> theirs\n"),
+    ],
+)
+def test_conflict_markers_are_named_whatever_the_parser(name: str, data: bytes) -> None:
+    with pytest.raises(RecordError) as caught:
+        parse_values(data, name)
+
+    assert (caught.value.message, caught.value.hint) == (f"{name}:2: {CONFLICT}", BY_HAND)
+
+
+def test_conflict_markers_within_a_line_or_a_block_are_text() -> None:
+    data = b"a: <<<<<<< x\nb: |\n  <<<<<<< ours\n  =======\n  >>>>>>> theirs\n"
+
+    assert parse_yaml(data, "x.yaml").value == {
+        "a": "<<<<<<< x",
+        "b": "<<<<<<< ours\n=======\n>>>>>>> theirs\n",
+    }
+
+
+def test_the_way_out_of_a_conflict_in_a_file_that_nobody_writes() -> None:
+    with pytest.raises(RecordError) as caught:
+        parse_yaml(b"<<<<<<< ours\n", "a b.yaml", after_merge="`mlx run`")
+
+    assert caught.value.hint == "`git checkout --ours 'a b.yaml'`, or `--theirs` for the other side; then `mlx run`"
 
 
 def test_other_suffixes_are_refused() -> None:

@@ -7,6 +7,8 @@ so nobody may change a value in place.
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +25,9 @@ MAX_BITS = 1024
 LONG_NUMBER = "a number has more than 300 digits"
 # Text counts as one node per so many characters, so that aliases cannot multiply a long string either.
 TEXT_PER_NODE = 64
+
+# Either is enough: of a conflict mended by hand, one line may be forgotten.
+_CONFLICT = re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +56,34 @@ def located(name: str, line: int, message: str, hint: str | None = None) -> Reco
     return RecordError(f"{name}:{line}: {message}", hint=hint)
 
 
-def decode(data: bytes, name: str) -> str:
-    """Return the text of a file of at most `MAX_BYTES`; RecordError names the line that is not UTF-8."""
+def decode(data: bytes, name: str, *, after_merge: str | None = None) -> str:
+    """Return the text of a file of at most `MAX_BYTES`; RecordError names a line not UTF-8, or of a conflict.
+
+    With `after_merge`, the hint is to take one side as it is, and then to do that.
+    """
     if len(data) > MAX_BYTES:
         raise located(name, 1, f"the file is larger than {MAX_BYTES >> 20} MiB ({len(data):,} bytes)")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"byte 0x{data[error.start]:02x} is not UTF-8"
         raise located(name, line, message, "save the file as UTF-8") from error
+    _refuse_conflict(text, name, after_merge)
+    return text
+
+
+def _refuse_conflict(text: str, name: str, after_merge: str | None) -> None:
+    if "<<<<<<< " not in text and ">>>>>>> " not in text:
+        return
+    found = _CONFLICT.search(text)
+    if found is None:
+        return
+    hint = "keep the lines that are right, and remove those that Git added (`<<<<<<<`, `=======`, `>>>>>>>`)"
+    if after_merge is not None:
+        hint = f"`git checkout --ours {shlex.quote(name)}`, or `--theirs` for the other side; then {after_merge}"
+    line = text.count("\n", 0, found.start()) + 1
+    raise located(name, line, "the file has merge conflict markers of Git", hint)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

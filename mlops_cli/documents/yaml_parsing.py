@@ -1,21 +1,17 @@
 """Reading YAML without trusting it.
 
 Values are built from parse events, never by `yaml.load`: libyaml's loader overflows the C stack on deep nesting, keeps
-the last of two equal keys without a word, and lets aliases grow without bound. Scalars mean what `yaml.safe_load` makes
-of them, except that dates stay text.
+the last of two equal keys without a word, and lets aliases grow without bound. What a scalar means is `scalars`'s.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import yaml
 
 from mlops_cli.documents.document import (
-    LONG_NUMBER,
-    MAX_BITS,
     MAX_DEPTH,
     MAX_NODES,
     Document,
@@ -25,12 +21,10 @@ from mlops_cli.documents.document import (
     located,
     weigh_text,
 )
+from mlops_cli.documents.scalars import CONVERTERS, TAG, parse_scalar
 from mlops_cli.errors import RecordError
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-N = TypeVar("N", int, float)
-
-_TAG = "tag:yaml.org,2002:"
 
 _PROBLEMS = {
     "mapping values are not allowed": (
@@ -50,9 +44,12 @@ _PROBLEMS = {
 }
 
 
-def parse_yaml(data: bytes, name: str) -> Document:
-    """Parse one YAML document; an empty file is None. RecordError says `name:line` and what is wrong."""
-    text = decode(data, name)
+def parse_yaml(data: bytes, name: str, *, after_merge: str | None = None) -> Document:
+    """Parse one YAML document; an empty file is None. RecordError says `name:line` and what is wrong.
+
+    `after_merge` is for files that nobody writes by hand: what to do once Git took one side of a conflict in it.
+    """
+    text = decode(data, name, after_merge=after_merge)
     builder = _Builder(name, _tabbed_lines(text))
     loader = None
     try:
@@ -65,16 +62,6 @@ def parse_yaml(data: bytes, name: str) -> Document:
         if loader is not None:
             loader.dispose()
     return Document(name, builder.root, builder.lines)
-
-
-def parse_scalar(text: str) -> object:
-    """Return what `text` means as a plain YAML scalar; ValueError for NaN, infinity and absurdly long numbers."""
-    return _resolve(text)
-
-
-def is_text(text: str) -> bool:
-    """Whether `text`, written plain, is text to YAML 1.1: no number, true/false, null, date, `<<` or `=`."""
-    return not any(match(text) for match in _ALL_RESOLVERS.get(text[:1], ()))
 
 
 def _tabbed_lines(text: str) -> frozenset[int]:
@@ -108,87 +95,6 @@ def _translate(error: yaml.YAMLError, text: str, name: str) -> RecordError:
 
 def _tab_error(name: str, line: int) -> RecordError:
     return located(name, line, "a tab is used as indentation", "indent with spaces")
-
-
-# Scalars: the same regular expressions as yaml.safe_load, by first character.
-
-
-def _to_bool(text: str) -> bool:
-    return text.lower() in ("true", "yes", "on")
-
-
-def _to_int(text: str) -> int:
-    if len(text) > MAX_BITS:
-        raise ValueError(LONG_NUMBER)
-    number = _read_digits(text)
-    if number.bit_length() > MAX_BITS:
-        raise ValueError(LONG_NUMBER)
-    return number
-
-
-def _read_digits(text: str) -> int:
-    digits = text.replace("_", "").lower()
-    sign = -1 if digits.startswith("-") else 1
-    digits = digits.lstrip("+-")
-    try:
-        if digits.startswith("0b"):
-            return sign * int(digits, 2)
-        if digits.startswith("0x"):
-            return sign * int(digits, 16)
-        if ":" in digits:
-            return sign * _sexagesimal(digits, int)
-        return sign * int(digits, 8 if digits.startswith("0") else 10)
-    except ValueError:
-        raise ValueError(f"`{text}` is not a whole number") from None
-
-
-def _to_float(text: str) -> float:
-    digits = text.replace("_", "").lower()
-    number = math.inf
-    if not digits.endswith(("inf", "nan")):
-        try:
-            number = _sexagesimal(digits, float) if ":" in digits else float(digits)
-        except ValueError:
-            raise ValueError(f"`{text[:80]}` is not a number") from None
-    if not math.isfinite(number):
-        raise ValueError(f"`{text[:80]}` is not a finite number")
-    return number
-
-
-def _sexagesimal(digits: str, number: Callable[[str], N]) -> N:
-    """Read `1:30` as 90, as YAML 1.1 does."""
-    total = number("0")
-    for part in digits.lstrip("+-").split(":"):
-        total = total * 60 + number(part)
-    return -total if digits.startswith("-") else total
-
-
-_CONVERT: dict[str, Callable[[str], object]] = {
-    f"{_TAG}null": lambda _: None,
-    f"{_TAG}bool": _to_bool,
-    f"{_TAG}int": _to_int,
-    f"{_TAG}float": _to_float,
-    f"{_TAG}str": str,
-}
-
-
-def _read_resolvers() -> Iterator[tuple[str, tuple[tuple[Any, Callable[[str], object]], ...]]]:
-    for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items():
-        yield first, tuple((pattern.match, _CONVERT[tag]) for tag, pattern in entries if tag in _CONVERT)
-
-
-_RESOLVERS = dict(_read_resolvers())
-_ALL_RESOLVERS = {
-    first: tuple(pattern.match for _, pattern in entries)
-    for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _resolve(text: str) -> object:
-    for match, convert in _RESOLVERS.get(text[:1], ()):
-        if match(text):
-            return convert(text)
-    return text
 
 
 def _line(event: yaml.Event) -> int:
@@ -261,8 +167,8 @@ class _Builder:
     def convert(self, event: yaml.Event, tag: str | None, text: str) -> object:
         try:
             if tag is None:
-                return _resolve(text)
-            convert = _CONVERT.get(tag)
+                return parse_scalar(text)
+            convert = CONVERTERS.get(tag)
             if convert is not None:
                 return convert(text)
         except ValueError as error:
@@ -270,10 +176,10 @@ class _Builder:
         raise self.tag_error(event, tag)
 
     def begin_mapping(self, event: yaml.MappingStartEvent) -> None:
-        self.begin(event, {}, f"{_TAG}map")
+        self.begin(event, {}, f"{TAG}map")
 
     def begin_sequence(self, event: yaml.SequenceStartEvent) -> None:
-        self.begin(event, [], f"{_TAG}seq")
+        self.begin(event, [], f"{TAG}seq")
 
     def begin(self, event: yaml.CollectionStartEvent, value: dict[str, object] | list[object], tag: str) -> None:
         if event.tag not in (None, "!", tag):
@@ -383,7 +289,7 @@ class _Builder:
         return self.error(event, f"key `{spelled}` is {kind}, and must be text", f'write it in quotes: `"{spelled}":`')
 
     def tag_error(self, event: yaml.Event, tag: str) -> RecordError:
-        spelled = "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
+        spelled = "!!" + tag.removeprefix(TAG) if tag.startswith(TAG) else tag
         return self.error(event, f"tag `{spelled}` is not allowed", "write plain values without tags")
 
     def error(self, event: yaml.Event, message: str, hint: str | None = None) -> RecordError:

@@ -132,7 +132,7 @@ def _sorted(value: object) -> object:
 
 def read_lock(data: bytes, name: str, folder: str) -> Lock:
     """Read the lock in `data` of a stage whose `mlx.yaml` is in `folder`; RecordError when it is anything else."""
-    fields = Fields(parse_yaml(data, name), what="this lock")
+    fields = Fields(parse_yaml(data, name, after_merge="`mlx run`"), what="this lock")
     check_version(fields)
     fields.only(_KEYS)
     return Lock(

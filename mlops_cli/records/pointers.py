@@ -6,6 +6,7 @@ are stored.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -52,7 +53,8 @@ def read_pointer(data: bytes, name: str) -> Pointer:
 
     RecordError when it is anything but a pointer to the path beside it.
     """
-    fields = Fields(parse_yaml(data, name), what="this pointer")
+    after_merge = f"`mlx checkout {shlex.quote(name.removesuffix(SUFFIX))}` brings its bytes"
+    fields = Fields(parse_yaml(data, name, after_merge=after_merge), what="this pointer")
     check_version(fields)
     fields.only(("mlx", "path", "tree", "blob", "size", "files", "executable"))
     path = fields.parsed("path", check_relative)
