@@ -6,7 +6,7 @@ version of the layout it has. Whatever goes wrong is told as a trouble of the re
     mlx.json                 {"mlx": 1}
     objects/<aa>/<rest>      objects
     runs/<fingerprint>.yaml  run records
-    tmp/                     objects on their way in
+    tmp/                     files on their way in
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlops_cli.errors import CorruptObject, MlxError, OutsideError, RemoteError
-from mlops_cli.files import translate_os_error, write_atomic
+from mlops_cli.errors import CorruptObject, MlxError, RemoteError
+from mlops_cli.files import translate_os_error
 from mlops_cli.hashing import Digest
 from mlops_cli.store.loose import LooseStore
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability
@@ -94,8 +94,6 @@ class FolderRemote(LooseStore):
         if path.exists():
             return
         try:
-            write_atomic(path, marker(), durable=self.durability is not Durability.NONE)
-        except OutsideError as error:
-            if isinstance(error.__cause__, OSError):
-                raise self.trouble(error.__cause__, f"write to {self.label}") from error
-            raise
+            self.write_file(path, marker())
+        except OSError as error:
+            raise self.trouble(error, f"write to {self.label}") from error

@@ -2,7 +2,7 @@
 
     objects/<aa>/<rest>     an object's bytes, mode 0444
     runs/<fingerprint>.yaml run records
-    tmp/<pid>.<random>/     objects on their way in; `tmp/<pid>.<random>.lock` is held while their process lives
+    tmp/<pid>.<random>/     files on their way in; `tmp/<pid>.<random>.lock` is held while their process lives
 
 The one idea is the order: bytes are written and hashed under `tmp`, synced once for many files, renamed into
 `objects`, and the folders synced. A crash therefore leaves whole objects or none, and leftovers under `tmp` that the
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
-from mlops_cli.files import FEW_FILES, sync_filesystem, sync_folder, sync_paths, write_all, write_atomic
+from mlops_cli.files import FEW_FILES, sync_filesystem, sync_folder, sync_paths, write_all
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.copying import SMALL, copy_descriptor, copy_stream, fill, hash_stream
@@ -302,9 +302,26 @@ class LooseStore:
         path = self._run_path(key)
         try:
             self.prepare()
+            self.write_file(path, data)
         except OSError as error:
             raise self.trouble(error, f"write to {self.label}") from error
-        write_atomic(path, data, durable=self.durability is not Durability.NONE)
+
+    def write_file(self, path: Path, data: bytes) -> None:
+        """Make a file that is no object hold `data`; a crash leaves the old one or the new. OSError passes through.
+
+        It comes from `tmp/` as objects do, where the next writer takes away what a crash left.
+        """
+        scratch = Scratch(str(self.root))
+        try:
+            temporary = scratch.write(data)
+            if self.durability is not Durability.NONE:
+                sync_paths([temporary], self.root)
+            path.parent.mkdir(exist_ok=True)
+            os.rename(temporary, path)
+            if self.durability is not Durability.NONE:
+                sync_folder(path.parent)
+        finally:
+            scratch.close()
 
     def list_runs(self) -> Iterator[str]:
         """Yield the fingerprints that have a run record."""

@@ -45,6 +45,7 @@ _EXTRAS = {
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "azure", "abfs": "azure", "abfss": "azure", "adl": "azure",
     "ssh": "ssh", "sftp": "ssh",
 }  # fmt: skip
+_USUAL = "use a folder, or a URL that begins with `s3://`, `gs://`, `az://`, `ssh://`, `hdfs://` or `https://`"
 
 
 class RemoteStore(ObjectStore, Protocol):
@@ -63,7 +64,7 @@ def open_remote(name: str, url: str, root: Path, *, durability: Durability) -> R
     Nothing is contacted before the first verb. RemoteError when the URL's protocol is unknown or its package is not
     installed.
     """
-    protocol = urlsplit(url).scheme if "://" in url else ""
+    protocol = url.partition("://")[0].lower() if "://" in url else ""
     if protocol in ("", "file", "local"):
         return FolderRemote(name, url, _folder_of(url, root), durability)
     filesystem, path = _connect(name, url, protocol)
@@ -84,17 +85,28 @@ def _connect(name: str, url: str, protocol: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = fsspec.core.url_to_fs(f"{protocol}://{url.partition('://')[2]}")
     except ImportError as error:
-        extra = _EXTRAS.get(protocol)
-        hint = f"`pip install 'mlops-cli[{extra}]'`" if extra else str(error)
-        raise RemoteError(f"remote `{name}` needs a package for `{protocol}://` that is missing", hint=hint) from error
+        message = f"remote `{name}` needs a package for `{protocol}://` that is missing"
+        raise RemoteError(message, hint=_how_to_install(protocol, error)) from error
     except Exception as error:
         if isinstance(error, ValueError) and "rotocol not known" in str(error):
-            hint = "use a folder, or a URL such as `s3://`, `gs://`, `az://` or `ssh://`"
-            raise RemoteError(f"remote `{name}`: mlx does not know the protocol `{protocol}://`", hint=hint) from error
+            message = f"remote `{name}`: mlx does not know the protocol `{protocol}://`"
+            raise RemoteError(message, hint=_USUAL) from error
         raise _translate(error, f"reach remote `{name}` (`{url}`)", name) from error
     return filesystem, str(path).rstrip("/")
+
+
+def _how_to_install(protocol: str, error: ImportError) -> str:
+    """Return the command that brings what a protocol needs, as far as it can be told, and what fsspec says of it."""
+    from fsspec.registry import known_implementations
+
+    if extra := _EXTRAS.get(protocol):
+        return f"`pip install 'mlops-cli[{extra}]'`"
+    words = known_implementations.get(protocol, {}).get("err") or str(error)
+    cause = error if error.name else error.__cause__
+    module = (cause.name or "").partition(".")[0] if isinstance(cause, ModuleNotFoundError) else ""
+    return f"`pip install {module}`; fsspec says: {words}" if module else f"fsspec says: {words}"
 
 
 def _translate(error: Exception, doing: str, name: str) -> RemoteError:

@@ -681,6 +681,19 @@ def test_a_crash_anywhere_in_a_batch_leaves_whole_objects_and_a_rerun_completes(
     assert outcomes == {0, 1, 2, 3, 4}
 
 
+def test_a_crash_anywhere_while_a_run_is_recorded_leaves_nothing_behind(cache):
+    cache.write_run("ab", b"old" * 1000)
+
+    for _ in crashes(lambda: cache.write_run("ab", b"new" * 1000)):
+        assert cache.read_run("ab") in (b"old" * 1000, b"new" * 1000)
+        cache.write_run("ab", b"old" * 1000)
+        assert (names(cache.root), names(cache.root / "runs"), names(cache.root / "tmp")) == (
+            ["runs", "tmp"],
+            ["ab.yaml"],
+            [],
+        )
+
+
 @pytest.mark.parametrize("link", [LinkMode.COPY, LinkMode.HARDLINK, LinkMode.SYMLINK])
 @pytest.mark.parametrize("replace", [False, True])
 def test_a_crash_anywhere_while_placing_leaves_the_old_or_the_new(tmp_path, work, link, replace):

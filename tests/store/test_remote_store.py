@@ -70,12 +70,15 @@ def test_a_remote_knows_its_name_and_url(tmp_path, memory_url):
         assert (store.name, store.url, store.label) == ("storage", url, "remote `storage`")
 
 
-def test_an_unknown_protocol_is_told(tmp_path):
+@pytest.mark.parametrize("protocol", ["carrier-pigeon", "unknown", "my_store"])
+def test_an_unknown_protocol_is_told(tmp_path, protocol):
     with pytest.raises(RemoteError) as caught:
-        open_at("carrier-pigeon://loft/nest", tmp_path)
+        open_at(f"{protocol}://loft/nest", tmp_path)
 
-    assert caught.value.message == "remote `storage`: mlx does not know the protocol `carrier-pigeon://`"
-    assert "`s3://`" in caught.value.hint
+    assert caught.value.message == f"remote `storage`: mlx does not know the protocol `{protocol}://`"
+    assert caught.value.hint == (
+        "use a folder, or a URL that begins with `s3://`, `gs://`, `az://`, `ssh://`, `hdfs://` or `https://`"
+    )
     assert caught.value.exit_code == 6
 
 
@@ -104,16 +107,45 @@ def test_a_missing_package_is_named_by_the_extra_that_brings_it(tmp_path, monkey
     assert caught.value.hint == f"`pip install 'mlops-cli[{extra}]'`"
 
 
-def test_a_missing_package_without_an_extra_is_told_in_fsspecs_words(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("url", "module", "hint"),
+    [
+        ("hdfs://host/x", "pyarrow", "`pip install pyarrow`; fsspec says: pyarrow and local java libraries required"),
+        ("http://host/x", "aiohttp", "`pip install aiohttp`; fsspec says: HTTPFileSystem requires"),
+        ("https://host/x", "aiohttp", "`pip install aiohttp`; fsspec says: HTTPFileSystem requires"),
+        ("github://owner:repo@main/x", "requests", "`pip install requests`; fsspec says: Install the requests package"),
+        ("oss://bucket/x", "ossfs", "`pip install ossfs`; fsspec says: Install ossfs to access Alibaba"),
+    ],
+)
+def test_a_missing_package_without_an_extra_is_named_with_fsspecs_words(tmp_path, monkeypatch, url, module, hint):
+    monkeypatch.setitem(sys.modules, module, None)  # even if it is installed here
+    for name in ("arrow", "github", "http"):  # what was found once is kept, here and in the registry
+        monkeypatch.delitem(sys.modules, f"fsspec.implementations.{name}", raising=False)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, url.partition(":")[0], raising=False)
+
+    with pytest.raises(RemoteError) as caught:
+        open_at(url, tmp_path)
+
+    assert caught.value.message == f"remote `storage` needs a package for `{url.partition(':')[0]}://` that is missing"
+    assert caught.value.hint.startswith(hint)
+
+
+def test_a_missing_package_that_nobody_names_is_told_in_fsspecs_words(tmp_path, monkeypatch):
     def lacks(url):
-        raise ImportError("Install pyarrow to access HDFS")
+        raise ImportError("it takes more than a package")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", lacks)
 
-    with pytest.raises(RemoteError, match="needs a package for `hdfs://`") as caught:
-        open_at("hdfs://host/x", tmp_path)
+    with pytest.raises(RemoteError) as caught:
+        open_at("odd://host/x", tmp_path)
 
-    assert caught.value.hint == "Install pyarrow to access HDFS"
+    assert caught.value.hint == "fsspec says: it takes more than a package"
+
+
+def test_a_protocol_in_capitals_is_the_same(memory_url, tmp_path):
+    (digest,) = put(open_at(memory_url, tmp_path), b"content")
+
+    assert open_at(memory_url.replace("memory", "MEMORY"), tmp_path).read(digest) == b"content"
 
 
 def test_a_url_that_cannot_be_reached_is_told(tmp_path, monkeypatch):
