@@ -1,9 +1,7 @@
-"""Commands on the workspace: `init`, `add`, `status`, `checkout`, `diff`, `remove`, `ls`, `cat`."""
+"""Commands on the workspace: `init`, `add`, `status`, `checkout`, `diff`, `remove`."""
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,21 +11,15 @@ from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import Check, DryRun, Json, Overwrite, Targets
 from mlops_cli.cli.session import reporting, session_of
-from mlops_cli.cli.text import Line, Style, Styled, count, quoted, size_text, table
+from mlops_cli.cli.text import Line, Style, Styled, count, quoted, size_text
 
 if TYPE_CHECKING:
-    from mlops_cli.hashing import Digest
     from mlops_cli.pipeline.status import ProjectStatus
-    from mlops_cli.store.cache import Cache
-    from mlops_cli.store.trees import Entry
     from mlops_cli.workspace.checkout import Restored
     from mlops_cli.workspace.compare import DataStatus, FileChange
 
-_AT_ONCE = 8 << 20  # bytes
-
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Files or folders")]
 Tracked = Annotated[list[str], typer.Argument(metavar="PATH...", help="Tracked paths", autocompletion=complete_paths)]
-Rev = Annotated[str | None, typer.Option("--rev", metavar="REV", help="As it was at a Git revision")]
 
 
 def init(context: typer.Context, dry_run: DryRun = False, as_json: Json = False) -> None:
@@ -244,105 +236,6 @@ def remove(context: typer.Context, paths: Tracked, dry_run: DryRun = False, as_j
         output.say("the files are still here, and Git sees them again")
 
 
-def list_(
-    context: typer.Context,
-    path: Annotated[
-        str,
-        typer.Argument(metavar="[PATH]", help="A tracked path, or a folder inside one", autocompletion=complete_paths),
-    ] = "",
-    rev: Rev = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-R", help="Every file below")] = False,
-    as_json: Json = False,
-) -> None:
-    """List what is tracked, or what a tracked folder holds
-
-    The listing comes from the records and the cache; nothing is checked out.
-    """
-    from mlops_cli.workspace.browse import list_tracked
-    from mlops_cli.workspace.snapshot import open_snapshot
-
-    session = session_of(context)
-    output, project = session.output(as_json), session.project()
-    target = session.targets(project, [path])[0] if path else ""
-    with open_snapshot(project, rev) as snapshot:
-        listed = list_tracked(project.cache, snapshot, target, recursive=recursive)
-    value = {"revision": rev, "entries": [asdict(item) for item in listed]}
-    rows = [(item.kind, size_text(item.size), f"{item.files:,}", item.digest[:15], item.path) for item in listed]
-    output.result("ls", value, table(("kind", "size", "files", "digest", "path"), rows))
-    if not rows:
-        output.say("nothing is tracked yet" if not path else f"`{path}` is empty")
-
-
-def cat(
-    context: typer.Context,
-    path: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH", help="A tracked file, a path inside one, or a digest", autocompletion=complete_paths
-        ),
-    ],
-    rev: Rev = None,
-    target: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write it there, not to stdout")] = "",
-    as_json: Json = False,
-) -> None:
-    """Print the bytes of a tracked file
-
-    With -o they are written to a new file instead; that also takes whole folders out.
-    """
-    from mlops_cli.workspace.browse import find_object, write_copy
-    from mlops_cli.workspace.snapshot import open_snapshot
-
-    session = session_of(context)
-    output, project = session.output(as_json), session.project()
-    wanted = path if path.startswith("blake3:") else session.targets(project, [path])[0]
-    with open_snapshot(project, rev) as snapshot:
-        entry = find_object(project.cache, snapshot, wanted)
-    value = {"path": path, "digest": entry.digest, "size": entry.size}
-    if target:
-        write_copy(project.cache, entry, session.cwd / target)
-        output.result("cat", {**value, "output": target}, [])
-        return
-    _refuse_folder(entry, path)
-    if as_json:
-        output.result("cat", {**value, **_encoded(project.cache.read(entry.digest))}, [])
-    else:
-        _copy_out(project.cache, entry.digest)
-
-
-def _refuse_folder(entry: Entry, path: str) -> None:
-    from mlops_cli.errors import UsageError
-    from mlops_cli.store.trees import Kind
-
-    if entry.kind == Kind.FOLDER:
-        raise UsageError(f"`{path}` is a folder", hint=f"`mlx ls {path}` lists it; `-o DIR` writes it out")
-
-
-def _copy_out(cache: Cache, digest: Digest) -> None:
-    """Write an object to standard output, piece by piece: verified before a small one is shown, after a large one."""
-    from mlops_cli.hashing import Hasher
-
-    sys.stdout.flush()
-    with cache.open(digest) as stream:
-        if os.fstat(stream.fileno()).st_size <= _AT_ONCE:
-            sys.stdout.buffer.write(cache.read(digest))
-            return
-        hasher = Hasher()
-        while piece := stream.read(1 << 20):
-            hasher.update(piece)
-            sys.stdout.buffer.write(piece)
-    if hasher.digest() != digest:
-        raise cache.damaged(digest, hasher.digest())
-
-
-def _encoded(data: bytes) -> dict[str, str]:
-    import base64
-
-    try:
-        return {"encoding": "utf-8", "content": data.decode()}
-    except UnicodeDecodeError:
-        return {"encoding": "base64", "content": base64.b64encode(data).decode()}
-
-
 COMMANDS = {
     "init": command(init, "git init && mlx init"),
     "add": command(add, "mlx add data/raw labels.csv"),
@@ -350,6 +243,4 @@ COMMANDS = {
     "checkout": command(checkout, "mlx checkout data/raw"),
     "diff": command(diff, "mlx diff", "mlx diff HEAD~1 HEAD data/raw"),
     "remove": command(remove, "mlx remove data/raw"),
-    "ls": command(list_, "mlx ls data/raw", "mlx ls --rev HEAD~1 --recursive"),
-    "cat": command(cat, "mlx cat data/labels.csv | head", "mlx cat --rev v1 data/raw/a.png -o a.png"),
 }

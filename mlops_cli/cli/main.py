@@ -110,6 +110,8 @@ def run() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a real stream has it
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under `nohup`, work outlives its terminal
+        signal.signal(signal.SIGHUP, _interrupt)
     code = main(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -120,6 +122,8 @@ def run() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    if number == signal.SIGHUP:
+        signal.signal(number, signal.SIG_IGN)  # the system and the shell may both send it; the second says nothing new
     raise KeyboardInterrupt
 
 

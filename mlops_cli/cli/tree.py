@@ -32,8 +32,8 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "pull": "remotes",
         "fetch": "remotes",
         "remove": "data",
-        "ls": "data",
-        "cat": "data",
+        "ls": "browse",
+        "cat": "browse",
     },
     "Remotes": {
         "remote": "remotes",

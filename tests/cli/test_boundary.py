@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,7 +288,7 @@ def test_an_interrupt_is_a_sentence(project: Project, monkeypatch: pytest.Monkey
     assert result.stderr == "error: interrupted\nhint: the same command again goes on from here\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_says_so_and_puts_the_outputs_back(
     number: signal.Signals, project: Project, start: Started
 ) -> None:
@@ -295,14 +297,55 @@ def test_an_interrupted_run_says_so_and_puts_the_outputs_back(
 
     process = start("run", "train@forest", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    while process.stderr.readline() != b"begun\n":
-        pass
+    assert any(line == b"begun\n" for line in process.stderr), "it ended before the command began"
     process.send_signal(number)
     said = process.communicate()[1].decode()
 
     assert process.returncode == 130
     assert said == "error: interrupted\nhint: the same command again goes on from here\n"
     assert (project.root / "models" / "forest.txt").read_text() == before
+
+
+def test_a_run_whose_terminal_closes_puts_the_outputs_back(project: Project, start: Started) -> None:
+    before = (project.root / "models" / "forest.txt").read_text()
+    project.write("train.sh", "echo begun; exec sleep 60\n")
+    ours, theirs = os.openpty()
+
+    process = start(
+        "run",
+        "train@forest",
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        assert any(b"begun" in line for line in terminal)
+
+    assert process.wait() == 130
+    assert (project.root / "models" / "forest.txt").read_text() == before
+
+
+def test_a_run_under_nohup_goes_on_when_its_terminal_closes(project: Project) -> None:
+    os.mkfifo(project.root / "gate")
+    project.write("train.sh", f"echo begun; read line < gate; {(project.root / 'train.sh').read_text()}")
+    command = f"trap '' HUP; exec '{sys.executable}' -m mlops_cli run train@forest"
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", command], cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    gate = os.open(project.root / "gate", os.O_RDWR)  # both ends: nobody ever waits for the other
+    assert process.stderr is not None
+    assert any(line == b"begun\n" for line in process.stderr), "it ended before the command began"
+
+    process.send_signal(signal.SIGHUP)
+    os.write(gate, b"go\n")
+    said = process.communicate()[0]
+    os.close(gate)
+
+    assert process.returncode == 0
+    assert said == b"ran 1, restored 0, skipped 1\n"
 
 
 # Bugs ----------------------------------------------------------------------------------------------------------------

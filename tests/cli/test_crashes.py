@@ -136,7 +136,8 @@ def seen_by_git(project: Project) -> list[str]:
 
 def litter(project: Project) -> list[Path]:
     """Return what killed processes left behind, in the workspace and in the cache (locks and empty folders aside)."""
-    abandoned = (project.root / ".git" / "mlx" / "cache" / "tmp").glob("*/*")
+    cache = project.root / ".git" / "mlx" / "cache"
+    abandoned = [*(cache / "tmp").glob("*/*"), *cache.rglob(".mlx-tmp-*")]
     return [*(path for path in project.root.rglob(".mlx-tmp-*") if ".git" not in path.parts), *abandoned]
 
 
@@ -329,7 +330,7 @@ def test_a_run_that_is_killed_while_its_command_runs(project: Project) -> None:
     assert_a_run_goes_on_from(project)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_interrupted(number: signal.Signals, project: Project) -> None:
     with waiting_run(project) as (process, child, grandchild):
         before = files(project.root)
