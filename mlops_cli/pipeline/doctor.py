@@ -1,6 +1,7 @@
 """`mlx doctor`: is everything here in order, and what to say in a bug report.
 
 Each check is a function that yields findings; none changes anything but a probe file in the cache, which it removes.
+Settings that cannot be read are a finding too: the other checks then go by those that can.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,9 +20,11 @@ from mlops_cli.documents.schemas import find_violations
 from mlops_cli.errors import MissingObject, MlxError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline.inputs import stage_graph
+from mlops_cli.records import config
+from mlops_cli.store.folder import FolderRemote
 from mlops_cli.store.links import supported_modes
 from mlops_cli.workspace import git
-from mlops_cli.workspace.project import CONFIG, Project
+from mlops_cli.workspace.project import CONFIG, Project, config_files, find_project, find_root
 from mlops_cli.workspace.remotes import list_remotes
 from mlops_cli.workspace.snapshot import Snapshot, lock_path, workspace_snapshot
 from mlops_cli.workspace.sync import open_project_remote
@@ -47,17 +50,56 @@ class Finding:
     hint: str = ""
 
 
-def examine(project: Project) -> tuple[Finding, ...]:
-    """Return what every check found, in a fixed order."""
+def examine(start: Path, environ: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Return what every check of the project that holds `start` found, in a fixed order; UsageError outside of one."""
+    project, faults = _open(start, environ)
     snapshot = workspace_snapshot(project)
     return (
         *_versions(project),
+        *faults,
+        *_settings(project),
         *_places(project),
         *_state(project),
         *_remotes(project),
-        *_records(snapshot),
+        *_records(snapshot, without_config=bool(faults)),
         *_pipelines(snapshot),
     )
+
+
+def _open(start: Path, environ: Mapping[str, str]) -> tuple[Project, tuple[Finding, ...]]:
+    """Return the project with the settings that can be read, and a finding for each level that cannot."""
+    try:
+        return find_project(start, environ), ()
+    except MlxError:
+        checkout = git.find_checkout(start)
+        root = find_root(start, checkout) if checkout else None
+        if checkout is None or root is None:
+            raise
+    layers: list[config.Layer] = []
+    faults: list[Finding] = []
+    try:
+        layers.append(config.environment_layer(environ))
+    except MlxError as error:
+        faults.append(Finding("settings", Health.FAILED, error.message, error.hint or "unset it"))
+    for level, path in config_files(root, checkout, environ).items():
+        name = CONFIG if level == "project" else str(path)
+        try:
+            values = config.read_config(path.read_bytes(), name) if path.is_file() else {}
+        except MlxError as error:
+            faults.append(Finding("settings", Health.FAILED, error.message, error.hint or f"edit `{name}`"))
+            continue
+        layers.append(config.Layer(f"{level} ({name})", values))
+    return Project(root, checkout, tuple(layers), config.resolve(layers)), tuple(faults)
+
+
+def _settings(project: Project) -> Iterator[Finding]:
+    name = project.config.core_remote
+    if name is not None and name not in project.config.remotes:
+        origin = next(layer.origin for layer in project.layers if "core.remote" in layer.values)
+        hint = f"`mlx remote add {name} URL`, or `mlx remote default NAME`"
+        yield Finding(
+            "settings", Health.FAILED, f"`core.remote` is `{name}` ({origin}), and no remote is called so", hint
+        )
 
 
 def _versions(project: Project) -> Iterator[Finding]:
@@ -79,14 +121,24 @@ def _places(project: Project) -> Iterator[Finding]:
         yield Finding("cache", Health.FAILED, f"{root}: {error.strerror}", "make it writable, or set `cache.dir`")
         return
     yield Finding("cache", Health.OK, str(root))
+    yield from _quarantine(root / "quarantine")
     wanted = project.config.cache_link
     fits = wanted in modes or wanted == "reflink"
-    linking = f"{wanted} (possible here: {', '.join(modes)})"
+    copied = "" if wanted in modes else ", which cannot be done here: files are copied"
+    linking = f"{wanted}{copied} (possible here: {', '.join(modes)})"
     hint = "" if fits else "`mlx config set cache.link copy`, or a cache on the same file system"
     yield Finding("links", Health.OK if fits else Health.WARNING, linking, hint)
     free = shutil.disk_usage(root).free
     hint = "free some space: adding data needs room for it once more" if free < _LITTLE_ROOM else ""
     yield Finding("disk", Health.WARNING if hint else Health.OK, f"{free / 1e9:.1f} GB free", hint)
+
+
+def _quarantine(folder: Path) -> Iterator[Finding]:
+    number = len(list(folder.iterdir())) if folder.is_dir() else 0
+    if number:
+        hint = f"`mlx pull` brings good ones from a remote, `mlx add` from the workspace; then delete `{folder}`"
+        objects = "1 damaged object" if number == 1 else f"{number:,} damaged objects"
+        yield Finding("quarantine", Health.WARNING, f"{objects} in `{folder}`", hint)
 
 
 def _state(project: Project) -> Iterator[Finding]:
@@ -108,23 +160,26 @@ def _state(project: Project) -> Iterator[Finding]:
 
 def _remotes(project: Project) -> Iterator[Finding]:
     for remote in list_remotes(project):
+        default = ", the default" if remote.default else ""
         try:
             _, store = open_project_remote(project, remote.name)
-            store.read(hash_bytes(b""))
+            if isinstance(store, FolderRemote) and not store.root.exists() and store.root.parent.is_dir():
+                default += f": nothing was pushed yet (`{store.root}` does not exist)"
+            else:
+                store.read(hash_bytes(b""))
         except MissingObject:
             pass
         except MlxError as error:
             yield Finding(f"remote {remote.name}", Health.WARNING, error.message, error.hint or "")
             continue
-        default = ", the default" if remote.default else ""
         yield Finding(f"remote {remote.name}", Health.OK, f"{remote.url}{default}")
 
 
-def _records(snapshot: Snapshot) -> Iterator[Finding]:
+def _records(snapshot: Snapshot, *, without_config: bool) -> Iterator[Finding]:
     checked, faults = 0, 0
     for path in snapshot.paths:
         kind, data = _kind(path), snapshot.files.read(path)
-        if kind is None or data is None:
+        if kind is None or data is None or (without_config and path == CONFIG):
             continue
         checked += 1
         try:

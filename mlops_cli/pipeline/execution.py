@@ -12,7 +12,9 @@ from pathlib import Path
 
 from mlops_cli.documents import parse_values
 from mlops_cli.errors import RecordError, StageFailed
-from mlops_cli.pipeline.executor import Group, Write, execute
+from mlops_cli.pipeline.aside import open_up
+from mlops_cli.pipeline.executor import Write, execute
+from mlops_cli.pipeline.processes import Group
 from mlops_cli.records.stages import Stage
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.project import Project, file_name
@@ -33,6 +35,7 @@ def clear_outputs(project: Project, paths: Iterable[str]) -> None:
     """Take away what is at `paths`, whose bytes the caller has made sure of, and make the folders they belong in."""
     with open_scanner(project) as scanner:
         for path in paths:
+            open_up(project.root / path)
             restore(project, scanner, path, None)
             (project.root / path).parent.mkdir(parents=True, exist_ok=True)
 
@@ -64,7 +67,7 @@ def run_commands(
         log=log,
         output=output,
         started=started,
-        left_behind=lambda _: note(
+        left_behind=lambda: note(
             f"the command of stage `{stage.address}` left processes behind; they were stopped "
             "(end it with `wait` to let them finish)"
         ),

@@ -78,12 +78,18 @@ def choose(graph: Graph, targets: Sequence[str]) -> tuple[str, ...]:
         if not found and target in graph.maker:
             found = [graph.maker[target]]
         if not found:
-            known = [*graph.stages, *(_group_address(stage) for stage in graph.stages.values())]
-            near = nearest(target, known)
-            hint = f"did you mean `{near}`?" if near else "`mlx stage list` lists the stages"
-            raise UsageError(f"there is no stage `{target}`", hint=hint)
+            raise UsageError(f"there is no stage `{target}`", hint=_nearest_stage(graph, target))
         chosen.update(dict.fromkeys(found))
     return tuple(chosen) if targets else tuple(graph.stages)
+
+
+def _nearest_stage(graph: Graph, target: str) -> str:
+    known = dict.fromkeys((*graph.stages, *(_group_address(stage) for stage in graph.stages.values())))
+    elsewhere = [address for address in known if address.endswith(f":{target}")]
+    near = elsewhere or [address for address in (nearest(target, known),) if address is not None]
+    if not near:
+        return "`mlx stage list` lists the stages"
+    return f"did you mean {' or '.join(f'`{address}`' for address in near)}?"
 
 
 def _group_address(stage: Stage) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mlops_cli.documents import nearest, parse_values
-from mlops_cli.errors import MissingObject, RecordError
+from mlops_cli.errors import MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
@@ -85,15 +85,34 @@ class Observer:
         return decision
 
     def settle(self, decision: Decision) -> None:
-        """Replace a stage's decision by what became of it; its outputs are looked at again when next asked for."""
+        """Replace a stage's decision by what became of it; what may have changed meanwhile is looked at again."""
         self._decisions[decision.stage.address] = decision
         self._settled.add(decision.stage.address)
+        if decision.action is Action.RUN:  # that may have taken hours
+            self._seen.clear()
         for out in decision.stage.outs:
             self._forget(out.path)
 
     def describe(self, old: tuple[ObjectKind, Digest, int], new: tuple[ObjectKind, Digest, int]) -> str:
         """Word how one object (kind, digest, bytes) became another."""
         return describe_change(self._data, old, new)
+
+    def unkept(self, deps: Iterable[Input]) -> tuple[str, ...]:
+        """Return the tracked paths in, at or above `deps` whose bytes are not those that their pointers name."""
+        used = {dep.path: dep.digest for dep in deps}
+        owners = {owner for owner in self._pointers for path in used if _is_in(path, owner) or _is_in(owner, path)}
+        return tuple(owner for owner in sorted(owners) if self._differs(owner, used.get(owner)))
+
+    def _differs(self, owner: str, used: Digest | None) -> bool:
+        pointer = self._snapshot.pointer(owner)
+        if used is None and (present := self.look(owner)):
+            used = present.digest
+        return pointer is not None and used not in (None, pointer.digest)
+
+    def untracked(self, paths: Iterable[str]) -> list[str]:
+        """Return those of `paths` that no pointer and no stage speaks for: code, or data that nobody added."""
+        spoken_for = {*self._pointers, *self._graph.maker}
+        return [path for path in paths if not any(above in spoken_for for above in _and_above(path))]
 
     def flush(self) -> None:
         """Write what was seen to the state index."""
@@ -128,8 +147,9 @@ class Observer:
             self._forget(dep.path)
         try:
             now = self.wanted(stage)
-        except RecordError:
-            return tuple(file.path for file in stage.params)
+        except (MlxError, OSError):  # one cannot be read any more, or does not hold still: it changed
+            unreadable = tuple(dep.path for dep in wanted.deps if not self._can_look(dep.path))
+            return unreadable or tuple(file.path for file in stage.params)
         old, new = ({dep.path: (dep.digest, dep.executable) for dep in side.deps} for side in (wanted, now))
         deps = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
         return (*deps, *(path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path))))
@@ -246,6 +266,13 @@ class Observer:
             # Code may be linked from elsewhere: then what counts is what the link leads to.
             self._seen[path] = scanner.look(path, follow=scanner is self._code)
         return self._seen[path]
+
+    def _can_look(self, path: str) -> bool:
+        try:
+            self.look(path)
+        except (MlxError, OSError):
+            return False
+        return True
 
     def _forget(self, path: str) -> None:
         for seen in [p for p in self._seen if _is_in(p, path) or _is_in(path, p)]:

@@ -13,20 +13,22 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
 from mlops_cli.errors import MissingObject, MlxError, OutsideError
 from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_atomic
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
-from mlops_cli.pipeline.executor import Group, is_running, stop_group
+from mlops_cli.pipeline.aside import set_aside, unused
+from mlops_cli.pipeline.processes import Group, is_running, stop_group
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.trees import Entry, Kind, TreeSource, diff
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.litter import sweep
 from mlops_cli.workspace.project import Project, file_name
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
+from mlops_cli.workspace.snapshot import workspace_snapshot
 
 
 class Noting(Protocol):
@@ -41,16 +43,17 @@ class Unfinished:
     """A stage that is being run.
 
     `outs` are its outputs as they were (None: there was nothing), `group` is the command's process group, `lock` the
-    path and the digest of the lock that is about to be written. `aside` says that what the command wrote is being set
-    aside, `waiting` that all of it was and only the old outputs are still to come back: what else is at their paths by
-    then is the user's.
+    path of its lock, `before` the digest of that file as it was (None: none), `after` that of what is about to be
+    written. `waiting` says that what the command wrote was set aside and only the old outputs are still to come back:
+    what else is at their paths by then is the user's.
     """
 
     stage: str
     outs: Mapping[str, Entry | None]
+    lock: str
+    before: Digest | None
+    after: Digest | None = None
     group: Group | None = None
-    lock: tuple[str, Digest] | None = None
-    aside: bool = False
     waiting: bool = False
 
     def to_bytes(self) -> bytes:
@@ -59,9 +62,15 @@ class Unfinished:
             path: None if entry is None else [int(entry.kind), entry.size, entry.files, entry.digest]
             for path, entry in self.outs.items()
         }
-        group = [self.group.number, self.group.started] if self.group else None
-        value: dict[str, object] = {"stage": self.stage, "outs": outs, "group": group, "lock": self.lock}
-        value |= {"aside": self.aside, "waiting": self.waiting}
+        value = {
+            "stage": self.stage,
+            "outs": outs,
+            "lock": self.lock,
+            "before": self.before,
+            "after": self.after,
+            "group": [self.group.number, self.group.started] if self.group else None,
+            "waiting": self.waiting,
+        }
         return json.dumps(value).encode()
 
 
@@ -75,9 +84,9 @@ def read_unfinished(data: bytes) -> Unfinished:
             else Entry(os.fsencode(path.rpartition("/")[2]), Kind(entry[0]), entry[1], entry[2], parse_digest(entry[3]))
             for path, entry in value["outs"].items()
         }
+        before, after = (parse_digest(value[key]) if value[key] else None for key in ("before", "after"))
         group = Group(int(value["group"][0]), str(value["group"][1])) if value["group"] else None
-        lock = (str(value["lock"][0]), parse_digest(value["lock"][1])) if value["lock"] else None
-        return Unfinished(str(value["stage"]), outs, group, lock, bool(value["aside"]), bool(value["waiting"]))
+        return Unfinished(str(value["stage"]), outs, str(value["lock"]), before, after, group, bool(value["waiting"]))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"not a journal entry: {error}") from error
 
@@ -122,28 +131,39 @@ def finish(project: Project, stage: str) -> None:
     _path(project, stage).unlink(missing_ok=True)
 
 
+class Fate(Enum):
+    """What became of a run that was cut short."""
+
+    RECORDED = "its lock was there: the result stands"
+    BACK = "the old outputs are back"
+    SUPERSEDED = "another lock is there by now: whatever the outputs are, they are somebody else's"
+    WAITING = "the old outputs cannot be brought back yet"
+    GIVEN_UP = "the old outputs cannot be brought back"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a run that was cut short.
+    """What became of a run that was cut short, and where what it had written is, if it had written anything."""
 
-    `recorded`: its lock was there, so the result stands. `aside`: where what it had written is, if it had. `unable`:
-    why its old outputs are not back (None: they are).
-    """
-
-    recorded: bool = False
+    fate: Fate
     aside: Path | None = None
-    unable: MlxError | None = None
 
 
-def put_right(project: Project, unfinished: Unfinished, reporter: Noting = SILENT) -> Outcome:
-    """Bring the old outputs back and set aside what the command wrote, unless the new lock is there already.
+def put_right(project: Project, unfinished: Unfinished, reporter: Noting = SILENT, *, killed: bool = False) -> Outcome:
+    """Bring the old outputs back and set aside what the command wrote, unless the stage's lock is another one by now.
 
-    Whatever interrupts this, doing it again ends in the same state. Old outputs that cannot be brought back now (the
-    disk is full or away, the cache lacks them) are told and stay in the journal.
+    Whatever interrupts this, doing it again ends in the same state. Nothing is raised for what stands in the way; it is
+    told, and old outputs that may come back later (the disk is full or away, the cache lacks them) stay in the journal.
+    With `killed`, someone may have written to the outputs since: nothing ever replaces what is set aside.
     """
-    if _is_recorded(project, unfinished):
+    now = _digest(project.root / unfinished.lock)
+    if now is not None and now == unfinished.after:
         finish(project, unfinished.stage)
-        return Outcome(recorded=True)
+        return Outcome(Fate.RECORDED)
+    if now != unfinished.before:
+        finish(project, unfinished.stage)
+        _tell_old(unfinished, "its lock is another one by now, so its outputs stay as they are", reporter)
+        return Outcome(Fate.SUPERSEDED)
     aside = None
     try:
         with open_scanner(project) as scanner:
@@ -152,7 +172,7 @@ def put_right(project: Project, unfinished: Unfinished, reporter: Noting = SILEN
                 for path in others:
                     reporter.note(f"`{path}` is not what stage `{unfinished.stage}` had before, and stays as it is")
             else:
-                aside = _set_aside(project, unfinished, others) if others else None
+                aside = set_aside(project, unfinished.stage, others, for_good=killed) if others else None
                 unfinished = update(project, replace(unfinished, waiting=True))
                 others = []
             wanted = {path: entry for path, entry in unfinished.outs.items() if entry and path not in others}
@@ -160,11 +180,21 @@ def put_right(project: Project, unfinished: Unfinished, reporter: Noting = SILEN
             for path, entry in wanted.items():
                 restore(project, scanner, path, entry)
     except (MlxError, OSError) as error:
-        unable = error if isinstance(error, MlxError) else translate_os_error(error, "bring old outputs back")
-        _tell_unable(project, unfinished, unable, reporter)
-        return Outcome(aside=aside, unable=unable)
+        unable = error if isinstance(error, MlxError) else _translate(error)
+        return Outcome(_tell_unable(project, unfinished, unable, reporter), aside)
     finish(project, unfinished.stage)
-    return Outcome(aside=aside)
+    return Outcome(Fate.BACK, aside)
+
+
+def _translate(error: OSError) -> MlxError:
+    return translate_os_error(error, f"use `{os.fsdecode(error.filename or '')}`")
+
+
+def _digest(path: Path) -> Digest | None:
+    try:
+        return hash_bytes(path.read_bytes())
+    except OSError:
+        return None
 
 
 def _refuse_absent(project: Project, wanted: Mapping[str, Entry]) -> None:
@@ -174,29 +204,22 @@ def _refuse_absent(project: Project, wanted: Mapping[str, Entry]) -> None:
             raise MissingObject(f"the cache lacks objects of `{path}`", hint=f"`mlx pull {path}` may bring them")
 
 
-def _tell_unable(project: Project, unfinished: Unfinished, unable: MlxError, reporter: Noting) -> None:
-    stage = unfinished.stage
+def _tell_unable(project: Project, unfinished: Unfinished, unable: MlxError, reporter: Noting) -> Fate:
     if isinstance(unable, OutsideError | MissingObject):  # the next command tries again
         reporter.note(
-            f"stage `{stage}` was cut short, and its old outputs cannot be brought back yet: {unable.message} "
-            f"(`mlx run {stage}` makes them anew)"
+            f"stage `{unfinished.stage}` was cut short, and its old outputs cannot be brought back yet: "
+            f"{unable.message} (`mlx run {unfinished.stage}` makes them anew)"
         )
-        return
-    finish(project, stage)  # trying again would end in the same way
+        return Fate.WAITING
+    finish(project, unfinished.stage)  # trying again would end in the same way
+    _tell_old(unfinished, f"its old outputs cannot be brought back: {unable.message}", reporter)
+    return Fate.GIVEN_UP
+
+
+def _tell_old(unfinished: Unfinished, why: str, reporter: Noting) -> None:
     names = ", ".join(f"`{path}` was `{entry.digest}`" for path, entry in unfinished.outs.items() if entry)
-    reporter.note(f"stage `{stage}` was cut short, and its old outputs cannot be brought back: {unable.message}")
+    reporter.note(f"stage `{unfinished.stage}` was cut short; {why}")
     reporter.note(f"what they were: {names or 'there were none'}")
-
-
-def _is_recorded(project: Project, unfinished: Unfinished) -> bool:
-    """Say whether the lock that the run was about to write is there: then its outputs are whole, and they stay."""
-    if unfinished.lock is None:
-        return False
-    path, digest = unfinished.lock
-    try:
-        return hash_bytes((project.root / path).read_bytes()) == digest
-    except OSError:
-        return False
 
 
 def _is_other(project: Project, scanner: Scanner, path: str, old: Entry | None) -> bool:
@@ -206,26 +229,8 @@ def _is_other(project: Project, scanner: Scanner, path: str, old: Entry | None) 
     try:
         present = scanner.look(path)
         return present is None or not _is_part(scanner, present, old)
-    except MlxError:
-        return True  # a FIFO, say
-
-
-def _set_aside(project: Project, unfinished: Unfinished, paths: list[str]) -> Path:
-    aside = project.local / "failed" / project.checkout_key / file_name(unfinished.stage)
-    if not unfinished.aside:
-        shutil.rmtree(aside, ignore_errors=True)
-        update(project, replace(unfinished, aside=True))
-    for path in paths:
-        target = _unused(aside / path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(project.root / path, target)
-    return aside
-
-
-def _unused(path: Path) -> Path:
-    """Return `path`, or a name beside it that nothing has."""
-    names = (path.with_name(f"{path.name}~{number}") for number in count(2))
-    return next(place for place in chain([path], names) if not os.path.lexists(place))
+    except (MlxError, OSError):
+        return True  # a FIFO, say, or what nobody may read
 
 
 def recover(project: Project, reporter: Reporter = SILENT) -> tuple[str, ...]:
@@ -252,7 +257,7 @@ def recover(project: Project, reporter: Reporter = SILENT) -> tuple[str, ...]:
 
 def _keep_unreadable(project: Project, path: Path, error: ValueError, reporter: Reporter) -> None:
     """Put away an entry that a damaged disk or another version of mlx left: mlx cannot read it, somebody may."""
-    kept = _unused(project.local / "failed" / project.checkout_key / path.name)
+    kept = unused(project.local / "failed" / project.checkout_key / path.name)
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(path, kept)
     reporter.note(
@@ -264,25 +269,47 @@ def _keep_unreadable(project: Project, path: Path, error: ValueError, reporter: 
 def _recover_one(project: Project, unfinished: Unfinished, reporter: Reporter) -> bool:
     """Put one stage right and tell what became of it; returns whether that is done."""
     stage = unfinished.stage
-    outcome = put_right(project, unfinished, reporter)
+    declared = _declared(project, stage)
+    if declared is not None:
+        outs = {path: entry for path, entry in unfinished.outs.items() if path in declared}
+        for path in sorted(unfinished.outs.keys() - declared):
+            reporter.note(f"`{path}` is no longer an output of stage `{stage}`, and stays as it is")
+        unfinished = replace(unfinished, outs=outs)
+    outcome = put_right(project, unfinished, reporter, killed=True)
     kept = f"what it had written is in `{outcome.aside}`" if outcome.aside else ""
-    if outcome.recorded:
+    if outcome.fate is Fate.RECORDED:
         reporter.note(f"stage `{stage}` was cut short after it was done: its result stands")
-    elif outcome.unable is None:
+    elif outcome.fate is Fate.BACK:
         reporter.note(f"stage `{stage}` was cut short: its old outputs are back{'; ' if kept else ''}{kept}")
     elif kept:
         reporter.note(kept)
-    return outcome.unable is None
+    return outcome.fate is not Fate.WAITING
+
+
+def _declared(project: Project, address: str) -> set[str] | None:
+    """Return the outputs that a stage declares now; None when `mlx.yaml` cannot be read."""
+    try:
+        stages = workspace_snapshot(project).stages
+    except MlxError:
+        return None
+    return {out.path for stage in stages if stage.address == address for out in stage.outs}
 
 
 @contextmanager
-def exclusive(project: Project, doing: str, reporter: Reporter = SILENT) -> Iterator[None]:
-    """Hold the checkout against other mlx commands that write it, with everything put right that a killed one left."""
+def exclusive(project: Project, doing: str, reporter: Reporter = SILENT, *, dry_run: bool = False) -> Iterator[None]:
+    """Hold the checkout against other mlx commands that write it, with everything put right that a killed one left.
+
+    A dry run puts nothing right: it only tells that there is something.
+    """
     with project.lock(doing) as cut_short:
-        if cut_short:
-            with suppress(MlxError):
-                sweep(project)
-        recover(project, reporter)
+        if dry_run:
+            if _folder(project).is_dir() and any(_folder(project).iterdir()):
+                reporter.note("a run was cut short: the next command that is no dry run puts its outputs right first")
+        else:
+            if cut_short:
+                with suppress(MlxError):
+                    sweep(project)
+            recover(project, reporter)
         yield
 
 

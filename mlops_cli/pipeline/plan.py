@@ -180,6 +180,9 @@ def _declaration_changes(stage: Stage, lock: Lock) -> Iterator[str]:
             yield f"output `{path}` is no longer declared"
         elif declared[path] != made[path]:
             yield f"output `{path}` is now kept {'in Git' if declared[path] else 'by mlx, not in Git'}"
+    for path in sorted(set(stage.metrics) ^ set(lock.metrics)):
+        if path in declared and path in made:
+            yield f"output `{path}` is {'now' if path in stage.metrics else 'no longer'} declared as metrics"
 
 
 def _absences(wanted: Wanted) -> list[str]:

@@ -1,7 +1,8 @@
 """Do a past run again, and say digest by digest whether the result is the same.
 
-The revision is checked out in a scratch worktree that shares the clone's cache. Each stage runs for real on the inputs
-its lock recorded: code and parameters from the commit, data from the cache or a remote. Where a stage's output differs
+The revision is checked out in a scratch worktree that shares the clone's cache. Before anything runs, every chosen
+stage must have a lock of this revision, and some store its inputs. Each stage runs for real on the inputs its lock
+recorded: code and parameters from the commit, data from the cache or a remote. Where a stage's output differs
 from the record, the recorded one is put in its place (if some store has it), so that the stages after it are judged on
 what they were given then. The user's workspace, locks and run cache are not touched.
 """
@@ -20,13 +21,14 @@ from mlops_cli.errors import Inconclusive, MissingObject, RecordError, RemoteErr
 from mlops_cli.files import write_atomic
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, read_metrics, run_commands
-from mlops_cli.pipeline.executor import Group, is_running, stop_group
 from mlops_cli.pipeline.graph import Graph, build_graph, choose
-from mlops_cli.pipeline.inputs import open_observer
-from mlops_cli.pipeline.plan import input_changes
+from mlops_cli.pipeline.inputs import Observer, open_observer
+from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes
+from mlops_cli.pipeline.processes import Group, is_running, stop_group
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.stages import Stage
+from mlops_cli.store.remote import RemoteStore
 from mlops_cli.store.trees import Entry
 from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore
@@ -36,7 +38,7 @@ from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, track, workspace_snapshot
 from mlops_cli.workspace.state import State
-from mlops_cli.workspace.sync import fetch_objects, open_project_remote
+from mlops_cli.workspace.sync import fetch_objects, find_absent, open_project_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +113,21 @@ def reproduce(
         snapshot = workspace_snapshot(scratch)
         graph = build_graph(snapshot.stages, snapshot.pointer_paths)
         if not graph.stages:
-            raise UsageError(f"revision `{revision}` has no stages", hint="`mlx stage add` declares one")
+            raise Inconclusive(f"revision `{revision}` has no stages", hint="choose a revision that has stages")
         rerun = _Rerun(project, scratch, snapshot, graph, surroundings, output, remote, reporter)
         verdicts: list[StageVerdict] = []
         chosen = choose(graph, targets)
-        for address in (address for address in graph.stages if address in chosen):
-            begin(address)
+        stages = [stage for address, stage in graph.stages.items() if address in chosen]
+        rerun.refuse_in_vain(stages)
+        for stage in stages:
+            begin(stage.address)
             try:
-                verdicts.append(rerun.judge(graph.stages[address]))
+                verdicts.append(rerun.judge(stage))
             except (MissingObject, RemoteError, Inconclusive) as error:
                 if all(verdict.same for verdict in verdicts):
                     raise
                 # The answer is known already: it differs.
-                reporter.note(f"stage `{address}` and those after it were not judged: {error.message}")
+                reporter.note(f"stage `{stage.address}` and those after it were not judged: {error.message}")
                 break
         return Reproduction(revision, commit, tuple(verdicts))
 
@@ -185,15 +189,45 @@ class _Rerun:
     remote: str | None
     reporter: Reporter
 
-    def judge(self, stage: Stage) -> StageVerdict:
+    def refuse_in_vain(self, stages: Sequence[Stage]) -> None:
+        """Raise what would stop one of `stages` on the way, as far as it can be known before the first one runs.
+
+        Inconclusive without a lock that belongs to the revision; MissingObject, RemoteError for an input that no store
+        has. What a stage before will make need not be in any.
+        """
+        locks = [self._lock(stage) for stage in stages]
+        with open_observer(self.project, self.snapshot, self.graph, run_cache=False) as observer:
+            for stage in self.graph.stages.values():
+                lock = self.snapshot.lock(stage)
+                if lock is None:
+                    continue
+                if stage in stages:
+                    self._refuse_stale(stage, lock, observer, before=True)
+                # As if it had run and made what it recorded: that is what the stages after it are judged on.
+                made = Decision(stage, Action.SKIP, (), Wanted((), {}), None, lock.outs, lock)
+                observer.settle(made)
+        remade: set[str] = set()
+        for stage, lock in zip(stages, locks, strict=True):
+            for tracked in self._inputs(stage, lock):
+                if tracked.stage not in remade and not is_stored(self.project.cache, as_entry(tracked)):
+                    self._refuse_absent(tracked, stage)
+            remade.add(stage.address)
+
+    def _lock(self, stage: Stage) -> Lock:
         lock = self.snapshot.lock(stage)
         if lock is None:
             raise Inconclusive(
                 f"stage `{stage.address}` has no lock in this revision: there is no result to compare with",
                 hint="choose a revision in which it had run, or name other stages",
             )
-        self._bring_inputs(stage, lock)
-        self._refuse_stale(stage, lock)
+        return lock
+
+    def judge(self, stage: Stage) -> StageVerdict:
+        lock = self._lock(stage)
+        for tracked in self._inputs(stage, lock):
+            self._place(tracked, stage)
+        with open_observer(self.project, self.snapshot, self.graph, run_cache=False) as observer:
+            self._refuse_stale(stage, lock, observer)
         self._execute(stage)
         with open_scanner(self.project, reporter=self.reporter) as scanner:
             made = {out.path: scanner.look(out.path) for out in stage.outs}
@@ -204,13 +238,13 @@ class _Rerun:
                 self._put_recorded(stage, out)
         return StageVerdict(stage.address, outs, metrics)
 
-    def _bring_inputs(self, stage: Stage, lock: Lock) -> None:
-        """Put the recorded bytes of every data dependency in place, fetching them when the cache lacks them."""
+    def _inputs(self, stage: Stage, lock: Lock) -> Iterator[Tracked]:
+        """Yield every data dependency with the digest that the lock recorded."""
         recorded = {dep.path: dep for dep in lock.deps}
         for tracked in self.snapshot.tracked():
             if not tracked.git and _needs(stage, lock, tracked.path):
                 dep = recorded.get(tracked.path)
-                self._place(replace(tracked, digest=dep.digest) if dep else tracked, stage)
+                yield replace(tracked, digest=dep.digest) if dep else tracked
 
     def _place(self, tracked: Tracked, stage: Stage) -> None:
         entry = as_entry(tracked)
@@ -222,24 +256,34 @@ class _Rerun:
                 self._fetch(tracked, stage)
             restore(self.project, scanner, tracked.path, entry, self.reporter)
 
+    def _refuse_absent(self, tracked: Tracked, stage: Stage) -> None:
+        """Raise MissingObject unless the cache and the remote have all of `tracked` between them."""
+        name, store = self._open_remote(tracked, stage)
+        if find_absent(self.project.cache, store, [(tracked, "")]):
+            raise _nowhere(tracked, stage, name)
+
     def _fetch(self, tracked: Tracked, stage: Stage) -> None:
-        lacking = f"input `{tracked.path}` of stage `{stage.address}` ({tracked.digest[:15]}) is not in the cache"
-        if not self.project.config.remotes:
-            raise MissingObject(f"{lacking}, and there is no remote", hint="`mlx remote add storage URL`")
-        name, store = open_project_remote(self.home, self.remote)
+        name, store = self._open_remote(tracked, stage)
         try:
             fetch_objects(self.project.cache, store, [(tracked, "")], reporter=self.reporter)
         except MissingObject as error:
-            raise MissingObject(
-                f"{lacking}, nor on remote `{name}`", hint="`mlx push` from the clone that has it"
-            ) from error
+            raise _nowhere(tracked, stage, name) from error
 
-    def _refuse_stale(self, stage: Stage, lock: Lock) -> None:
-        with open_observer(self.project, self.snapshot, self.graph, run_cache=False) as observer:
-            try:
-                changes = input_changes(stage, observer.wanted(stage), lock, observer.describe)
-            except RecordError as error:
-                changes = [error.message]
+    def _open_remote(self, tracked: Tracked, stage: Stage) -> tuple[str, RemoteStore]:
+        if not self.project.config.remotes:
+            hint = "`mlx remote add storage URL`"
+            raise MissingObject(f"{_absence(tracked, stage)}, and there is no remote", hint=hint)
+        return open_project_remote(self.home, self.remote)
+
+    def _refuse_stale(self, stage: Stage, lock: Lock, observer: Observer, *, before: bool = False) -> None:
+        """Raise Inconclusive when the lock is of other inputs; `before` they are here, unread ones may be right."""
+        try:
+            wanted = observer.wanted(stage)
+            if before and wanted.unread:
+                return
+            changes = input_changes(stage, wanted, lock, observer.describe)
+        except RecordError as error:
+            changes = [error.message]
         if changes:
             raise Inconclusive(
                 f"the lock of stage `{stage.address}` does not belong to this revision: {changes[0]}",
@@ -274,6 +318,15 @@ class _Rerun:
 
     def _note_group(self, group: Group) -> None:
         write_atomic(_group_file(self.project.git.top), json.dumps([group.number, group.started]).encode())
+
+
+def _absence(tracked: Tracked, stage: Stage) -> str:
+    return f"input `{tracked.path}` of stage `{stage.address}` ({tracked.digest[:15]}) is not in the cache"
+
+
+def _nowhere(tracked: Tracked, stage: Stage, remote: str) -> MissingObject:
+    hint = "`mlx push` from a clone that has it, with that commit checked out"
+    return MissingObject(f"{_absence(tracked, stage)}, nor on remote `{remote}`", hint=hint)
 
 
 def _needs(stage: Stage, lock: Lock, path: str) -> bool:

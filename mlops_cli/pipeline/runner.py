@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from mlops_cli.errors import MissingObject, RecordError, StageFailed
-from mlops_cli.files import write_atomic
+from mlops_cli.errors import MissingObject, MlxError, RecordError, StageFailed, UsageError
+from mlops_cli.files import folders_above, write_atomic
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, read_metrics, run_commands
@@ -83,6 +83,7 @@ def run_project(
         for address in graph.above(chosen):
             decision = observer.decide(graph.stages[address], force=force and address in chosen)
             results.append(runner.carry_out(decision))
+        runner.tell_unkept(results)
         return tuple(results)
 
 
@@ -99,6 +100,7 @@ class _Runner:
         if decision.action is Action.RUN:
             _refuse_absent_inputs(decision)
             _refuse_outputs_in_git(self.project, decision.stage)
+            _refuse_links(self.project, decision.stage)
         self.listener.begin(decision)
         if decision.action is Action.RUN:
             decision = self._run(decision)
@@ -108,10 +110,20 @@ class _Runner:
         self.listener.done(result)
         return result
 
+    def tell_unkept(self, results: Sequence[StageResult]) -> None:
+        """Tell of inputs that no store and no commit will hold: nobody else could repeat what was made of them."""
+        ran = [result.decision for result in results if result.decision.action is Action.RUN]
+        deps = {dep.path: dep for decision in ran for dep in decision.wanted.deps}
+        for path in self.observer.unkept(deps.values()):
+            self.listener.note(f"`{path}` is not what `{path}.mlx` says: `mlx add {shlex.quote(path)}` keeps it")
+        untracked = self.observer.untracked(deps)
+        for path in git.ignored_files(self.project.root, untracked) if untracked else ():
+            self.listener.note(f"Git ignores `{path}`, and no store has it: `mlx add {shlex.quote(path)}` keeps it")
+
     def _restore(self, decision: Decision) -> None:
         assert decision.source is not None
         stage = decision.stage
-        unfinished = journal.begin(self.project, journal.Unfinished(stage.address, self._keep_present(decision)))
+        unfinished = self._begin(decision)
         try:
             with open_scanner(self.project) as scanner:
                 for out in decision.source.outs:
@@ -125,6 +137,14 @@ class _Runner:
         journal.finish(self.project, stage.address)
         self.observer.settle(decision)
 
+    def _begin(self, decision: Decision) -> journal.Unfinished:
+        """Store what is to be taken away, and note in the journal what it was."""
+        path = lock_path(decision.stage)
+        lock = self.snapshot.files.read(path)
+        before = None if lock is None else hash_bytes(lock)
+        kept = self._keep_present(decision)
+        return journal.begin(self.project, journal.Unfinished(decision.stage.address, kept, path, before))
+
     def _relock(self, decision: Decision, source: Lock) -> Lock:
         """Return the lock of a stage whose outputs were restored from `source`."""
         stage = decision.stage
@@ -135,13 +155,12 @@ class _Runner:
 
     def _announce(self, unfinished: journal.Unfinished, stage: Stage, lock: Lock) -> journal.Unfinished:
         """Tell the journal which lock is about to be written: once that is there, the outputs stay."""
-        name = (lock_path(stage), hash_bytes(lock.to_bytes(stage.folder)))
-        return journal.update(self.project, replace(unfinished, lock=name))
+        return journal.update(self.project, replace(unfinished, after=hash_bytes(lock.to_bytes(stage.folder))))
 
     def _run(self, decision: Decision) -> Decision:
         stage = decision.stage
         self.observer.flush()
-        unfinished = journal.begin(self.project, journal.Unfinished(stage.address, self._keep_present(decision)))
+        unfinished = self._begin(decision)
         try:
             clear_outputs(self.project, unfinished.outs)
             self._execute(stage, unfinished)
@@ -161,7 +180,7 @@ class _Runner:
     def _tell_failure(self, unfinished: journal.Unfinished, outcome: journal.Outcome) -> None:
         if outcome.aside is not None:
             self.listener.note(f"what `{unfinished.stage}` wrote before it failed is in `{outcome.aside}`")
-        if outcome.unable is None and any(unfinished.outs.values()):
+        if outcome.fate is journal.Fate.BACK and any(unfinished.outs.values()):
             self.listener.note(f"the outputs that `{unfinished.stage}` had before are back")
 
     def _keep_present(self, decision: Decision) -> dict[str, Entry | None]:
@@ -169,6 +188,8 @@ class _Runner:
         cache = self.project.cache
         with open_scanner(self.project) as looking:
             before = {out.path: looking.look(out.path) for out in decision.stage.outs}
+        if looking.ignoring:
+            raise _ignoring(UsageError, decision.stage, looking.ignoring[0])
         unheld = [path for path, entry in before.items() if entry is not None and cache.missing([entry.digest])]
         with cache.batch() as batch, open_scanner(self.project, batch=batch) as scanner:
             kept = {out.path: scanner.look(out.path, copied=out.git) for out in decision.stage.outs}
@@ -195,7 +216,12 @@ class _Runner:
         """Store what the stage made; returns its lock."""
         stage = decision.stage
         with self.project.cache.batch() as batch, open_scanner(self.project, batch=batch) as scanner:
-            entries = {out.path: scanner.look(out.path, copied=out.git) for out in stage.outs}
+            try:
+                entries = {out.path: scanner.look(out.path, copied=out.git) for out in stage.outs}
+            except UsageError as error:  # a FIFO, say
+                raise StageFailed(f"stage `{stage.address}`: {error.message}", hint=error.hint) from error
+            if scanner.ignoring:
+                raise _ignoring(StageFailed, stage, scanner.ignoring[0])
             for path, entry in entries.items():
                 if entry is None:
                     raise StageFailed(
@@ -264,6 +290,27 @@ def _refuse_absent_inputs(decision: Decision) -> None:
             "the workspace",
             hint=f"`mlx pull {shlex.join(absent)}` brings {'it' if len(absent) == 1 else 'them'}",
         )
+
+
+def _ignoring(kind: type[MlxError], stage: Stage, folder: str) -> MlxError:
+    """Return what to raise for an ignore file inside an output, which a run would take away or bring."""
+    message = f"`{folder}/.mlxignore` is inside an output of stage `{stage.address}`"
+    return kind(
+        f"{message}: what it leaves out would be neither kept nor taken away with the output",
+        hint="move its patterns to a `.mlxignore` above the output",
+    )
+
+
+def _refuse_links(project: Project, stage: Stage) -> None:
+    """Refuse outputs and a lock that a link leads elsewhere, before the command has run for nothing."""
+    for path in (*(out.path for out in stage.outs), lock_path(stage)):
+        for folder in folders_above(path):
+            if (project.root / folder).is_symlink():
+                raise UsageError(
+                    f"{stage.file}:{stage.line}: `{path}` of stage `{stage.address}` lies behind the symbolic link "
+                    f"`{folder}`",
+                    hint="mlx does not write through links: name the place itself, or make it a folder",
+                )
 
 
 def _refuse_outputs_in_git(project: Project, stage: Stage) -> None:

@@ -18,7 +18,7 @@ from mlops_cli.hashing import fingerprint
 from mlops_cli.records import config as settings
 from mlops_cli.store.cache import Cache, Durability
 from mlops_cli.store.links import LinkMode
-from mlops_cli.workspace.git import Checkout, find_checkout
+from mlops_cli.workspace.git import Checkout, find_checkout, is_bare
 
 CONFIG = ".mlx/config.yaml"
 _LONGEST_NAME = 200  # bytes; file systems take 255, and suffixes follow
@@ -54,7 +54,8 @@ class Project:
     @property
     def checkout_key(self) -> str:
         """A file name that tells this project in this worktree from the clone's others."""
-        return file_name("/".join(part for part in (self.git.name, self.prefix) if part) or "main")
+        worktree = f"worktree:{self.git.name}" if self.git.name else "main"
+        return file_name(f"{worktree}/{self.prefix}" if self.prefix else worktree)
 
     def relative(self, path: Path) -> str:
         """Return `path` (absolute) relative to the root, posix; UsageError when it lies outside."""
@@ -94,13 +95,36 @@ def find_project(start: Path, environ: Mapping[str, str]) -> Project:
     """Return the project that holds the folder `start`; UsageError when there is none."""
     checkout = find_checkout(start)
     if checkout is None:
-        raise UsageError(f"`{start}` is not in a Git repository", hint="`git init && mlx init` makes a project here")
+        raise _no_checkout(start, "`git init && mlx init` makes a project here")
+    root = find_root(start, checkout)
+    if root is not None:
+        return load_project(root, checkout, environ)
+    raise UsageError(f"no mlx project in `{start}` or above it", hint="`mlx init` makes one here")
+
+
+def find_root(start: Path, checkout: Checkout) -> Path | None:
+    """Return the root of the innermost project that holds `start`, a folder of `checkout`; None when none does."""
     for folder in (start, *start.parents):
         if (folder / ".mlx").is_dir():
-            return load_project(folder, checkout, environ)
+            return folder
         if folder == checkout.top:
             break
-    raise UsageError(f"no mlx project in `{start}` or above it", hint="`mlx init` makes one here")
+    return None
+
+
+def find_outer(project: Project) -> Path | None:
+    """Return the root of the project that `project` lies inside of, and that sees nothing below its root."""
+    top = project.git.top
+    return None if project.root == top else find_root(project.root.parent, project.git)
+
+
+def _no_checkout(folder: Path, hint: str) -> UsageError:
+    if is_bare(folder):
+        return UsageError(
+            f"`{folder}` is in a bare Git repository, which has no files checked out",
+            hint="`git clone` it, and work in the clone",
+        )
+    return UsageError(f"`{folder}` is not in a Git repository", hint=hint)
 
 
 def load_project(root: Path, checkout: Checkout, environ: Mapping[str, str]) -> Project:
@@ -134,7 +158,7 @@ def init_project(folder: Path, environ: Mapping[str, str], *, dry_run: bool = Fa
     """
     checkout = find_checkout(folder)
     if checkout is None:
-        raise UsageError(f"`{folder}` is not in a Git repository", hint="run `git init` first")
+        raise _no_checkout(folder, "run `git init` first")
     created = not (folder / CONFIG).is_file()
     if created and not dry_run:
         (folder / ".mlx").mkdir(exist_ok=True)

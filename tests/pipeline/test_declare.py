@@ -1,15 +1,11 @@
-"""Stages written by `mlx stage add`, and the doctor's findings."""
+"""Stages written by `mlx stage add`."""
 
 from __future__ import annotations
-
-import os
-import shutil
 
 import pytest
 
 from mlops_cli.errors import RecordError, UsageError
 from mlops_cli.pipeline.declare import declare_stage, describe_stage, parse_env, parse_params
-from mlops_cli.pipeline.doctor import Finding, Health, examine
 from mlops_cli.records.stages import NewStage, Output, ParamsFile
 from tests.workspace.projects import Sandbox
 
@@ -69,52 +65,3 @@ def test_options():
     for text in ("A", "=1", ""):
         with pytest.raises(UsageError, match="is not NAME=VALUE"):
             parse_env([text])
-
-
-# The doctor -----------------------------------------------------------------------------------------------------------
-
-
-def findings(box: Sandbox) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = {}
-    for finding in examine(box.project()):
-        found.setdefault(finding.name, []).append(finding)
-    return found
-
-
-def test_healthy_project(box: Sandbox):
-    box.remote().mkdir()
-    box.write("data", "x")
-    box.add("data")
-    box.pipeline("stages:\n  s: {cmd: echo > out, outs: [out]}\n")
-    box.run()
-    found = findings(box)
-    assert {finding.health for each in found.values() for finding in each} <= {Health.OK, Health.WARNING}
-    assert [finding.detail for finding in found["records"]] == ["4 valid"]
-    assert [finding.detail for finding in found["stages"]] == ["1 declared"]
-    assert found["remote storage"][0].detail == "../remote, the default"
-
-
-def test_everything_that_is_wrong_is_told(box: Sandbox):
-    box.pipeline("stages:\n  s: {cmd: echo > out, outs: [out]}\n")
-    box.run()
-    box.write("mlx.lock/gone.yaml", box.read("mlx.lock/s.yaml"))
-    box.write("bad.mlx", "mlx: 1\npath: bad\n")
-    box.write("tab.mlx", "mlx: 1\n\tpath: bad\n")
-    box.write(".mlx/config.yaml", "mlx: 1\nremotes: {there: {url: nosuchprotocol://x}}\n")
-    (box.project().local / "state.db").write_bytes(b"garbage" * 1000)
-    found = findings(box)
-    assert found["state index"][0].health is Health.WARNING
-    assert found["remote there"][0].health is not Health.OK
-    assert {finding.detail.partition(":")[0] for finding in found["records"]} == {"bad.mlx", "tab.mlx"}
-    assert all(finding.hint for each in found.values() for finding in each if finding.health is not Health.OK)
-    assert found["locks"][0].detail == "`mlx.lock/gone.yaml` belongs to no stage"
-    box.pipeline("stages: [no]\n")
-    assert findings(box)["stages"][0].health is Health.FAILED
-
-
-def test_cache_that_cannot_be_used(box: Sandbox):
-    box.write("file", "x")
-    box.configure("cache.dir", str(box.root / "file/below"))
-    assert findings(box)["cache"][0].health is Health.FAILED
-    shutil.rmtree(box.project().local)
-    assert os.path.exists(box.root)

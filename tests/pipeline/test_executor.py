@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import OutsideError
-from mlops_cli.pipeline import executor
+from mlops_cli.pipeline import processes
 from mlops_cli.pipeline.execution import describe_status
-from mlops_cli.pipeline.executor import Group, execute, is_running, start_of, stop_group
+from mlops_cli.pipeline.executor import execute
+from mlops_cli.pipeline.processes import Group, is_running, start_of, stop_group
 from tests.workspace.projects import is_alive, wait_for
 
 
@@ -26,7 +27,7 @@ def run(
     environ: Mapping[str, str] | None = None,
     output: Callable[[bytes], object] = lambda data: None,
     started: Callable[[Group], object] = lambda group: None,
-    left_behind: Callable[[str], object] = lambda command: None,
+    left_behind: Callable[[], object] = lambda: None,
 ) -> int:
     return execute(
         commands,
@@ -124,19 +125,19 @@ def test_broken_output_does_not_stop_the_command(tmp_path: Path, error: type[Exc
 @pytest.mark.parametrize("status", [0, 3])
 def test_processes_left_behind_are_ended(tmp_path: Path, start: str, status: int, monkeypatch: pytest.MonkeyPatch):
     """A command is done when all it started is: what writes on would change outputs that are on record."""
-    monkeypatch.setattr(executor, "_GRACE_SECONDS", 0.2)
-    told: list[str] = []
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.2)
+    told: list[bool] = []
     command = f"({start}while :; do sleep 60; done) & echo $! > pids; exit {status}"
-    assert run(tmp_path, command, left_behind=told.append) == status
-    assert told == [command]
+    assert run(tmp_path, command, left_behind=lambda: told.append(True)) == status
+    assert told == [True]
     assert not alive(tmp_path / "pids")
 
 
 def test_background_work_that_ends_by_itself_may(tmp_path: Path):
-    told: list[str] = []
+    told: list[bool] = []
     command = "(while kill -0 $$ 2>/dev/null; do :; done; echo late; touch late) &"
     shown = bytearray()
-    assert run(tmp_path, command, output=shown.extend, left_behind=told.append) == 0
+    assert run(tmp_path, command, output=shown.extend, left_behind=lambda: told.append(True)) == 0
     assert (tmp_path / "late").exists()
     assert (bytes(shown), told) == (b"late\n", [])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import StageFailed
-from mlops_cli.hashing import hash_bytes
+from mlops_cli.hashing import hash_bytes, hash_file
 from mlops_cli.pipeline import journal
-from mlops_cli.pipeline.executor import Group
 from mlops_cli.pipeline.journal import Unfinished, exclusive, read_unfinished, recover
+from mlops_cli.pipeline.processes import Group
 from mlops_cli.store.trees import Entry
 from tests.workspace.projects import Notes, Sandbox, listing
 
@@ -39,11 +41,23 @@ stages:
     return box
 
 
+LOCK = "mlx.lock/s.yaml"
+# Root may enter every folder; these are the powers that take it.
+_POWERS = "-dac_override,-dac_read_search"
+UNPRIVILEGED = ("setpriv", f"--bounding-set={_POWERS}", f"--inh-caps={_POWERS}") if os.geteuid() == 0 else ()
+
+
+def begun(box: Sandbox, **more: object) -> Unfinished:
+    """Write the entry of a run of `s` that has just begun, and return it."""
+    unfinished = Unfinished("s", entries(box), LOCK, hash_file(box.root / LOCK), **more)  # type: ignore[arg-type]
+    return journal.begin(box.project(), unfinished)
+
+
 def entries(box: Sandbox) -> dict[str, Entry | None]:
     from mlops_cli.workspace.scan import open_scanner
 
     with open_scanner(box.project()) as scanner:
-        return {path: scanner.look(path) for path in ("folder", "file", "m.json", "never was there")}
+        return {path: scanner.look(path) for path in ("folder", "file", "m.json")}
 
 
 def visible(box: Sandbox) -> dict[bytes, tuple[str, bytes]]:
@@ -52,9 +66,8 @@ def visible(box: Sandbox) -> dict[bytes, tuple[str, bytes]]:
 
 def test_entry_round_trip(ran: Sandbox):
     for unfinished in (
-        Unfinished("a:b/c", entries(ran)),
-        Unfinished("s", entries(ran), Group(7, "boot:1"), ("mlx.lock/s.yaml", entries(ran)["file"].digest), aside=True),  # type: ignore[union-attr]
-        Unfinished("s", {}, aside=True, waiting=True),
+        Unfinished("a:b/c", entries(ran), "mlx.lock/c.yaml", None),
+        Unfinished("s", entries(ran), LOCK, hash_bytes(b""), hash_bytes(b"1"), Group(7, "boot:1"), waiting=True),
     ):
         back = read_unfinished(unfinished.to_bytes())
         assert back.stage == unfinished.stage
@@ -72,8 +85,7 @@ def test_what_is_no_entry(data: bytes):
 
 def cut_short(box: Sandbox, spoil: Callable[[Sandbox], None], **more: object) -> Notes:
     """Leave what a killed run would leave, spoiled further by `spoil`; return what the recovery noted."""
-    unfinished = Unfinished("s", entries(box), **more)  # type: ignore[arg-type]
-    journal.begin(box.project(), unfinished)
+    begun(box, **more)
     spoil(box)
     notes = Notes()
     with box.project().lock("test"):
@@ -94,14 +106,14 @@ def wrote_half(box: Sandbox) -> None:
     took_away(box)
     box.write("folder/new", "half")
     box.write("m.json", '{"n"')
-    box.write("never was there", "half")
 
 
 def wrote_other_kinds(box: Sandbox) -> None:
     took_away(box)
     box.write("folder", "a file now")
     box.write("file/inner", "a folder now")
-    os.mkfifo(box.root / "never was there")
+    (box.root / "m.json").unlink()
+    os.mkfifo(box.root / "m.json")
 
 
 @pytest.mark.parametrize("spoil", [nothing, took_away, wrote_half, wrote_other_kinds])
@@ -121,28 +133,105 @@ def test_old_outputs_come_back(ran: Sandbox, spoil: Callable[[Sandbox], None]):
         assert tail == f"what it had written is in `{aside}`"
         if spoil is wrote_half:
             assert {name for name, (kind, _) in listing(aside).items() if kind == "file"} == {
-                b"folder/new", b"m.json", b"never was there"
+                b"folder/new", b"m.json"
             }  # fmt: skip
 
 
-@pytest.mark.parametrize("written", [0, 1, 2, 3])
-def test_killed_while_setting_aside(ran: Sandbox, written: int):
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from tests.workspace.projects import Sandbox
+left, move = int(sys.argv[2]), shutil.move
+def killing(*args):
+    global left
+    if not left:
+        os.kill(os.getpid(), 9)
+    left -= 1
+    return move(*args)
+shutil.move = killing
+Sandbox(Path(sys.argv[1])).checkout()
+"""
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_killed_while_setting_aside(ran: Sandbox, moved: int):
     """The recovery itself may be killed: what it had set aside stays, and the old outputs come back all the same."""
     before = visible(ran)
-
-    def spoil(box: Sandbox) -> None:
-        wrote_half(box)
-        aside = box.project().local / "failed" / box.project().checkout_key / "s"
-        aside.mkdir(parents=True)
-        for path in ("folder", "m.json", "never was there")[:written]:
-            shutil.move(box.root / path, aside / path)
-        if written == 3:
-            box.write("folder/half restored", "1")
-
-    cut_short(ran, spoil, aside=True)
+    begun(ran)
+    wrote_half(ran)
+    ran.write("folder/other", "other half")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, ran.root, str(moved)], check=False, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == -9
+    recovered(ran)
     assert visible(ran) == before
-    aside = ran.project().local / "failed" / ran.project().checkout_key / "s"
-    assert (aside / "folder/new").read_text() == "half"
+    failed = ran.project().local / "failed" / ran.project().checkout_key
+    kept = {path.split(b"/", 1)[1]: data for path, (kind, data) in listing(failed).items() if kind == "file"}
+    assert kept == {b"folder/new": b"half", b"folder/other": b"other half", b"m.json": b'{"n"'}
+
+
+def test_first_run_that_is_killed_leaves_nothing(box: Sandbox):
+    box.pipeline("stages:\n  s:\n    cmd: sleep 60\n    outs: [deep/out]\n")
+    journal.begin(box.project(), Unfinished("s", {"deep/out": None}, LOCK, None))
+    box.write("deep/out/x", "half")
+    (note,) = recovered(box)
+    assert not box.exists("deep/out")
+    assert Path(note.split("`")[3], "deep/out/x").read_text() == "half"
+
+
+def test_what_mlxignore_hides_stays_where_it_is(ran: Sandbox):
+    ran.write(".mlxignore", "*.notes\n")
+    ran.write("folder/sub/my.notes", "precious")
+    pipeline = ran.read("mlx.yaml")
+    ran.write("mlx.yaml", pipeline.replace("mkdir folder", "mkdir -p folder/sub && echo half > folder/sub/x && false"))
+    for _ in range(2):
+        with pytest.raises(StageFailed):
+            ran.run()
+        assert (ran.read("folder/sub/my.notes"), ran.read("folder/n")) == ("precious", "1")
+    begun(ran)
+    ran.write("folder/sub/x", "half")
+    assert len(recovered(ran)) == 1
+    assert (ran.read("folder/sub/my.notes"), ran.exists("folder/sub/x")) == ("precious", False)
+
+
+def test_outputs_of_another_branch_are_left_alone(ran: Sandbox):
+    """After a switch of branches the lock is another one: the outputs that its run had belong to it no more."""
+    begun(ran)
+    ran.write("m.json", '{"n"')
+    ran.write(LOCK, ran.read(LOCK).replace("n: 1", "n: 5"))
+    ran.write("m.json", '{"n":5}')
+    superseded, old = recovered(ran)
+    assert superseded.startswith("stage `s` was cut short; its lock is another one by now")
+    assert f"`file` was `{hash_bytes(b'1')}`" in old
+    assert ran.read("m.json") == '{"n":5}'
+    assert recovered(ran) == []
+
+
+def test_what_is_no_output_any_more_is_the_users(ran: Sandbox):
+    begun(ran)
+    ran.write("file", "final, by hand")
+    ran.write("mlx.yaml", "mlx: 1\n")
+    ran.add("file")
+    assert ran.read("file") == "final, by hand"
+    assert str(hash_bytes(b"final, by hand")) in ran.read("file.mlx")
+    assert "`file` is no longer an output of stage `s`, and stays as it is" in ran.heard.notes
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o555])
+def test_folders_that_nobody_may_enter(ran: Sandbox, mode: int):
+    """A command may leave such; run without root's powers, this is what tells recovery from a refusal."""
+    before = visible(ran)
+    lines = f"mkdir -p folder/shut && echo $(date +%N) > folder/shut/x && chmod {mode:o} folder/shut && false"
+    pipeline = ran.read("mlx.yaml")
+    ran.write("mlx.yaml", pipeline.replace("mkdir folder", lines))
+    for _ in range(2):
+        done = subprocess.run([*UNPRIVILEGED, sys.executable, "-m", "mlops_cli", "-C", ran.root, "run"], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])  # fmt: skip
+        assert done.returncode == 1, done.stderr
+        assert "the outputs that `s` had before are back" in done.stderr
+        assert "error: stage `s` failed: exit code 1" in done.stderr
+    ran.write("mlx.yaml", pipeline)
+    assert visible(ran) == before
 
 
 def test_result_whose_lock_was_written_stands(ran: Sandbox):
@@ -151,8 +240,7 @@ def test_result_whose_lock_was_written_stands(ran: Sandbox):
     ran.write("n", "2")
     ran.run()
     after = visible(ran)
-    name = ("mlx.lock/s.yaml", hash_bytes((ran.root / "mlx.lock/s.yaml").read_bytes()))
-    journal.begin(ran.project(), Unfinished("s", old, lock=name))
+    journal.begin(ran.project(), Unfinished("s", old, LOCK, hash_bytes(b"before"), hash_file(ran.root / LOCK)))
     ran.checkout()  # any command that holds the checkout, as `exclusive` recovers
     assert visible(ran) == after
     assert ran.clean()
@@ -161,7 +249,7 @@ def test_result_whose_lock_was_written_stands(ran: Sandbox):
 
 def test_result_whose_lock_was_not_written_goes(ran: Sandbox):
     before = visible(ran)
-    notes = cut_short(ran, wrote_half, lock=("mlx.lock/s.yaml", hash_bytes(b"the lock that was to come")))
+    notes = cut_short(ran, wrote_half, after=hash_bytes(b"the lock that was to come"))
     assert visible(ran) == before
     assert "old outputs are back" in notes.notes[0]
 
@@ -169,8 +257,7 @@ def test_result_whose_lock_was_not_written_goes(ran: Sandbox):
 def test_entry_that_is_written_again_is_as_durable(ran: Sandbox, monkeypatch: pytest.MonkeyPatch):
     """It replaces the only list of the old outputs: after a power cut it must be whole."""
     project = ran.project()
-    unfinished = Unfinished("s", entries(ran))
-    journal.begin(project, unfinished)
+    unfinished = begun(ran)
     synced = set()
     fsync = os.fsync
 
@@ -187,8 +274,7 @@ def test_entry_that_is_written_again_is_as_durable(ran: Sandbox, monkeypatch: py
 
 def test_torn_and_strange_entries_stop_nobody(ran: Sandbox):
     project = ran.project()
-    unfinished = Unfinished("s", entries(ran))
-    journal.begin(project, unfinished)
+    unfinished = begun(ran)
     folder = project.local / "journal" / project.checkout_key
     (real,) = folder.iterdir()
     (folder / ".mlx-tmp-1-abc").write_bytes(unfinished.to_bytes())
@@ -209,7 +295,7 @@ def test_torn_and_strange_entries_stop_nobody(ran: Sandbox):
 def test_old_outputs_that_cannot_be_brought_back_stop_nobody_and_are_not_forgotten(ran: Sandbox):
     project = ran.project()
     before = {path: it for path, it in listing(ran.root).items() if not path.startswith(b".git/")}
-    journal.begin(project, Unfinished("s", entries(ran)))
+    begun(ran)
     took_away(ran)
     away = project.cache.root.with_name("away")
     project.cache.root.rename(away)
@@ -250,7 +336,7 @@ def recovered(box: Sandbox) -> list[str]:
 
 def test_what_came_to_a_path_while_its_old_output_was_away_stays(ran: Sandbox):
     """The user was told that the old outputs are not back: what is written there afterwards is nobody's half output."""
-    journal.begin(ran.project(), Unfinished("s", entries(ran)))
+    begun(ran)
     wrote_half(ran)
     lost = lose(ran)
     unable, aside = recovered(ran)
@@ -269,7 +355,7 @@ def test_what_came_to_a_path_while_its_old_output_was_away_stays(ran: Sandbox):
 
 def test_old_outputs_are_not_forgotten_when_the_stage_runs_again_meanwhile(ran: Sandbox):
     before = visible(ran)
-    journal.begin(ran.project(), Unfinished("s", entries(ran)))
+    begun(ran)
     took_away(ran)
     lost = lose(ran)
     assert len(recovered(ran)) == 1
@@ -284,7 +370,7 @@ def test_old_outputs_are_not_forgotten_when_the_stage_runs_again_meanwhile(ran: 
 
 
 def test_run_that_succeeds_ends_the_waiting(ran: Sandbox):
-    journal.begin(ran.project(), Unfinished("s", entries(ran)))
+    begun(ran)
     took_away(ran)
     lose(ran)
     assert len(recovered(ran)) == 1
@@ -298,10 +384,22 @@ def test_half_restored_folder_is_completed(ran: Sandbox):
     ran.write("mlx.yaml", ran.read("mlx.yaml").replace("cp n folder/n", "cp n folder/n && echo more > folder/more"))
     ran.run()
     before = visible(ran)
-    journal.begin(ran.project(), Unfinished("s", entries(ran)))
+    begun(ran)
     (ran.root / "folder/more").unlink()
     assert recovered(ran) == ["stage `s` was cut short: its old outputs are back"]
     assert visible(ran) == before
+
+
+def test_dry_run_puts_nothing_right(ran: Sandbox):
+    begun(ran)
+    wrote_half(ran)
+    before = visible(ran)
+    notes = Notes()
+    with exclusive(ran.project(), "test", notes, dry_run=True):
+        pass
+    assert visible(ran) == before
+    assert notes.notes == ["a run was cut short: the next command that is no dry run puts its outputs right first"]
+    assert "its old outputs are back" in recovered(ran)[0]
 
 
 def test_process_that_ended_long_ago_is_not_confused_with_another(ran: Sandbox):

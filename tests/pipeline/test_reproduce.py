@@ -193,8 +193,63 @@ def test_revisions_without_an_answer(past: Sandbox):
     assert caught.value.message == f"revision `{empty}` is from before `mlx init`"
     past.git("rm", "--quiet", "mlx.yaml")
     past.commit("no stages")
-    with pytest.raises(UsageError, match="revision `HEAD` has no stages"):
+    with pytest.raises(Inconclusive, match="revision `HEAD` has no stages") as inconclusive:
         past.reproduce("HEAD")
+    assert inconclusive.value.hint == "choose a revision that has stages"
+
+
+@pytest.fixture
+def noted(past: Sandbox, tmp_path: Path) -> Sandbox:
+    """Return a project whose first stage notes every run of it in `runs`, outside of the project."""
+    past.pipeline(
+        f"""
+stages:
+  first: {{cmd: echo >> {tmp_path}/runs && tr a-z A-Z < data/raw/words > one, deps: [data/raw], outs: [one]}}
+  second: {{cmd: cat one extra > two, deps: [one, extra], params: [lr], outs: [two]}}
+"""
+    )
+    past.write("extra", "more")
+    past.add("extra")
+    past.run()
+    past.commit()
+    (tmp_path / "runs").unlink()
+    return past
+
+
+def test_nothing_runs_when_a_later_stage_has_no_lock(noted: Sandbox, tmp_path: Path):
+    noted.git("rm", "--quiet", "mlx.lock/second.yaml")
+    noted.commit()
+    with pytest.raises(Inconclusive, match="stage `second` has no lock"):
+        noted.reproduce("HEAD")
+    assert not (tmp_path / "runs").exists()
+    assert verdicts(noted, "HEAD", "first") == {"first": True}
+
+
+def test_nothing_runs_when_a_later_stage_has_a_stale_lock(noted: Sandbox, tmp_path: Path):
+    noted.write("params.yaml", "lr: 7\n")
+    noted.commit()
+    with pytest.raises(Inconclusive, match="the lock of stage `second` does not belong to this revision"):
+        noted.reproduce("HEAD")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("target", ["extra", "data"])
+def test_nothing_runs_when_an_input_is_in_no_store(noted: Sandbox, tmp_path: Path, target: str):
+    """Whether the first stage needs it or the second, nothing is run, and nothing downloaded."""
+    push(noted.project(), ["extra"] if target == "data" else ["data/raw"])
+    other = clone(noted, tmp_path / "clone")
+    with pytest.raises(MissingObject, match="nor on remote `storage`"):
+        other.reproduce("HEAD")
+    assert not (tmp_path / "runs").exists()
+    assert list(other.project().cache.list()) == []
+
+
+def test_what_stages_before_make_need_not_be_stored(noted: Sandbox, tmp_path: Path):
+    push(noted.project(), ["data/raw", "extra"])
+    other = clone(noted, tmp_path / "clone")
+    with pytest.raises(MissingObject, match="input `one` of stage `second`"):
+        other.reproduce("HEAD", ["second"])
+    assert verdicts(other, "HEAD") == {"first": True, "second": True}
 
 
 def test_missing_input(past: Sandbox, tmp_path: Path):
@@ -205,7 +260,7 @@ def test_missing_input(past: Sandbox, tmp_path: Path):
     assert caught.value.exit_code == 4
     assert caught.value.message.startswith("input `data/raw` of stage `prepare` (blake3:")
     assert caught.value.message.endswith(") is not in the cache, nor on remote `storage`")
-    assert caught.value.hint == "`mlx push` from the clone that has it"
+    assert caught.value.hint == "`mlx push` from a clone that has it, with that commit checked out"
     assert list((other.project().local / "worktrees").iterdir()) == []
 
 

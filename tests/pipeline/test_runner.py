@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import MissingObject, RecordError, StageFailed, UsageError
+from mlops_cli.workspace.project import find_project
 from tests.crashing import crashes
 from tests.workspace.projects import Sandbox, is_alive, listing
 
@@ -278,7 +279,7 @@ def test_metrics_that_cannot_be_read(box: Sandbox, text: str):
 
 def test_special_file_as_output(box: Sandbox):
     box.pipeline("stages:\n  s:\n    cmd: mkfifo out\n    outs: [out]\n")
-    with pytest.raises(UsageError, match="`out` is a FIFO"):
+    with pytest.raises(StageFailed, match="`out` is a FIFO"):
         box.run()
     assert not box.exists("out")
     assert box.actions() == {"s": "run"}
@@ -520,3 +521,102 @@ def test_long_names(box: Sandbox):
     box.pipeline(f"stages:\n  {name}: {{cmd: echo 1 > out, outs: [out]}}\n", f"{folder}/mlx.yaml")
     assert box.run() == {f"{folder}:{name}": "run"}
     assert box.run() == {f"{folder}:{name}": "skip"}
+
+
+def test_dependency_that_cannot_be_read_after_the_run_counts_as_changed(box: Sandbox):
+    """Hours of work are not thrown away for it."""
+    box.write("src/code", "1")
+    box.pipeline("stages:\n  s:\n    cmd: echo result > out; mkfifo src/pipe\n    deps: [src]\n    outs: [out]\n")
+    box.run()
+    assert box.read("out") == "result\n"
+    (box.root / "src/pipe").unlink()
+    assert box.reasons("s") == ("`src` changed while the stage last ran",)
+
+
+def test_dependency_edited_before_the_stage_that_needs_it_begins(box: Sandbox):
+    """What a stage before takes hours for must not make the later stage's look at its inputs an old one."""
+    box.write("util", "1")
+    box.pipeline(
+        """stages:
+  a:
+    cmd: echo 2 > util; echo a > a
+    deps: [x]
+    outs: [a]
+  b:
+    cmd: cat util > b
+    deps: [util, a]
+    outs: [b]
+  z:
+    cmd: cat util > z
+    deps: [util]
+    outs: [z]
+"""
+    )
+    box.write("x", "1")
+    box.run("z")
+    box.run("b")
+    assert box.read("b") == "2\n"
+    assert not [note for note in box.heard.notes if "changed while" in note]
+    assert box.actions() == {"a": "skip", "b": "skip", "z": "run"}
+
+
+def test_metrics_that_are_newly_declared_are_read(box: Sandbox):
+    declared = "stages:\n  s:\n    cmd: echo '{\"v\":1}' > m.json\n    %s: [m.json]\n"
+    box.pipeline(declared % "plots")
+    box.run()
+    assert "metrics" not in box.read("mlx.lock/s.yaml")
+    box.pipeline(declared % "metrics")
+    assert "output `m.json` is now declared as metrics" in box.reasons("s")
+    assert box.run() == {"s": "restore"}
+    assert "metrics:\n  m.json:\n    v: 1\n" in box.read("mlx.lock/s.yaml")
+    box.pipeline(declared % "plots")
+    assert "output `m.json` is no longer declared as metrics" in box.reasons("s")
+    box.run()
+    assert "metrics" not in box.read("mlx.lock/s.yaml")
+
+
+def test_files_that_only_an_output_hides_do_not_become_outputs(box: Sandbox):
+    box.pipeline("stages:\n  s:\n    cmd: mkdir -p out && echo 1 > out/made\n    outs: [out]\n")
+    box.write("out/.mlxignore", "*.tmp\n")
+    box.write("out/x.tmp", "mine")
+    with pytest.raises(UsageError, match="is inside an output of stage `s`"):
+        box.run()
+    assert (box.read("out/.mlxignore"), box.read("out/x.tmp")) == ("*.tmp\n", "mine")
+    shutil.rmtree(box.root / "out")
+    box.pipeline("stages:\n  s:\n    cmd: mkdir -p out/d && touch out/d/.mlxignore\n    outs: [out]\n")
+    assert "`out/d/.mlxignore` is inside an output" in fails(box).message
+
+
+@pytest.mark.parametrize("link", ["models", "mlx.lock"])
+def test_outputs_behind_a_link_are_refused_before_anything_runs(box: Sandbox, tmp_path: Path, link: str):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (box.root / link).symlink_to(elsewhere)
+    box.pipeline("stages:\n  s:\n    cmd: touch ran models/m\n    outs: [models/m]\n")
+    with pytest.raises(UsageError, match=f"lies behind the symbolic link `{link}`"):
+        box.run()
+    assert not box.exists("ran")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_inputs_that_nobody_keeps_are_told(box: Sandbox):
+    box.write("d/a", "1")
+    box.add("d")
+    box.write("d/b", "not added")
+    box.write(".gitignore", box.read(".gitignore") + "x.csv\n")
+    box.write("x.csv", "1")
+    box.write("code", "1")
+    box.pipeline("stages:\n  s:\n    cmd: echo 1 > out\n    deps: [d, x.csv, code]\n    outs: [out]\n")
+    box.run()
+    assert box.heard.notes == [
+        "`d` is not what `d.mlx` says: `mlx add d` keeps it",
+        "Git ignores `x.csv`, and no store has it: `mlx add x.csv` keeps it",
+    ]
+
+
+def test_worktree_with_the_name_of_the_main_one_is_another_checkout(box: Sandbox):
+    """Git names a linked worktree after its folder; its journal, lock and failures are its own all the same."""
+    box.commit()
+    box.git("worktree", "add", "--quiet", "-b", "other", "../main")
+    keys = {find_project(root, os.environ).checkout_key for root in (box.root, box.root.parent / "main")}
+    assert len(keys) == 2
