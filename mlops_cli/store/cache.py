@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -21,7 +22,7 @@ from mlops_cli.hashing import Digest, hash_bytes, hash_file
 from mlops_cli.store.copying import SMALL, copy_descriptor
 from mlops_cli.store.links import UNSUPPORTED, LinkMode, object_at, reflink, rename_new
 from mlops_cli.store.loose import CREATE_FLAGS, OBJECT_MODE, LooseStore, Scratch
-from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability, damaged_in_flight
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability, cut, damaged_in_flight
 from mlops_cli.store.sources import (
     changed,
     hash_stable,
@@ -65,14 +66,14 @@ class Cache(LooseStore):
 
     def damaged(self, digest: Digest, found: Digest) -> CorruptObject:
         """Move a damaged object out of the way and return what to raise for it."""
-        message = f"object `{digest}` in the cache is damaged: its bytes hash to `{found}`"
+        message = f"object `{cut(digest)}` in the cache is damaged: its bytes hash to `{cut(found)}`"
         try:
             moved = self.quarantine(digest)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            hint = f"it could not be moved away ({reason}); remove `{self.object_path(digest)}`, then `mlx fetch`"
+            hint = f"it could not be moved away ({reason}); remove `{self.object_path(digest)}`, then `mlx pull`"
         else:
-            hint = f"it was moved to `{moved}`; `mlx fetch` brings it back from a remote"
+            hint = f"it is in `{moved.parent.name}/` of the cache now; `mlx pull` brings a good one from a remote"
         return DamagedObjects([digest], message, hint=hint)
 
     def quarantine(self, digest: Digest) -> Path:
@@ -138,33 +139,37 @@ class Cache(LooseStore):
         dir_fd: int | None = None,
         size: int | None = None,
         replace: bool = False,
-    ) -> None:
+    ) -> os.stat_result | None:
         """Make an object appear at `target`, in one step, as the link mode says; what cannot be linked is copied.
 
         The target's folder must exist; with `dir_fd` the target is relative to that folder. Copies are verified as they
         are made; links when the object's mode, or `size` when given, is not as it was stored. UsageError when something
         is at `target`, unless `replace` lets a file or symlink there give way; MissingObject, CorruptObject. What was
         at `target`, or nothing, is there after an error or a crash.
+
+        Returns what `os.stat` says of the file that now has the object's bytes; None when somebody else was at it
+        already, so that it may have others.
         """
         goal = _Goal(target, executable, dir_fd, replace)
         try:
-            if self.link is LinkMode.COPY or not self._link(digest, goal, size):
-                self._copy(digest, goal)
+            placed = None if self.link is LinkMode.COPY else self._link(digest, goal, size)
+            placed = placed or self._copy(digest, goal)
         except FileExistsError:
             hint = "move it away, or `mlx add` it first"
             raise UsageError(f"`{target}` is in the way: it already exists", hint=hint) from None
         except OSError as error:
             raise translate_os_error(error, f"write `{target}`") from error
+        return placed.untouched()
 
-    def _link(self, digest: Digest, goal: _Goal, size: int | None) -> bool:
-        """Link an object out, or return False when it must be copied."""
+    def _link(self, digest: Digest, goal: _Goal, size: int | None) -> _Placed | None:
+        """Link an object out, or return None when it must be copied."""
         clone = self.link is LinkMode.REFLINK
         if (clone and not self.clones) or (goal.executable and not clone):
-            return False
+            return None
         source = self.object_path(digest)
         info = self._inspect(digest, source, size)
         if clone and info.st_size <= CLONE_FROM:
-            return False
+            return None
         temporary = self.beside(goal.path)
         try:
             if self.link is LinkMode.HARDLINK:
@@ -173,16 +178,17 @@ class Cache(LooseStore):
                 os.symlink(source, temporary, dir_fd=goal.dir_fd)
             else:
                 reflink(source, temporary, mode=goal.mode, dir_fd=goal.dir_fd)
+                info = _stamp(temporary, goal.dir_fd)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
             if clone:
                 self.clones = False
-            return False
+            return None
         _settle(temporary, goal)
-        return True
+        return _Placed(info, goal)
 
-    def _copy(self, digest: Digest, goal: _Goal) -> None:
+    def _copy(self, digest: Digest, goal: _Goal) -> _Placed:
         source = self.open_descriptor(digest)
         try:
             size = os.fstat(source).st_size
@@ -199,6 +205,7 @@ class Cache(LooseStore):
                     write_all(descriptor, data)
                 elif (found := copy_descriptor(source, descriptor)[0]) != digest:
                     raise self.damaged(digest, found)
+                info = _stamp(descriptor)
             except BaseException:
                 _remove(temporary, goal.dir_fd)
                 raise
@@ -207,6 +214,7 @@ class Cache(LooseStore):
         finally:
             os.close(source)
         _settle(temporary, goal)
+        return _Placed(info, goal)
 
     def beside(self, target: str) -> str:
         """Return an unused temporary name in the folder of `target`."""
@@ -228,6 +236,36 @@ class _Goal(NamedTuple):
     def mode(self) -> int:
         """The mode to create the file with; the process's umask still takes from it."""
         return 0o777 if self.executable else 0o666
+
+
+class _Placed(NamedTuple):
+    """A file as it was just before it got its name, and that name."""
+
+    before: os.stat_result
+    goal: _Goal
+
+    def untouched(self) -> os.stat_result | None:
+        """Return the file's stat now; None when it is another file, or one that was written to.
+
+        A symlink to an object stands for the object.
+        """
+        try:
+            now = os.stat(self.goal.path, dir_fd=self.goal.dir_fd)
+        except OSError:
+            return None
+        return now if is_same_file(now, self.before) else None
+
+
+def _stamp(file: int | str, dir_fd: int | None = None) -> os.stat_result:
+    """Set a new file's mtime to the nanosecond and return its stat.
+
+    The kernel stamps what is written with a clock that ticks every few milliseconds: that alone would not tell our
+    bytes from those that somebody else writes over them in the same tick.
+    """
+    now = time.time_ns()
+    with suppress(OSError):  # a file server that lets nobody set times
+        os.utime(file, ns=(now, now), dir_fd=dir_fd)
+    return os.stat(file, dir_fd=dir_fd)
 
 
 def _settle(temporary: str, goal: _Goal) -> None:

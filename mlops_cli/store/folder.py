@@ -19,7 +19,7 @@ from mlops_cli.errors import CorruptObject, MlxError, RemoteError
 from mlops_cli.files import translate_os_error
 from mlops_cli.hashing import Digest
 from mlops_cli.store.loose import LooseStore
-from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability, cut
 
 LAYOUT_VERSION = 1
 MARKER = "mlx.json"
@@ -44,7 +44,7 @@ def marker() -> bytes:
 
 def damaged_object(digest: Digest, found: Digest, label: str, path: str) -> DamagedObjects:
     """Return what to raise for an object of a remote whose bytes hash to `found`."""
-    message = f"object `{digest}` in {label} is damaged: its bytes hash to `{found}`"
+    message = f"object `{cut(digest)}` in {label} is damaged: its bytes hash to `{cut(found)}`"
     return DamagedObjects([digest], message, hint=f"move `{path}` away, then `mlx push` from a clone that has it")
 
 

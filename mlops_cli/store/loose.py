@@ -27,8 +27,9 @@ from mlops_cli.files import FEW_FILES, sync_filesystem, sync_folder, sync_paths,
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.copying import SMALL, copy_descriptor, copy_stream, fill, hash_stream
-from mlops_cli.store.objects import AbsentObjects, Durability, Failures, Opener, damaged_in_flight
+from mlops_cli.store.objects import AbsentObjects, Durability, Failures, Opener, damaged_in_flight, too_large
 from mlops_cli.store.parallel import map_bounded
+from mlops_cli.store.tree_format import TREE_LIMIT
 
 ROUND_OBJECTS = 1000
 ROUND_BYTES = 256 << 20
@@ -183,10 +184,12 @@ class LooseStore:
         except OSError as error:
             raise self.trouble(error, f"read object `{digest}`") from error
 
-    def read(self, digest: Digest) -> bytes:
-        """Return an object's bytes, verified; MissingObject or CorruptObject."""
+    def read(self, digest: Digest, *, limit: int | None = TREE_LIMIT) -> bytes:
+        """Return an object's bytes, verified; MissingObject, or CorruptObject, also for more than `limit` bytes."""
         with self.open(digest) as stream:
             try:
+                if limit is not None and os.fstat(stream.fileno()).st_size > limit:
+                    raise too_large(digest, limit)
                 data = stream.read()
             except OSError as error:
                 raise self.trouble(error, f"read object `{digest}`") from error

@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 from mlops_cli.errors import CorruptObject, MissingObject
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.store.tree_format import TREE_LIMIT
 
 NAMED_IN_MESSAGE = 3
 
@@ -64,8 +65,12 @@ class ObjectStore(Protocol):
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Return those of `digests` that are not here; what is here is not read."""
 
-    def read(self, digest: Digest) -> bytes:
-        """Return an object's bytes, verified; MissingObject or CorruptObject."""
+    def read(self, digest: Digest, *, limit: int | None = TREE_LIMIT) -> bytes:
+        """Return an object's bytes, verified; MissingObject or CorruptObject.
+
+        CorruptObject, before it is in memory, for one of more than `limit` bytes: what is asked for whole is a tree or
+        a link's target, unless the caller says otherwise.
+        """
 
     def open(self, digest: Digest) -> BinaryIO:
         """Return a stream of an object's bytes, NOT verified; MissingObject."""
@@ -124,9 +129,20 @@ class Failures:
             raise AbsentObjects(list(self._absent), where, hint=absent.hint) from absent
 
 
+def cut(digest: Digest) -> str:
+    """Return the start of a digest, enough to tell objects apart where people read it."""
+    return digest[: len("blake3:") + 12]
+
+
+def too_large(digest: Digest, limit: int) -> CorruptObject:
+    """The error for an object that is larger than what it is asked for as can be."""
+    message = f"object `{cut(digest)}` is no tree and no link: it has more than {limit:,} bytes"
+    return CorruptObject(message, hint="the record that names it is wrong; `git log` tells who wrote it")
+
+
 def damaged_in_flight(digest: Digest, found: Digest) -> DamagedObjects:
     """The error for bytes that arrived under a digest that is not theirs."""
-    message = f"the bytes that came for object `{digest}` are not its own: they hash to `{found}`"
+    message = f"the bytes that came for object `{cut(digest)}` are not its own: they hash to `{cut(found)}`"
     return DamagedObjects(
         [digest], message, hint="run the command again; if it stays so, `mlx push` from a clone that has good bytes"
     )

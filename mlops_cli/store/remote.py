@@ -29,8 +29,10 @@ from mlops_cli.store.objects import (
     ObjectStore,
     Opener,
     damaged_in_flight,
+    too_large,
 )
 from mlops_cli.store.parallel import map_bounded
+from mlops_cli.store.tree_format import TREE_LIMIT
 
 IN_MEMORY = 8 << 20
 LIST_FROM = 256
@@ -153,10 +155,12 @@ class FsspecRemote:
                 digest for digest, found in zip(asked, map_bounded(self._has, asked, JOBS), strict=True) if not found
             }
 
-    def read(self, digest: Digest) -> bytes:
-        """Return an object's bytes, verified; MissingObject or CorruptObject."""
+    def read(self, digest: Digest, *, limit: int | None = TREE_LIMIT) -> bytes:
+        """Return an object's bytes, verified; MissingObject, or CorruptObject, also for more than `limit` bytes."""
         with self.open(digest) as stream:
-            data = stream.read()
+            data = stream.read(-1 if limit is None else limit + 1)
+        if limit is not None and len(data) > limit:
+            raise too_large(digest, limit)
         self._verify(digest, hash_bytes(data))
         return data
 

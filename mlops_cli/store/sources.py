@@ -7,8 +7,11 @@ changing is an error that names it, never an object that mixes two versions.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import stat
+import sys
 
 from mlops_cli.errors import MlxError, UsageError
 from mlops_cli.files import translate_os_error
@@ -62,6 +65,29 @@ def hash_stable(path: str, size: int) -> tuple[Digest, os.stat_result]:
     except OSError as error:
         raise unreadable(error, path) from error
     raise changed(path)
+
+
+def is_open_for_writing(path: str) -> bool:
+    """Say whether somebody is known to have a file open for writing, or mapped into memory to be written.
+
+    Only Linux can be asked, for files of one's own (root: for all), on file systems that grant leases.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:  # whoever reads the file will tell
+        return False
+    try:
+        # Whoever opens the file while the lease is held waits until it is closed, and we are told: by SIGIO, which
+        # would end the process, unless by a signal that is ignored.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(descriptor)  # which gives the lease back
+    return False
 
 
 def is_unchanged(after: os.stat_result, before: os.stat_result) -> bool:

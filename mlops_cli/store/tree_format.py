@@ -9,8 +9,8 @@ more file changes one leaf and the index, wherever its name comes.
     entries   kinds u8, sizes u64, files u64, digests 32 bytes, each `count` times; names joined by NUL
     index     entry counts u32, sizes u64, files u64, leaf digests, each `count` times; first names joined by NUL
 
-Trees come from remotes, so they are hostile until decoded: lengths are checked before anything is built. `trees` reads,
-compares and changes them.
+Trees come from remotes, so they are hostile until decoded: lengths are checked before anything is built, and none is
+longer than `TREE_LIMIT`. `trees` reads, compares and changes them.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ from mlops_cli.hashing import PREFIX, RAW_SIZE, Digest, hash_bytes
 
 SPLIT_ABOVE = 8192
 LEAF_SIZE = 4096  # expected: a leaf ends after each name with hash % LEAF_SIZE == 0
+# Of entries in a leaf, and of leaves: names that nobody has chosen for it fill a leaf this far once in e^64 leaves.
+MOST_ENTRIES = 2**18
+NAME_LIMIT = 255  # bytes; NAME_MAX of Linux
+PATH_LIMIT = 4095  # bytes, of a symlink's target too; PATH_MAX of Linux, less the NUL that ends it
 
 _MAGIC = b"MLXT"
 _VERSION = 1
@@ -40,8 +44,10 @@ _HEADER = struct.Struct("<4sBBI")
 _MOST = 2**63 - 1  # bytes or files in one folder; more could not be added up in the folder above
 _ENTRY_BYTES = 1 + 8 + 8 + RAW_SIZE
 _LEAF_BYTES = 4 + 8 + 8 + RAW_SIZE
+TREE_LIMIT = _HEADER.size + MOST_ENTRIES * (_LEAF_BYTES + NAME_LIMIT + 1)  # bytes of the longest tree: 77 MiB
 # The first bytes of the UTF-8 of what HFS+ ignores in names; only where they occur is a name looked at more closely.
 _IGNORED_STARTS = (b"\xe2\x80", b"\xe2\x81", b"\xef\xbb")
+_TOO_MANY = "a folder cannot be stored: it holds more files than a tree can list"
 
 
 class Kind(IntEnum):
@@ -91,7 +97,8 @@ class TreeError(CorruptObject):
 def encode_tree(entries: Iterable[Entry]) -> tuple[tuple[Digest, bytes], ...]:
     """Return the objects of a folder's tree, leaves first and the tree itself last.
 
-    UsageError for a name that cannot be in a folder (empty, `.`, `..`, `.git`, with `/` or NUL) or occurs twice.
+    UsageError for a name that cannot be in a folder (empty, too long, `.`, `..`, `.git`, with `/` or NUL) or occurs
+    twice.
     """
     ordered = sorted(entries, key=itemgetter(0))
     check_entries(ordered)
@@ -109,6 +116,10 @@ def check_entries(entries: Sequence[Entry]) -> None:
     problem = _problem_with(names, b"\0".join(names))
     if max(totals(entries)) > _MOST:
         problem = "its files are larger or more than a tree can say"
+    if Kind.SYMLINK in map(itemgetter(1), entries) and any(
+        entry.kind == Kind.SYMLINK and not 0 < entry.size <= PATH_LIMIT for entry in entries
+    ):
+        problem = "a symbolic link leads nowhere, or further than a path can"
     if problem:
         hint = "rename it, or list it in `.mlxignore`"
         raise UsageError(f"a folder cannot be stored: {problem}", hint=hint)
@@ -150,6 +161,8 @@ def encode_leaves(entries: Sequence[Entry]) -> list[tuple[Leaf, bytes]]:
     leaves = []
     for start, end in pairwise(sorted({0, *ends, len(entries)})):
         part = entries[start:end]
+        if len(part) > MOST_ENTRIES:
+            raise UsageError(_TOO_MANY, hint="sort its files into sub-folders")
         data = encode_entries(part)
         leaves.append((Leaf(part[0].name, len(part), *totals(part), hash_bytes(data)), data))
     return leaves
@@ -157,6 +170,8 @@ def encode_leaves(entries: Sequence[Entry]) -> list[tuple[Leaf, bytes]]:
 
 def encode_index(leaves: Sequence[Leaf]) -> bytes:
     """Return the bytes of the tree of a folder that is cut into these leaves."""
+    if len(leaves) > MOST_ENTRIES:
+        raise UsageError(_TOO_MANY, hint="sort its files into sub-folders")
     names, counts, sizes, files, digests = zip(*leaves, strict=True)
     many = f"<{len(names)}Q"
     return b"".join(
@@ -187,6 +202,8 @@ def _problem_with(names: Sequence[bytes], joined: bytes) -> str:
         return "a name is empty"
     if b"/" in joined or joined.count(b"\0") >= max(len(names), 1):
         return "a name holds `/` or NUL"
+    if max(map(len, names), default=0) > NAME_LIMIT:
+        return f"a name has more than {NAME_LIMIT} bytes"
     if not {b".", b".."}.isdisjoint(names):
         return "`.` and `..` cannot be names"
     if b"git" in joined.lower() or any(start in joined for start in _IGNORED_STARTS):
@@ -217,6 +234,8 @@ def decode_tree(data: bytes, digest: Digest) -> tuple[Entry, ...] | Index:
     if version != _VERSION:
         hint = "upgrade mlx: `pip install --upgrade mlops-cli`"
         raise TreeError(f"tree `{digest}` has version {version}, which this mlx does not understand", hint=hint)
+    if count > MOST_ENTRIES:
+        raise tree_error(digest, f"it lists more than {MOST_ENTRIES:,} names")
     fixed = count * (_ENTRY_BYTES if form == _ENTRIES else _LEAF_BYTES)
     joined = data[_HEADER.size + fixed :]
     # Every name has at least one byte and every one but the last a NUL: no count can ask for more than is there.
@@ -242,6 +261,10 @@ def _decode_entries(data: bytes, digest: Digest, names: Sequence[bytes]) -> tupl
         number != 1 for kind, number in zip(kinds, files, strict=True) if kind != Kind.FOLDER
     ):
         raise tree_error(digest, "a file counts as more or less than one")
+    if Kind.SYMLINK in kinds and any(
+        not 0 < size <= PATH_LIMIT for kind, size in zip(kinds, sizes, strict=True) if kind == Kind.SYMLINK
+    ):
+        raise tree_error(digest, f"a symbolic link's target has no bytes, or more than {PATH_LIMIT:,}")
     # `tuple.__new__` is what `Entry(...)` ends in; calling it at once halves the time for a large folder.
     return tuple(map(partial(tuple.__new__, Entry), zip(names, kinds, sizes, files, digests, strict=True)))
 
@@ -272,6 +295,6 @@ def _columns(
 
 def tree_error(digest: Digest, why: str) -> TreeError:
     """Return what to raise for an object that is not a tree it should be."""
-    return TreeError(
-        f"object `{digest}` is not a tree: {why}", hint="`mlx fetch` brings a good copy, if a remote has one"
-    )
+    # No other copy can be better: these are the very bytes that the digest names.
+    hint = "what names it is wrong: `git log` tells who wrote the record"
+    return TreeError(f"object `{digest}` is not a tree: {why}", hint=hint)

@@ -21,7 +21,8 @@ from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, hash_file, ra
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.cache import Batch, Cache
 from mlops_cli.store.links import object_at
-from mlops_cli.store.trees import Entry, Kind, encode_tree, tree_objects
+from mlops_cli.store.sources import is_open_for_writing
+from mlops_cli.store.trees import MOST_WITHOUT_FILES, Entry, Kind, encode_tree, tree_objects
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import IgnoreRules, rules_above
 from mlops_cli.workspace.project import Project
@@ -46,7 +47,8 @@ class _Folder:
 class Scanner:
     """Looks at the workspace; keeps what it learnt for the state index until `save`.
 
-    `trees` holds every tree object the scan has built, by digest: the workspace's side of a diff.
+    `trees` holds every tree object the scan has built, by digest: the workspace's side of a diff. `ignoring` lists the
+    folders looked at that have a `.mlxignore` of their own.
     """
 
     def __init__(
@@ -59,12 +61,12 @@ class Scanner:
         as_code: bool = False,
     ) -> None:
         self.trees: dict[Digest, bytes] = {}
+        self.ignoring: list[str] = []
         self._root = project.root
         self._cache = project.cache
         self._prefix = os.fsencode(f"{project.prefix}/") if project.prefix else b""
         self._state = state
         self._batch = batch
-        self._copied = False
         self._reporter = reporter
         self._as_code = as_code
         self._local = project.local
@@ -80,7 +82,6 @@ class Scanner:
         in every link mode, none becoming an object or a link to one. UsageError for what cannot be stored:
         sockets, FIFOs, devices, a Git repository inside a folder.
         """
-        self._copied = copied
         place = os.fsencode(self._root / path)
         try:
             stat = os.stat(place, follow_symlinks=follow)
@@ -90,10 +91,10 @@ class Scanner:
             raise
         folder, _, name = os.fsencode(path).rpartition(b"/")
         if st.S_ISDIR(stat.st_mode):
-            return self._tree(os.fsencode(path), name)
+            return self._tree(os.fsencode(path), name, copied=copied)
         row = self._state.row(self._key(folder), name)
         try:
-            return self._entry(place, name, stat, row, self._key(folder))
+            return self._entry(place, name, stat, row, self._key(folder), copied=copied)
         except FileNotFoundError:  # gone meanwhile, or a link to an object that is gone
             return None
 
@@ -124,21 +125,29 @@ class Scanner:
     def _key(self, folder: bytes) -> bytes:
         return (self._prefix + folder).rstrip(b"/")
 
-    def _tree(self, path: bytes, name: bytes) -> Entry:
+    def _tree(self, path: bytes, name: bytes, *, copied: bool) -> Entry:
         folders = [_Folder(path, -1, rules_above(self._root, os.fsdecode(path)))]
         number = 0
         while number < len(folders):  # parents first: the list grows while it is walked
-            folders.extend(self._list(folders[number], number))
+            folders.extend(self._list(folders[number], number, copied=copied))
             number += 1
+        without_files = 0
         for folder in reversed(folders[1:]):  # children are complete before their parents
             parent = folders[folder.parent]
             if folder.entries or not folder.hides:
-                parent.entries.append(self._encode(folder, folder.path.rpartition(b"/")[2]))
+                entry = self._encode(folder, folder.path.rpartition(b"/")[2])
+                parent.entries.append(entry)
+                without_files += not entry.files
             else:  # it holds nothing but what is left out: then it is left out too, and not an empty folder
                 parent.hides = True
+        if without_files > MOST_WITHOUT_FILES:  # nothing would read it back
+            raise UsageError(
+                f"`{os.fsdecode(path)}` holds more than {MOST_WITHOUT_FILES:,} folders without files",
+                hint="remove them, or name them in a `.mlxignore`",
+            )
         return self._encode(folders[0], name)
 
-    def _list(self, folder: _Folder, number: int) -> Iterator[_Folder]:
+    def _list(self, folder: _Folder, number: int, *, copied: bool) -> Iterator[_Folder]:
         """Fill in the files of `folder`; yield its sub-folders."""
         place = os.path.join(os.fsencode(self._root), folder.path)
         key = self._key(folder.path)
@@ -147,6 +156,7 @@ class Scanner:
             children = list(listing)
         if any(child.name == os.fsencode(IGNORE_NAME) for child in children):
             folder.rules = folder.rules.enter(self._root, os.fsdecode(folder.path))
+            self.ignoring.append(os.fsdecode(folder.path))
         seen = set()
         for child in children:
             name = child.name
@@ -160,7 +170,7 @@ class Scanner:
             seen.add(name)
             try:
                 stat = child.stat(follow_symlinks=False)
-                folder.entries.append(self._entry(child.path, name, stat, rows.get(name), key))
+                folder.entries.append(self._entry(child.path, name, stat, rows.get(name), key, copied=copied))
             except FileNotFoundError:
                 seen.discard(name)
         gone = rows.keys() - seen
@@ -188,19 +198,21 @@ class Scanner:
         files = sum(entry.files for entry in folder.entries)
         return Entry(name, Kind.FOLDER, size, files, objects[-1][0])
 
-    def _entry(self, place: bytes, name: bytes, stat: os.stat_result, row: Row | None, key: bytes) -> Entry:
+    def _entry(
+        self, place: bytes, name: bytes, stat: os.stat_result, row: Row | None, key: bytes, *, copied: bool
+    ) -> Entry:
         mode = stat.st_mode
         if st.S_ISREG(mode):
             kind = Kind.EXECUTABLE if mode & st.S_IXUSR else Kind.FILE
-            digest, size = self._digest(place, name, stat, row, key)
+            digest, size = self._digest(place, name, stat, row, key, copied=copied)
             return Entry(name, kind, size, 1, digest)
         if st.S_ISLNK(mode):
             target = os.readlink(place)
             if object_at(target) is not None:
-                digest, size = self._digest(place, name, os.stat(place), row, key)
+                digest, size = self._digest(place, name, os.stat(place), row, key, copied=copied)
                 return Entry(name, Kind.FILE, size, 1, digest)
             if self._as_code and os.path.isfile(place):  # code that is linked from elsewhere is still code
-                return self._entry(place, name, os.stat(place), row, key)
+                return self._entry(place, name, os.stat(place), row, key, copied=copied)
             if self._batch is not None:
                 self._batch.add_bytes(target)
             return Entry(name, Kind.SYMLINK, len(target), 1, hash_bytes(target))
@@ -211,21 +223,26 @@ class Scanner:
         )
 
     def _digest(
-        self, place: bytes, name: bytes, stat: os.stat_result, row: Row | None, key: bytes
+        self, place: bytes, name: bytes, stat: os.stat_result, row: Row | None, key: bytes, *, copied: bool
     ) -> tuple[Digest, int]:
-        """Return the digest and size of a regular file, storing its bytes when there is a batch."""
+        """Return the digest and size of a regular file, storing its bytes when there is a batch.
+
+        Learnt is only what a later edit must contradict: not of a file as young as the scan, nor of one that somebody
+        may be writing through a mapping into memory, which changes no time once a page of it is dirty.
+        """
         self._report(1)
         if row is not None and row.matches(stat):
             digest = digest_from_raw(row.digest)
             if self._batch is None or self._batch.has(digest, row.size):
                 return digest, row.size
         text = os.fsdecode(place)
+        written = is_open_for_writing(text)  # asked before the bytes are read: who opens it later changes its times
         if self._batch is None:
             digest, seen = _hash_settled(text)
         else:
-            digest, seen = self._batch.add_file(text, stat.st_size, copied=self._copied), stat
+            digest, seen = self._batch.add_file(text, stat.st_size, copied=copied), stat
         rows, gone = self._changes.setdefault(key, ({}, set()))
-        if self._clock.is_settled(stat):
+        if self._clock.is_settled(seen) and not written:
             rows[name] = Row(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, raw_digest(digest))
         elif row is not None:
             gone.add(name)

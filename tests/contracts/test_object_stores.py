@@ -21,7 +21,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, RemoteError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import LinkMode
-from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability, ObjectStore
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability, ObjectStore, cut
 from mlops_cli.store.remote import FsspecRemote, open_remote
 
 LARGE = os.urandom(1 << 16) * 145  # 9 MiB and a bit: more than any store takes into memory at once
@@ -111,6 +111,19 @@ def test_what_was_written_can_be_read(bed):
             assert stream.read() == content
 
 
+def test_more_than_was_asked_for_is_not_read(bed):
+    small, large = bed.put(b"0123456789", LARGE)
+
+    assert bed.store.read(small, limit=10) == b"0123456789"
+    assert bed.store.read(large, limit=len(LARGE)) == LARGE
+    assert bed.store.read(large, limit=None) == LARGE
+    for digest, limit in ((small, 9), (large, 10), (large, len(LARGE) - 1)):
+        with pytest.raises(CorruptObject, match=f"no tree and no link: it has more than {limit:,} bytes") as caught:
+            bed.store.read(digest, limit=limit)
+        assert caught.value.hint
+    assert bed.store.missing([small, large]) == set()
+
+
 def test_an_object_lies_under_its_digest_as_its_plain_bytes(bed):
     (digest,) = bed.put(b"plain")
 
@@ -169,7 +182,7 @@ def test_wrong_bytes_are_refused_and_the_others_stay(bed):
         bed.store.write([(bad, partial(io.BytesIO, b"something else")), (good, partial(io.BytesIO, b"good"))])
 
     assert caught.value.digests == (bad,)
-    assert bad in caught.value.message
+    assert cut(bad) in caught.value.message
     assert bed.store.missing([good, bad]) == {bad}
 
 
@@ -329,7 +342,7 @@ def test_a_damaged_object_is_found_by_reading_and_named(bed, content):
         with pytest.raises(CorruptObject) as caught:
             getattr(bed.store, find)(digest)
 
-        assert digest in caught.value.message
+        assert cut(digest) in caught.value.message
         assert "is damaged" in caught.value.message
         assert caught.value.hint
 

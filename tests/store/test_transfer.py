@@ -116,7 +116,7 @@ def test_damage_in_the_cache_is_not_pushed_but_quarantined(cache, remote):
     with pytest.raises(CorruptObject) as caught:
         copy_objects([bad, good], cache, remote, jobs=0, reporter=SILENT)
 
-    assert caught.value.message.startswith(f"object `{bad}` in the cache is damaged")
+    assert caught.value.message.startswith(f"object `{bad[:19]}` in the cache is damaged")
     assert "quarantine" in caught.value.hint
     assert cache.missing([bad]) == {bad}
     assert remote.missing([good, bad]) == {bad}
@@ -161,5 +161,5 @@ def test_damage_on_the_way_does_not_blame_the_source(cache, remote):
     with pytest.raises(CorruptObject, match="are not its own") as caught:
         copy_objects([digest], Noisy(), cache, jobs=0, reporter=SILENT)
 
-    assert digest in caught.value.message
+    assert digest[:19] in caught.value.message
     assert cache.missing([digest]) == {digest}

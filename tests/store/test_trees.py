@@ -21,11 +21,14 @@ from mlops_cli.store.trees import (
     Index,
     Kind,
     TreeError,
+    check_folder,
+    check_links,
     decode_tree,
     diff,
     encode_tree,
     find,
     graft,
+    read_link,
     read_tree,
     totals,
     tree_objects,
@@ -109,8 +112,10 @@ def small_leaves(split_above=4, leaf_size=3):
 names = st.binary(min_size=1, max_size=2).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
 )
-leaves = st.tuples(st.sampled_from([Kind.FILE, Kind.EXECUTABLE, Kind.SYMLINK]), st.binary(max_size=2)).map(
-    lambda pair: Leaf(*pair)
+leaves = (
+    st.tuples(st.sampled_from([Kind.FILE, Kind.EXECUTABLE, Kind.SYMLINK]), st.binary(max_size=2))
+    .filter(lambda pair: pair[0] != Kind.SYMLINK or pair[1])
+    .map(lambda pair: Leaf(*pair))
 )
 folders = st.recursive(
     st.dictionaries(names, leaves, max_size=9),
@@ -124,7 +129,7 @@ entries = st.builds(
     st.integers(0, 2**40),
     st.just(1),
     st.binary(max_size=3).map(hash_bytes),
-)
+).map(lambda entry: entry._replace(size=entry.size % 4095 + 1) if entry.kind == Kind.SYMLINK else entry)
 listings = st.lists(entries, unique_by=lambda entry: entry.name, max_size=30)
 
 
@@ -194,7 +199,21 @@ def test_names_are_bytes_and_need_not_be_text():
 
 @pytest.mark.parametrize(
     "name",
-    [b"", b".", b"..", b"a/b", b"/", b"a\0b", b"\0", b".git", b".GIT", b".git ", b"git~1", ".g\u200cit".encode()],
+    [
+        b"",
+        b".",
+        b"..",
+        b"a/b",
+        b"/",
+        b"a\0b",
+        b"\0",
+        b".git",
+        b".GIT",
+        b".git ",
+        b"git~1",
+        ".g\u200cit".encode(),
+        b"n" * 256,
+    ],
 )
 def test_names_that_no_folder_can_have_are_refused(name):
     with pytest.raises(UsageError) as caught:
@@ -265,10 +284,10 @@ def refuse(data):
     return caught.value.message
 
 
-def tree_bytes(names, kinds=None, files=None, count=None, form=0, version=1, magic=b"MLXT"):
+def tree_bytes(names, kinds=None, files=None, count=None, form=0, version=1, magic=b"MLXT", sizes=None):
     number = len(names)
     head = struct.pack("<4sBBI", magic, version, form, number if count is None else count)
-    columns = bytes(kinds or [0] * number) + struct.pack(f"<{number}Q", *[1] * number)
+    columns = bytes(kinds or [0] * number) + struct.pack(f"<{number}Q", *(sizes or [1] * number))
     columns += struct.pack(f"<{number}Q", *(files or [1] * number))
     return head + columns + b"d" * 32 * number + b"\0".join(names)
 
@@ -287,8 +306,10 @@ def test_the_bytes_that_the_hostile_ones_differ_from_are_a_tree():
         (tree_bytes([b"a"], form=2), "does not begin as one"),
         (tree_bytes([b"a"], version=2), "version 2"),
         (tree_bytes([b"a"], version=0), "version 0"),
-        (tree_bytes([], count=2**32 - 1), "length does not fit"),
-        (tree_bytes([], count=2**32 - 1, form=1), "length does not fit"),
+        (tree_bytes([], count=2**32 - 1), "lists more than 262,144 names"),
+        (tree_bytes([], count=2**18 + 1, form=1), "lists more than 262,144 names"),
+        (tree_bytes([], count=2**18), "length does not fit"),
+        (tree_bytes([], count=2**18, form=1), "length does not fit"),
         (tree_bytes([b"a"], count=2), "length does not fit"),
         (tree_bytes([b"a", b"b"], count=1), "names"),
         (tree_bytes([]) + b"x", "length does not fit"),
@@ -301,6 +322,9 @@ def test_the_bytes_that_the_hostile_ones_differ_from_are_a_tree():
         (tree_bytes([b"a/b"]), "holds `/`"),
         (tree_bytes([b"..", b"a"]), "cannot be names"),
         (tree_bytes([b"."]), "cannot be names"),
+        (tree_bytes([b"a", b"n" * 256]), "a name has more than 255 bytes"),
+        (tree_bytes([b"a"], kinds=[2], sizes=[0]), "a symbolic link's target has no bytes"),
+        (tree_bytes([b"a"], kinds=[2], sizes=[4096]), "a symbolic link's target has no bytes, or more than 4,095"),
         (tree_bytes([b".Git"]), "belongs to Git"),
         (tree_bytes([b"a"], kinds=[4]), "unknown kind"),
         (tree_bytes([b"a"], files=[2]), "more or less than one"),
@@ -374,13 +398,160 @@ def test_leaves_that_overlap_are_refused():
         read_tree(store, digest)
 
 
-def test_a_folder_that_lies_about_what_is_beneath_is_refused():
+def test_names_and_targets_may_be_as_long_as_a_file_system_allows():
+    listing = (Entry(b"l", Kind.SYMLINK, 4095, 1, EMPTY_TREE), Entry(b"n" * 255, FILE, 1, 1, EMPTY_TREE))
+    ((digest, data),) = encode_tree(listing)
+
+    assert decode_tree(data, digest) == listing
+
+
+@pytest.mark.parametrize("size", [0, 4096])
+def test_links_that_no_file_system_can_hold_are_not_stored(size):
+    with pytest.raises(UsageError, match="a symbolic link leads nowhere, or further than a path can"):
+        encode_tree([Entry(b"a", FILE, 0, 1, EMPTY_TREE), Entry(b"l", Kind.SYMLINK, size, 1, EMPTY_TREE)])
+
+
+def test_no_tree_is_longer_than_the_limit():
+    """The limit is what a store reads at most: a tree that could be written but not read would be lost."""
+    with mock.patch.object(tree_format, "MOST_ENTRIES", 10):
+        longest = [Entry(b"%0255d" % number, FILE, 1, 1, EMPTY_TREE) for number in range(10)]
+        ((leaf, data),) = tree_format.encode_leaves(longest)
+        index = tree_format.encode_index([leaf._replace(first=entry.name) for entry in longest])
+
+        assert decode_tree(data, leaf.digest) == tuple(longest)
+        with pytest.raises(UsageError, match="more files than a tree can list"):
+            tree_format.encode_leaves([*longest, Entry(b"z", FILE, 1, 1, EMPTY_TREE)])
+        with pytest.raises(UsageError, match="more files than a tree can list"):
+            tree_format.encode_index([leaf] * 11)
+    assert max(len(data), len(index)) - 10 <= (tree_format.TREE_LIMIT - 10) * 10 // tree_format.MOST_ENTRIES
+
+
+LYING = [{"files": 1_000_000}, {"files": 0}, {"size": 6}]
+
+
+@pytest.mark.parametrize("lie", LYING, ids=repr)
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store, root: list(walk(store, root)),
+        lambda store, root: list(tree_objects(store, root)),
+        lambda store, root: diff(store, None, root),
+        lambda store, root: diff(store, root, None),
+        lambda store, root: find(store, root, [b"inner", b"x"]),
+        lambda store, root: graft(store, store, root, [b"inner", b"y"], Entry(b"", FILE, 1, 1, EMPTY_TREE)),
+    ],
+    ids=["walk", "tree_objects", "diff to", "diff from", "find", "graft"],
+)
+def test_a_folder_that_lies_about_what_is_beneath_is_refused(lie, read):
     store = Memory()
     inner = build(store, {b"x": Leaf(FILE, b"content")}, b"inner")
-    root = write_tree(store, [inner._replace(files=1_000_000)])
+    root = write_tree(store, [inner._replace(**lie)])
 
-    with pytest.raises(TreeError, match="not as many or as large"):
-        list(walk(store, root.digest))
+    with pytest.raises(TreeError, match="sums up to files: 1, size: 7; what names it says") as caught:
+        read(store, root.digest)
+    assert inner.digest in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("lie", LYING, ids=repr)
+def test_a_folder_that_two_entries_tell_apart_is_refused(lie):
+    """What is known already is not read again, and not believed either."""
+    store = Memory()
+    inner = build(store, {b"x": Leaf(FILE, b"content")}, b"a")
+    liar = write_tree(store, [inner, inner._replace(name=b"b", **lie)])
+    honest = write_tree(store, [inner, inner._replace(name=b"b")])
+
+    with pytest.raises(TreeError, match="what names it says"):
+        list(tree_objects(store, liar.digest))
+    with pytest.raises(TreeError, match="what names it says"):
+        diff(store, honest.digest, liar.digest)
+
+
+def test_an_empty_folder_that_is_said_to_hold_files_is_refused():
+    store = Memory()
+    folder = write_tree(store, [], b"empty")
+    root = write_tree(store, [folder._replace(size=999, files=7)])
+
+    with pytest.raises(TreeError, match="sums up to files: 0, size: 0; what names it says files: 7, size: 999"):
+        diff(store, None, root.digest)
+
+
+def test_what_names_a_folder_can_be_checked():
+    store = Memory()
+    folder = build(store, {b"x": Leaf(FILE, b"content")})
+
+    check_folder(store, folder)
+    with pytest.raises(TreeError, match="what names it says files: 2, size: 7"):
+        check_folder(store, folder._replace(files=2))
+
+
+def bomb(store, levels):
+    """Return a folder of ten folders of ten folders ..., in as many objects as there are levels."""
+    folder = write_tree(store, [])
+    for _ in range(levels):
+        folder = write_tree(store, [folder._replace(name=b"%d" % number) for number in range(10)])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store, root: sum(1 for _ in walk(store, root)),
+        lambda store, root: diff(store, None, root),
+        lambda store, root: diff(store, root, EMPTY_TREE),
+    ],
+    ids=["walk", "diff to", "diff from"],
+)
+def test_a_few_objects_do_not_stand_for_endless_folders(read):
+    store = Memory()
+    root = bomb(store, 30).digest
+
+    with (
+        mock.patch.object(trees, "MOST_WITHOUT_FILES", 1000),
+        pytest.raises(TreeError, match="more than 1,000 folders without files"),
+    ):
+        read(store, root)
+    assert len(store.reads) < 1200
+
+
+def test_as_many_folders_without_files_as_are_allowed():
+    store = Memory()
+    root = bomb(store, 3).digest
+
+    with mock.patch.object(trees, "MOST_WITHOUT_FILES", 1110):
+        assert sum(1 for _ in walk(store, root)) == 1110
+        assert len(diff(store, None, root).added) == 1000
+        assert len(diff(store, root, None).deleted) == 1000
+
+
+def test_the_objects_of_a_bomb_are_few():
+    store = Memory()
+
+    assert len(list(tree_objects(store, bomb(store, 30).digest))) == 31
+
+
+@pytest.mark.parametrize(
+    ("target", "size"),
+    [(b"", 0), (b"", 1), (b"a\0b", 3), (b"x" * 4096, 4096), (b"x" * 4096, 5), (b"ab", 1), (b"a", 2)],
+)
+def test_targets_that_no_link_can_have_are_refused(target, size):
+    store = Memory()
+    link = Entry(b"l", Kind.SYMLINK, size, 1, store.add_bytes(target))
+
+    with pytest.raises(TreeError, match="cannot be the target of a symbolic link") as caught:
+        read_link(store, link)
+    assert caught.value.hint
+    with pytest.raises(TreeError):
+        check_links(store, [None, link])
+
+
+@pytest.mark.parametrize("target", [b"a", b"../\xff\n", b"x" * 4095])
+def test_other_targets_are_read(target):
+    store = Memory()
+    link = Entry(b"l", Kind.SYMLINK, len(target), 1, store.add_bytes(target))
+
+    assert read_link(store, link) == target
+    check_links(store, [link, link._replace(digest=EMPTY_TREE), Entry(b"f", FILE, 1, 1, EMPTY_TREE)])
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -426,12 +597,29 @@ def test_nothing_is_found_below_a_file():
 def test_a_walk_goes_as_deep_as_the_tree():
     store = Memory()
     entry = build(store, {b"x": Leaf(FILE, b"x")}, b"d")
-    for _ in range(3000):
+    for _ in range(2046):
         entry = write_tree(store, [entry], b"d")
 
-    assert sum(1 for _ in walk(store, entry.digest)) == 3001
-    assert sum(1 for _ in tree_objects(store, entry.digest)) == 3002
+    assert sum(1 for _ in walk(store, entry.digest)) == 2047
+    assert sum(1 for _ in tree_objects(store, entry.digest)) == 2048
     assert len(diff(store, None, entry.digest).added) == 1
+
+
+def test_no_path_is_longer_than_a_system_can_open():
+    store = Memory()
+    entry = build(store, {b"x" * 255: Leaf(FILE, b"x")}, b"d" * 255)
+    for _ in range(14):
+        entry = write_tree(store, [entry], b"d" * 255)
+    fits = write_tree(store, [entry])
+    root = write_tree(store, [write_tree(store, [entry], b"d")])
+
+    assert [len(path) for path, _ in walk(store, fits.digest)][-1] == 4095
+    assert len(diff(store, fits.digest, None).deleted) == 1
+    for old, new in ((root.digest, None), (None, root.digest)):
+        with pytest.raises(TreeError, match="it stands for a path of more than 4,095 bytes"):
+            diff(store, old, new)
+    with pytest.raises(TreeError, match="it stands for a path of more than 4,095 bytes"):
+        list(walk(store, root.digest))
 
 
 @steady

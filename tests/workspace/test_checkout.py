@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops_cli.errors import CorruptObject, MissingObject, UsageError
-from mlops_cli.workspace.checkout import Restored
+from mlops_cli.errors import CorruptObject, MissingObject, OutsideError, UsageError
+from mlops_cli.workspace.checkout import Restored, foresee
+from tests.disks import small_disk
 from tests.workspace.projects import Sandbox, listing, make_project
 
 
@@ -105,11 +108,140 @@ def test_new_files_that_would_be_deleted(tracked: Sandbox):
     )
 
 
-def test_hint_of_a_refusal(tracked: Sandbox):
-    tracked.write("lone", "mine")
+@pytest.mark.parametrize(
+    ("paths", "hint"),
+    [
+        (["lone"], "`mlx add lone` keeps it; `--force` throws it away"),
+        (["data/changes"], "`mlx add data/changes` keeps it; `--force` throws it away"),
+        (["out"], "`mlx run make` keeps it; `--force` throws it away"),
+        (
+            ["data/a file", "lone", "out"],
+            "`mlx add 'data/a file' lone` and `mlx run make` keep them; `--force` throws them away",
+        ),
+        (
+            ["data/1", "data/2", "data/3", "data/4"],
+            "`mlx add data/1 data/2 data/3 …` keeps them; `--force` throws them away",
+        ),
+    ],
+)
+def test_hint_of_a_refusal(tracked: Sandbox, paths: list[str], hint: str):
+    tracked.pipeline("stages:\n  make: {cmd: echo > out, outs: [out]}\n")
+    tracked.run()
+    for path in paths:
+        tracked.write(path, "mine")
     with pytest.raises(UsageError) as caught:
         tracked.checkout()
-    assert caught.value.hint == "`mlx add` (or `mlx run`) keeps them; `--force` throws them away"
+    assert caught.value.hint == hint
+
+
+def test_what_the_hint_says_keeps_it(tracked: Sandbox):
+    (tracked.root / "lone").unlink()
+    tracked.write("lone/inner", "mine too")
+    with pytest.raises(UsageError, match="`lone/inner` would be") as caught:
+        tracked.checkout()
+    assert str(caught.value.hint).startswith("`mlx add lone` ")
+    tracked.add("lone")
+    tracked.checkout()
+    assert tracked.read("lone/inner") == "mine too"
+
+
+# What nothing tracks, in the way --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("place", ["data", "data/sub", "data/sub/deep"])
+def test_left_out_file_where_a_file_is_to_be(box: Sandbox, place: str, force: bool):
+    """The folder `place` became a file in the records; what is left out stays in the folder."""
+    box.write(".mlxignore", "*.log\n")
+    box.write("data/first", "1")
+    box.write(f"{place}/a", "1")
+    box.add("data")
+    folder = box.commit()
+    shutil.rmtree(box.root / place)
+    box.write(place, "a file now")
+    box.add("data")
+    box.commit()
+    back(box, folder)
+    box.checkout()
+    box.write(f"{place}/k.log", "left out")
+    back(box, "main")
+    before = listing(box.root / "data")
+    with pytest.raises(UsageError) as caught:
+        box.checkout(force=force)
+    assert caught.value.message == f"`{place}/k.log` is in the way of `{place}`, and nothing tracks it"
+    assert caught.value.hint == "move it away, or delete it"
+    assert listing(box.root / "data") == before
+    (box.root / place / "k.log").unlink()
+    box.checkout()
+    assert box.clean()
+
+
+@pytest.mark.parametrize("wanted", ["file", "link", "folder", "empty folder"])
+def test_left_out_file_in_the_very_place(box: Sandbox, wanted: str):
+    box.write("data/old", "1")
+    box.add("data")
+    old = box.commit()
+    (box.root / "data/old").unlink()
+    place = box.root / "data/cache"
+    if wanted == "link":
+        place.symlink_to("nowhere")
+    elif wanted == "file":
+        place.write_text("wanted")
+    else:
+        place.mkdir()
+        if wanted == "folder":
+            (place / "inner").write_text("wanted")
+    box.add("data")
+    box.commit()
+    back(box, old)
+    box.checkout()
+    box.write(".mlxignore", "/data/cache\n")
+    box.write("data/cache", "mine")
+    back(box, "main")
+    message = lost(box)
+    assert message.startswith("`data/cache` is ")
+    assert box.read("data/cache") == "mine"
+    (box.root / ".mlxignore").unlink()
+    (box.root / "data/cache").unlink()
+    box.checkout()
+    assert box.clean()
+
+
+def test_left_out_files_beside_are_no_obstacle(tracked: Sandbox):
+    tracked.write(".mlxignore", "*.log\n")
+    tracked.write("data/k.log", "left out")
+    tracked.write("data/folder2/k.log", "left out")
+    back(tracked)
+    tracked.checkout()
+    assert tracked.read("data/folder2/k.log") == "left out"
+    assert tracked.clean()
+
+
+# What a pull would do -------------------------------------------------------------------------------------------------
+
+
+def test_foreseen_is_what_a_checkout_does(tracked: Sandbox):
+    back(tracked)
+    assert foresee(tracked.project()) == tracked.checkout(dry_run=True)
+    shutil.rmtree(tracked.root / "data")
+    assert foresee(tracked.project(), ["data"]).restored == (Restored("data", 5, 0, 0),)
+    tracked.write("lone", "mine")
+    with pytest.raises(UsageError, match="`lone` would be"):
+        foresee(tracked.project())
+    assert foresee(tracked.project(), force=True) == tracked.checkout(force=True)
+    assert foresee(tracked.project()).restored == ()
+
+
+def test_foreseen_without_a_cache(tracked: Sandbox):
+    shutil.rmtree(tracked.project().cache.root)
+    tracked.write("data/changes", "other")
+    (tracked.root / "lone").unlink()
+    found = foresee(tracked.project(), force=True).restored
+    assert found == (Restored("data", 0, 0, 0), Restored("lone", 1, 0, 0))
+    shutil.rmtree(tracked.root / "data")
+    assert foresee(tracked.project(), ["data"]).restored == (Restored("data", 5, 0, 0),)
+    assert foresee(tracked.project(), ["data/sub"]).restored == (Restored("data", 0, 0, 0),)
+    assert not tracked.exists("data")
 
 
 def test_bytes_that_a_store_holds_may_go(tracked: Sandbox):
@@ -217,7 +349,7 @@ def test_folder_above_that_is_a_link_is_refused(box: Sandbox, tmp_path: Path, ta
     before = listing(tmp_path / "elsewhere")
     with pytest.raises(UsageError) as caught:
         box.checkout(*([target] if target else []))
-    assert caught.value.message == "`er` in `deep/er/data` is not a folder but a link or a file"
+    assert caught.value.message == "`deep/er` is not a folder but a link or a file"
     assert caught.value.hint == "mlx does not write through links: move it away"
     assert listing(tmp_path / "elsewhere") == before
 
@@ -233,6 +365,25 @@ def test_file_in_the_place_of_a_parent(box: Sandbox):
     assert box.states() == {}
     assert box.checkout().restored == ()
     assert box.read("a") == "mine"
+
+
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_full_disk_names_the_project_path(tmp_path: Path, kind: str):
+    with small_disk(tmp_path) as disk:
+        box = make_project(disk / "project")
+        box.configure("cache.dir", str(tmp_path / "cache"))
+        size = 600_000 if kind == "large" else 3000
+        for number in range(1_200_000 // size):
+            (tmp_path / "source").mkdir(exist_ok=True)
+            (tmp_path / "source" / f"{number:03}").write_bytes(os.urandom(size))
+        other = make_project(tmp_path / "other")
+        other.configure("cache.dir", str(tmp_path / "cache"))
+        shutil.move(tmp_path / "source", other.root / "data")
+        other.add("data")
+        box.write("data.mlx", other.read("data.mlx"))
+        with pytest.raises(OutsideError) as caught:
+            box.checkout()
+    assert re.fullmatch(r"cannot write `data/\d{3}`: .*", caught.value.message)
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
@@ -348,9 +499,11 @@ def test_damaged_object_is_found_or_never_copied(tracked: Sandbox, link: str):
     if link in ("copy", "reflink"):
         with pytest.raises(CorruptObject) as caught:
             tracked.checkout("lone")
-        assert caught.value.message.startswith(f"object `{pointer.digest}` in the cache is damaged: its bytes hash to")
-        assert caught.value.hint is not None
-        assert "quarantine/" in caught.value.hint
+        start = f"`lone`: object `{pointer.digest[:19]}` in the cache is damaged: its bytes hash to `blake3:"
+        assert caught.value.message.startswith(start)
+        assert caught.value.hint == (
+            "it is in `quarantine/` of the cache now; `mlx pull lone` brings a good one from a remote"
+        )
         assert not os.path.exists(cache.object_path(pointer.digest))
         assert not tracked.exists("lone")
         assert len(os.listdir(cache.root / "quarantine")) == 1
@@ -459,3 +612,20 @@ def test_any_tree_over_any_other(tmp_path_factory: pytest.TempPathFactory, old: 
     shutil.rmtree(place)
     make(place, new)
     assert listing(place) == wanted
+
+
+def test_folders_as_deep_as_paths_go(box: Sandbox):
+    """Nothing recurses once a folder: 1,200 levels are more than Python would follow."""
+    deep = "/".join(["data", *["d"] * 1200])
+    subprocess.run(["mkdir", "-p", box.root / deep], check=True)  # Python's own would recurse
+    box.write(f"{deep}/file", "1")
+    box.add("data")
+    pointer = box.read("data.mlx")
+    subprocess.run(["rm", "-r", box.root / "data"], check=True)
+    box.checkout()
+    assert box.read(f"{deep}/file") == "1"
+    box.write(f"{deep}/file", "2")
+    box.add("data")
+    box.write("data.mlx", pointer)
+    box.checkout()
+    assert box.read(f"{deep}/file") == "1"

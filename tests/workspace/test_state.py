@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 
 import mlops_cli.workspace.scan as scanning
 from mlops_cli.hashing import Digest, hash_bytes, raw_digest
+from mlops_cli.store.sources import is_open_for_writing
 from mlops_cli.workspace.state import COARSE_GRAIN_NS, GRAIN_NS, Clock, Row, State
 from tests.workspace.projects import OLD, Sandbox, clone
 
@@ -85,6 +89,112 @@ def test_same_size_edit_right_after_a_look(tracked: Sandbox):
         assert tracked.states()["lone"] == "modified", f"edit {number} was not seen"
 
 
+@pytest.mark.usefixtures("trusting")
+@pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
+def test_file_that_is_written_between_its_checkout_and_the_look_at_it(
+    tracked: Sandbox, monkeypatch: pytest.MonkeyPatch, link: str
+):
+    tracked.configure("cache.link", link)
+    place = tracked.root / "lone"
+    real = os.rename
+
+    def rename(source: str, target: str, **options: int) -> None:
+        real(source, target, **options)
+        if target == "lone":
+            place.unlink()
+            place.write_bytes(b"LONE")
+
+    tracked.write("lone", "other")
+    monkeypatch.setattr(os, "rename", rename)
+    tracked.checkout("lone", force=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(Clock, "is_settled", lambda self, stat: True)
+    assert tracked.read("lone") == "LONE"
+    assert tracked.states()["lone"] == "modified"
+
+
+def test_what_is_judged_is_the_look_at_the_bytes(tracked: Sandbox, hashed: list[str], monkeypatch: pytest.MonkeyPatch):
+    """The file is old when the folder is listed, and young when it is read."""
+    monkeypatch.setattr(Clock, "is_settled", lambda self, stat: stat.st_mtime_ns == OLD)
+    spied = scanning.hash_file
+
+    def written_meanwhile(path: str) -> Digest:
+        if not hashed:
+            tracked.write("lone", "LONE")
+        return spied(path)
+
+    (tracked.root / "data.mlx").unlink()
+    tracked.write("lone", "2222")
+    os.utime(tracked.root / "lone", ns=(OLD, OLD))
+    monkeypatch.setattr(scanning, "hash_file", written_meanwhile)
+    hashed.clear()
+    assert tracked.states() == {"lone": "modified"}
+    assert hashed == ["lone", "lone"]
+    assert tracked.states() == {"lone": "modified"}
+    assert hashed == ["lone"] * 3, "a row was kept of a file as young as the scan"
+
+
+@pytest.mark.usefixtures("trusting")
+@pytest.mark.parametrize("learn", ["add", "status"])
+@pytest.mark.parametrize("size", [4, 70_000, 2 << 20])
+def test_file_that_is_written_through_a_mapping(tracked: Sandbox, learn: str, size: int):
+    """A page that is dirty already is written without any change of the file's times."""
+    place = tracked.write("lone", b"0" * size)
+    _require_leases(place)
+    tracked.add("lone")
+    with place.open("r+b") as stream:
+        pages = mmap.mmap(stream.fileno(), 0)
+    pages[0:1] = b"1"
+    if learn == "add":
+        tracked.add("lone")
+    else:
+        assert tracked.states()["lone"] == "modified"
+    pages[0:1] = b"0" if learn == "status" else b"2"
+    assert tracked.states()["lone"] == ("ok" if learn == "status" else "modified")
+    pages.close()
+
+
+@pytest.mark.usefixtures("trusting")
+def test_file_that_is_only_read_elsewhere_is_not_read_again(tracked: Sandbox, hashed: list[str]):
+    with (tracked.root / "lone").open("rb"):
+        states(tracked)
+        hashed.clear()
+        assert states(tracked) == {"ok"}
+    assert hashed == []
+
+
+def _require_leases(place: Path) -> None:
+    with place.open("rb") as stream:
+        try:
+            fcntl.fcntl(stream, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except (OSError, AttributeError):
+            pytest.skip("nobody can be asked here who has a file open for writing")
+
+
+def test_who_cannot_be_asked_about_is_nobody(tmp_path: Path):
+    assert not is_open_for_writing(str(tmp_path)), "folders are not leased"
+    assert not is_open_for_writing(str(tmp_path / "absent"))
+
+
+def test_asking_who_writes_disturbs_nobody_who_does(tmp_path: Path):
+    """Opening a file while the question is asked would end the asker by SIGIO, were that not seen to."""
+    place = tmp_path / "file"
+    place.write_bytes(b"x")
+    _require_leases(place)
+    code = f"while True: open({str(place)!r}, 'r+b').close()"
+    asking = (
+        "from mlops_cli.store.sources import is_open_for_writing\n"
+        f"for _ in range(3000): is_open_for_writing({str(place)!r})\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        assert subprocess.run([sys.executable, "-c", asking], check=False).returncode == 0
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.wait()
+
+
 def edit(place: Path) -> None:
     before = place.stat()
     place.write_bytes(bytes(reversed(place.read_bytes())))
@@ -146,6 +256,15 @@ def test_folder_that_cannot_be_written_gives_a_clock_that_trusts_nothing(tmp_pat
 # The file -------------------------------------------------------------------------------------------------------------
 
 ROW = Row(1, 2, 3, 4, raw_digest(hash_bytes(b"x")))
+
+
+def test_a_row_is_about_a_file_that_differs_in_nothing(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    stat = os.stat(tmp_path / "file")
+    row = Row(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, ROW.digest)
+    assert row.matches(stat)
+    for name in ("size", "mtime_ns", "ctime_ns", "inode"):
+        assert not row._replace(**{name: getattr(row, name) + 1}).matches(stat), name
 
 
 def open_state(path: Path, checkout: str = "") -> Iterator[State]:
