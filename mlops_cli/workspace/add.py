@@ -15,6 +15,7 @@ from mlops_cli.errors import MissingObject, RecordError, UsageError
 from mlops_cli.files import folders_above, is_git_folder, write_atomic
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES
 from mlops_cli.records.pointers import SUFFIX, ObjectKind, Pointer
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.cache import Batch
@@ -27,9 +28,6 @@ from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.rewrite import Parts, Rewriting, split
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
-
-_OWN_NAMES = ("mlx.yaml", ".gitignore", ".mlxignore")
-_OWN_FOLDERS = (".mlx", "mlx.lock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +117,7 @@ def _change(
 ) -> tuple[Parts, Entry | None]:
     """Return what adding `part` of the tracked folder `owner` comes to: a path inside it, and what is there now."""
     path = f"{owner}/{part}"
+    _refuse_way(project, path.rpartition("/")[0])
     found = scanner.look(path)
     if found is not None:
         if leaves_out(project.root, path, below=owner):
@@ -169,7 +168,7 @@ def _refuse_unfit(project: Project, snapshot: Snapshot, places: Sequence[tuple[s
 
 def _refuse_name(owner: str) -> None:
     parts = owner.split("/")
-    if parts[-1] in ("", *_OWN_NAMES) or any(part in _OWN_FOLDERS or is_git_folder(part) for part in parts):
+    if parts[-1] in ("", *OWN_NAMES) or any(part in OWN_FOLDERS or is_git_folder(part) for part in parts):
         raise UsageError(f"`{owner or '.'}` cannot be tracked as data", hint="name the files or folders that hold data")
     if owner.endswith(SUFFIX):
         raise UsageError(f"`{owner}` cannot be tracked: only pointers end in `{SUFFIX}`", hint="give it another name")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest, parse_digest
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.trees import Entry, Kind, find, read_tree, walk
+from mlops_cli.store.trees import Entry, Kind, find, read_link, read_tree, walk
 from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.reach import damaged_at
 from mlops_cli.workspace.snapshot import Snapshot, select
 
 
@@ -59,6 +62,24 @@ def find_object(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
     return _entry(cache, snapshot, target)
 
 
+@contextmanager
+def naming(path: str, revision: str | None = None) -> Iterator[None]:
+    """Name the tracked `path`, and what brings it, in errors about its objects; a digest names itself.
+
+    A pull brings what the checked out records name, so `revision` has to be checked out first.
+    """
+    first = "" if revision is None else f"after `git checkout {revision}`, "
+    bringing = f"{first}`mlx pull {path}` brings it from a remote"
+    try:
+        yield
+    except (MissingObject, CorruptObject) as error:
+        if path.startswith("blake3:"):
+            raise
+        if isinstance(error, CorruptObject):
+            raise damaged_at(path, error, bringing if revision else "") from error
+        raise MissingObject(f"`{path}` is not in the cache", hint=bringing) from error
+
+
 def write_copy(cache: Cache, entry: Entry, place: Path) -> None:
     """Write `entry` as a plain file or folder at `place`, where nothing may be yet."""
     if os.path.lexists(place):
@@ -77,9 +98,10 @@ def write_copy(cache: Cache, entry: Entry, place: Path) -> None:
 
 def _write(cache: Cache, entry: Entry, place: Path) -> None:
     if entry.kind == Kind.SYMLINK:
-        os.symlink(cache.read(entry.digest), os.fsencode(place))
+        os.symlink(read_link(cache, entry), os.fsencode(place))
     else:
-        cache.place(entry.digest, str(place), executable=entry.kind == Kind.EXECUTABLE)
+        # Never a link, whatever `cache.link` is: what is written to the copy must not reach the cache.
+        cache.copying().place(entry.digest, str(place), executable=entry.kind == Kind.EXECUTABLE)
 
 
 def _entry(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
@@ -89,10 +111,8 @@ def _entry(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
     tracked, part = matches[0]
     if not part:
         return as_entry(tracked)
-    try:
+    with _listing(tracked.path):
         entry = find(cache, tracked.digest, [os.fsencode(name) for name in part.split("/")])
-    except MissingObject as error:
-        raise _not_here(tracked.path) from error
     if entry is None:
         raise UsageError(f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {tracked.path}` lists what it has")
     return entry
@@ -119,22 +139,26 @@ def _complete(cache: Cache, text: str) -> Digest:
 def _below(cache: Cache, item: Listed) -> list[Listed]:
     if item.kind != "folder":
         return [item]
-    try:
+    with _listing(item.path):
         found = list(walk(cache, item.digest))
-    except MissingObject as error:
-        raise _not_here(item.path) from error
     return [_listed(f"{item.path}/{os.fsdecode(path)}", entry) for path, entry in found if entry.kind != Kind.FOLDER]
 
 
 def _tree(cache: Cache, path: str, digest: Digest) -> tuple[Entry, ...]:
-    try:
+    with _listing(path):
         return read_tree(cache, digest)
+
+
+@contextmanager
+def _listing(path: str) -> Iterator[None]:
+    """Name the tracked `path` in errors about its trees."""
+    try:
+        yield
     except MissingObject as error:
-        raise _not_here(path) from error
-
-
-def _not_here(path: str) -> MissingObject:
-    return MissingObject(f"the listing of `{path}` is not in the cache", hint=f"`mlx fetch {path}` brings it")
+        hint = f"`mlx fetch {path}` brings it"
+        raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
+    except CorruptObject as error:
+        raise damaged_at(path, error) from error
 
 
 def _listed(path: str, entry: Entry, stage: str = "") -> Listed:

@@ -14,7 +14,7 @@ from mlops_cli.errors import MissingObject
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
-from mlops_cli.store.trees import Entry, Kind, TreeSource, diff, find
+from mlops_cli.store.trees import EMPTY_TREE, Entry, Kind, TreeSource, diff, find
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, select, workspace_snapshot
@@ -45,7 +45,10 @@ class DataStatus:
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """One file that differs; sizes in bytes, None on the side that does not have it."""
+    """One file (or empty folder) that differs; sizes in bytes, None on the side that does not have it.
+
+    `executable` is whether the file may be run now; None unless that changed.
+    """
 
     path: str
     change: str
@@ -53,6 +56,7 @@ class FileChange:
     new_size: int | None
     old_digest: Digest | None
     new_digest: Digest | None
+    executable: bool | None = None
 
 
 def data_status(project: Project, snapshot: Snapshot, look: Look, trees: TreeSource) -> tuple[DataStatus, ...]:
@@ -193,14 +197,23 @@ def _changes(trees: TreeSource, place: str, old: Entry | None, new: Entry | None
             _file_change(f"{place}/{os.fsdecode(change.path)}", change.old, change.new)
             for change in sorted((*changes.added, *changes.modified, *changes.deleted), key=lambda c: c.path)
         ]
-    old_file, new_file = (None if side is None or side.kind == Kind.FOLDER else side for side in (old, new))
-    if old_file or new_file:
-        found.insert(0, _file_change(place, old_file, new_file))
+    old_lone, new_lone = _lone(old, new), _lone(new, old)
+    if old_lone or new_lone:
+        found.insert(0, _file_change(place, old_lone, new_lone))
     return found
+
+
+def _lone(side: Entry | None, other: Entry | None) -> Entry | None:
+    """Return the side that no listing speaks for: a file, or an empty folder where the other side has none at all."""
+    if side is None or side.kind != Kind.FOLDER:
+        return side
+    is_folder = other is not None and other.kind == Kind.FOLDER
+    return side if side.digest == EMPTY_TREE and not is_folder else None
 
 
 def _file_change(path: str, old: Entry | None, new: Entry | None) -> FileChange:
     word = "added" if old is None else "deleted" if new is None else "modified"
+    turned = old is not None and new is not None and {old.kind, new.kind} == {Kind.FILE, Kind.EXECUTABLE}
     return FileChange(
         path,
         word,
@@ -208,4 +221,5 @@ def _file_change(path: str, old: Entry | None, new: Entry | None) -> FileChange:
         new.size if new else None,
         old.digest if old else None,
         new.digest if new else None,
+        new.kind == Kind.EXECUTABLE if turned and new else None,
     )

@@ -52,6 +52,14 @@ def find_checkout(start: Path) -> Checkout | None:
     return None
 
 
+def is_bare(start: Path) -> bool:
+    """Say whether `start` is in a bare repository: a Git directory that no working tree goes with."""
+    return any(
+        (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
+        for folder in (start, *start.parents)
+    )
+
+
 def _linked(top: Path, marker: Path) -> Checkout:
     text = marker.read_text(encoding="utf-8").strip()
     if not text.startswith("gitdir: "):
@@ -200,6 +208,8 @@ def _resolve(repo: Repo, revision: str) -> Any:
         found = repo.git.rev_parse("--verify", "--quiet", "" if revision.startswith("-") else revision)
         return repo.commit(repo.git.rev_parse("--verify", "--quiet", f"{found}^{{commit}}"))
     except git.exc.GitCommandError as error:
+        if revision.startswith(("HEAD", "@")) and not repo.head.is_valid():
+            raise UsageError("there is no commit yet", hint='`git commit -m "…"` makes the first one') from error
         shallow = Path(repo.common_dir, "shallow").exists()
         hint = "this clone is shallow: `git fetch --unshallow`" if shallow else "`git log --oneline` lists what is here"
         raise UsageError(f"Git knows no revision `{revision}`", hint=hint) from error

@@ -1,4 +1,4 @@
-"""`.mlxignore`: gitignore patterns that keep files out of tracked folders.
+"""`.mlxignore`: gitignore patterns that keep files out of tracked folders, and name other programs' `*.mlx` files.
 
 Each file speaks for its own folder and below; the deepest that has an opinion wins. Matching is `pathspec`'s, loaded
 only when a project has such a file.
@@ -28,14 +28,16 @@ class IgnoreRules:
     def enter(self, root: Path, folder: str) -> IgnoreRules:
         """Return the rules in `folder` (project-relative, empty for the root), given those of its parent."""
         path = root / folder / NAME
-        if not path.is_file():
-            return self
+        return self.add(folder, path.read_bytes()) if path.is_file() else self
+
+    def add(self, folder: str, data: bytes) -> IgnoreRules:
+        """Return these rules and those of the `.mlxignore` in `folder` that holds `data`; UsageError."""
+        name = f"{folder}/{NAME}" if folder else NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            text = data.decode()
         except UnicodeDecodeError as error:
-            name = f"{folder}/{NAME}" if folder else NAME
             raise UsageError(f"`{name}` is not UTF-8 text", hint="save it as UTF-8") from error
-        return IgnoreRules((*self.specs, (folder, _compile(text, path))))
+        return IgnoreRules((*self.specs, (folder, _compile(text, name))))
 
     def hides(self, path: str, *, is_folder: bool) -> bool:
         """Say whether `path` (project-relative) is to be left out."""
@@ -66,11 +68,11 @@ def leaves_out(root: Path, path: str, *, below: str) -> bool:
     return False
 
 
-def _compile(text: str, path: Path) -> GitIgnoreSpec:
+def _compile(text: str, name: str) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
     from pathspec.patterns.gitignore import GitIgnorePatternError
 
     try:
         return GitIgnoreSpec.from_lines(line.removesuffix("\r") for line in text.split("\n"))
     except GitIgnorePatternError as error:
-        raise UsageError(f"`{path}` holds a pattern that is not valid: {error}", hint="see `man gitignore`") from error
+        raise UsageError(f"`{name}` holds a pattern that is not valid: {error}", hint="see `man gitignore`") from error

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
@@ -77,6 +77,16 @@ def _descend(cache: Cache, trees: Iterable[Digest], level: dict[Digest, int], fo
         for child in (*inner, *blobs):
             found.owners.setdefault(child, found.owners[digest])
     return below
+
+
+def damaged_at(path: str, error: CorruptObject, hint: str = "") -> CorruptObject:
+    """Return what to raise for a damaged object that the tracked `path` needs: the store knows its digest only.
+
+    Without a `hint` of the caller's it is the store's, with the pull that brings this path.
+    """
+    return CorruptObject(
+        f"`{path}`: {error.message}", hint=hint or (error.hint or "").replace("`mlx pull`", f"`mlx pull {path}`")
+    )
 
 
 def resolve_part(trees: TreeSource, tracked: Tracked, part: str) -> tuple[ObjectKind, Digest, int]:

@@ -80,5 +80,7 @@ def remove_remote(project: Project, environ: Mapping[str, str], name: str, *, dr
 
 def _refuse_unknown(project: Project, name: str) -> None:
     if name not in project.config.remotes:
-        known = ", ".join(f"`{remote}`" for remote in project.config.remotes) or "none"
+        if not project.config.remotes:
+            raise UsageError(f"there is no remote `{name}`, nor any other", hint=f"`mlx remote add {name} URL`")
+        known = ", ".join(f"`{remote}`" for remote in project.config.remotes)
         raise UsageError(f"there is no remote `{name}` (there is: {known})", hint="`mlx remote list` shows them")

@@ -21,19 +21,21 @@ from mlops_cli.files import folders_above
 from mlops_cli.hashing import Digest
 from mlops_cli.records.locks import Lock, OutputRecord, read_lock
 from mlops_cli.records.pipeline import read_pipeline
-from mlops_cli.records.pointers import ObjectKind, Pointer, read_pointer
+from mlops_cli.records.pointers import ObjectKind, Pointer, is_meant, read_pointer
 from mlops_cli.records.stages import Pipeline, Stage
 from mlops_cli.workspace import git
+from mlops_cli.workspace.ignore import NAME, IgnoreRules
 from mlops_cli.workspace.project import CONFIG, Project, resolve_targets
 
-_PATTERNS = (":(glob)**/*.mlx", ":(glob)**/mlx.yaml", ":(glob)**/mlx.lock/*.yaml", f":(glob)**/{CONFIG}")
+_PIPELINE = "mlx.yaml"
+_PATTERNS = tuple(f":(glob)**/{pattern}" for pattern in ("*.mlx", _PIPELINE, "mlx.lock/*.yaml", CONFIG, NAME))
 
 
 class Files(Protocol):
     """A set of files: the workspace's, or a commit's."""
 
     def paths(self) -> Sequence[str]:
-        """Return the record files (a commit may return every file), relative to the project, sorted."""
+        """Return the record files and `.mlxignore` files (a commit may return every file), project paths, sorted."""
 
     def read(self, path: str) -> bytes | None:
         """Return a file's bytes, or None when it is not there."""
@@ -46,9 +48,17 @@ class WorkspaceFiles:
     root: Path
 
     def paths(self) -> Sequence[str]:
-        """Return the record files that Git tracks or would track, and that are there."""
+        """Return the record files that Git tracks or would track, and that are there.
+
+        Whatever is called `mlx.yaml` counts, were it a link that leads nowhere: Git would not list a folder.
+        """
         root = f"{self.root}/"
-        return [path for path in git.list_files(self.root, _PATTERNS) if os.path.isfile(root + path)]
+        found = [
+            path
+            for path in git.list_files(self.root, _PATTERNS)
+            if os.path.isfile(root + path) or (_is_pipeline(path) and os.path.lexists(root + path))
+        ]
+        return sorted({*found, _PIPELINE}) if os.path.isdir(root + _PIPELINE) else found
 
     def read(self, path: str) -> bytes | None:
         """Return the bytes of `path`; of a file far too large for a record only the start."""
@@ -87,11 +97,14 @@ def track(path: str, record: Pointer | OutputRecord) -> Tracked:
 
 
 class Snapshot:
-    """The records of one set of files, each read at most once and only when asked for."""
+    """The records of one set of files, each read at most once and only when asked for.
 
-    def __init__(self, files: Files, label: str) -> None:
+    With `revision`, that is where the files are from, and every RecordError about them says so.
+    """
+
+    def __init__(self, files: Files, revision: str | None = None) -> None:
         self.files = files
-        self.label = label
+        self.revision = revision
         self._pointers: dict[str, Pointer] = {}
         self._locks: dict[str, Lock | None] = {}
 
@@ -104,8 +117,14 @@ class Snapshot:
 
     @cached_property
     def pointer_paths(self) -> tuple[str, ...]:
-        """The tracked paths that have a pointer (the pointer's own path without `.mlx`)."""
-        return tuple(path.removesuffix(".mlx") for path in self.paths if _is_pointer(path))
+        """The tracked paths that have a pointer (the pointer's own path without `.mlx`).
+
+        What a `.mlxignore` names counts only if it is meant as a pointer: `*.mlx` there never hides tracked data.
+        """
+        ignored = _Ignored(self)
+        named = (path for path in self.paths if _is_pointer(path))
+        meant = (path for path in named if not ignored.hides(path) or is_meant(self.files.read(path) or b""))
+        return tuple(path.removesuffix(".mlx") for path in meant)
 
     def pointer(self, path: str) -> Pointer | None:
         """Return the pointer of the tracked path `path`."""
@@ -114,8 +133,19 @@ class Snapshot:
             data = self.files.read(name)
             if data is None:
                 return None
-            self._pointers[path] = read_pointer(data, name)
+            with self.reading():
+                self._pointers[path] = read_pointer(data, name)
         return self._pointers[path]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Name the revision, if there is one, in a RecordError about what is read inside."""
+        try:
+            yield
+        except RecordError as error:
+            if self.revision is None:
+                raise
+            raise RecordError(f"at revision `{self.revision}`: {error.message}", hint=error.hint) from error
 
     @cached_property
     def pipelines(self) -> tuple[Pipeline, ...]:
@@ -136,9 +166,14 @@ class Snapshot:
     def _pipelines(self, paths: Iterable[str]) -> tuple[Pipeline, ...]:
         found = []
         for path in paths:
-            folder, _, name = path.rpartition("/")
-            data = self.files.read(path) if name == "mlx.yaml" else None
-            if data is not None:
+            if not _is_pipeline(path):
+                continue
+            with self.reading():
+                data = self.files.read(path)
+                if data is None:
+                    hint = "stages are declared in a file of this name: move what is there away, or mend the link"
+                    raise RecordError(f"`{path}` is not a file", hint=hint)
+                folder = path.rpartition("/")[0]
                 found.append(read_pipeline(data, path, folder=folder, read_file=self.files.read))
         return tuple(sorted(found, key=lambda pipeline: pipeline.file.count("/")))
 
@@ -147,7 +182,8 @@ class Snapshot:
         if stage.address not in self._locks:
             name = lock_path(stage)
             data = self.files.read(name)
-            self._locks[stage.address] = None if data is None else read_lock(data, name, stage.folder)
+            with self.reading():
+                self._locks[stage.address] = None if data is None else read_lock(data, name, stage.folder)
         return self._locks[stage.address]
 
     def tracked(self, *, outputs: bool = True) -> tuple[Tracked, ...]:
@@ -168,6 +204,36 @@ class Snapshot:
         )
 
 
+class _Ignored:
+    """Which files the `.mlxignore` files of a snapshot leave out; each is read at most once."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._read = snapshot.files.read
+        self._files = frozenset(path for path in snapshot.paths if path.rpartition("/")[2] == NAME)
+        self._known: dict[str, tuple[IgnoreRules, bool]] = {}
+
+    def hides(self, path: str) -> bool:
+        """Say whether the file `path`, or a folder on the way to it, is left out."""
+        if not self._files:
+            return False
+        rules, hidden = self._inside(path.rpartition("/")[0])
+        return hidden or rules.hides(path, is_folder=False)
+
+    def _inside(self, folder: str) -> tuple[IgnoreRules, bool]:
+        """Return the rules in force in `folder`, and whether it is left out as a whole."""
+        if folder not in self._known:
+            rules, hidden = self._inside(folder.rpartition("/")[0]) if folder else (IgnoreRules(), False)
+            hidden = hidden or (folder != "" and rules.hides(folder, is_folder=True))
+            name = f"{folder}/{NAME}" if folder else NAME
+            data = self._read(name) if name in self._files else None
+            self._known[folder] = (rules if data is None else rules.add(folder, data), hidden)
+        return self._known[folder]
+
+
+def _is_pipeline(path: str) -> bool:
+    return path.rpartition("/")[2] == _PIPELINE
+
+
 def _is_pointer(path: str) -> bool:
     return path.endswith(".mlx") and ".mlx" not in path.split("/")
 
@@ -179,7 +245,7 @@ def lock_path(stage: Stage) -> str:
 
 def workspace_snapshot(project: Project) -> Snapshot:
     """Return the records as they are on disk now."""
-    return Snapshot(WorkspaceFiles(project.root), "workspace")
+    return Snapshot(WorkspaceFiles(project.root))
 
 
 @contextmanager
@@ -189,10 +255,7 @@ def open_snapshot(project: Project, revision: str | None) -> Iterator[Snapshot]:
         yield workspace_snapshot(project)
         return
     with git.open_commit(project.git.top, revision, project.prefix) as commit:
-        try:
-            yield Snapshot(commit, revision)
-        except RecordError as error:
-            raise RecordError(f"at revision `{revision}`: {error.message}", hint=error.hint) from error
+        yield Snapshot(commit, revision)
 
 
 def split_revisions(

@@ -7,19 +7,20 @@ which blobs are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.objects import AbsentObjects, ObjectStore
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects, ObjectStore
 from mlops_cli.store.remote import RemoteStore, open_remote
 from mlops_cli.store.transfer import Transferred, copy_objects
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.reach import Reach, children, reach, resolve_part
+from mlops_cli.workspace.reach import Reach, children, damaged_at, reach, resolve_part
 from mlops_cli.workspace.remotes import default_remote
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 
@@ -71,13 +72,14 @@ def push(
 ) -> SyncResult:
     """Upload what the records of `targets` name and the remote lacks.
 
-    MissingObject when the cache does not hold it either; CorruptObject when the cache's bytes are damaged.
+    MissingObject when the cache does not hold it either; CorruptObject when the cache's bytes are damaged; RemoteError.
     """
     name, store = open_project_remote(project, remote)
     chosen = [pair for pair in select(workspace_snapshot(project).tracked(), targets) if pair[0].push]
     needed = reach(project.cache, chosen)
     missing = store.missing({*needed.sizes, *needed.unread})
     if missing & needed.unread:
+        _refuse_gone(store, missing & needed.unread)
         raise _unreadable(needed, store.label, missing & needed.unread)
     # A tree that is on the remote already came after everything beneath it.
     ordered = [digest for digest in needed.sizes if digest in missing]
@@ -85,14 +87,36 @@ def push(
     if not dry_run and ordered:
         absent = project.cache.missing(ordered)
         if absent:
-            raise _unpushable(needed, store.label, absent)
+            _refuse_gone(store, absent)
+            raise _unpushable(needed, store.label, absent, {tracked.path: tracked.stage for tracked, _ in chosen})
         reporter.start("pushing", size, "bytes")
-        for step in needed.steps:  # the first that fails is the last: no tree goes up over what did not
-            lacking = [digest for digest in step if digest in missing]
-            copy_objects(lacking, project.cache, store, jobs=jobs or project.config.core_jobs, reporter=reporter)
+        try:
+            for step in needed.steps:  # the first that fails is the last: no tree goes up over what did not
+                lacking = [digest for digest in step if digest in missing]
+                copy_objects(lacking, project.cache, store, jobs=jobs or project.config.core_jobs, reporter=reporter)
+        except DamagedObjects as error:
+            raise _damaged(needed, error, "`mlx add {path}` or `mlx run` makes a good one again") from error
     paths = tuple(sorted({entry.path for entry, _ in chosen}))
     unread = tuple(sorted({needed.owners[digest] for digest in needed.unread}))
     return SyncResult(name, project.config.remotes[name].url, paths, len(ordered), size, unread)
+
+
+def _refuse_gone(store: ObjectStore, absent: Collection[Digest]) -> None:
+    """Raise RemoteError when a remote lacks the objects `absent` because it is itself not there."""
+    with suppress(MissingObject):
+        store.open(min(absent)).close()
+
+
+def find_absent(cache: Cache, store: ObjectStore, chosen: Iterable[tuple[Tracked, str]]) -> set[Digest]:
+    """Return the objects that `chosen` needs and neither store has; what lies below a tree there counts as there.
+
+    Nothing is downloaded. RemoteError when `store` is not there.
+    """
+    needed = reach(cache, chosen)
+    absent = store.missing(cache.missing(needed.sizes) | needed.unread)
+    if absent:
+        _refuse_gone(store, absent)
+    return absent
 
 
 def fetch(
@@ -126,6 +150,8 @@ def fetch(
         done = fetch_objects(project.cache, store, chosen, jobs=jobs or project.config.core_jobs, reporter=reporter)
     except AbsentObjects as error:
         raise _unfetchable(reach(project.cache, chosen), store.label, error) from error
+    except DamagedObjects as error:
+        raise _damaged(reach(project.cache, chosen), error) from error
     return SyncResult(name, url, paths, done.objects, done.bytes)
 
 
@@ -191,8 +217,14 @@ def _unfetchable(needed: Reach, label: str, error: AbsentObjects) -> MissingObje
     count = len(error.digests)
     return MissingObject(
         f"{label} lacks {count:,} object{'' if count == 1 else 's'} of {named}, as does the cache",
-        hint="`mlx push` from a clone that has it; what could be fetched is in the cache",
+        hint="`mlx push` from a clone that has it, with this commit checked out; what could be fetched is in the cache",
     )
+
+
+def _damaged(needed: Reach, error: DamagedObjects, hint: str = "") -> CorruptObject:
+    """Return the store's error with the tracked path that needs what is damaged, and with `hint` about that path."""
+    path = next((needed.owners[digest] for digest in error.digests if digest in needed.owners), None)
+    return error if path is None else damaged_at(path, error, hint.format(path=path))
 
 
 def _unreadable(needed: Reach, label: str, trees: set[Digest]) -> MissingObject:
@@ -203,11 +235,12 @@ def _unreadable(needed: Reach, label: str, trees: set[Digest]) -> MissingObject:
     )
 
 
-def _unpushable(needed: Reach, label: str, absent: set[Digest]) -> MissingObject:
+def _unpushable(needed: Reach, label: str, absent: set[Digest], stages: Mapping[str, str]) -> MissingObject:
     paths = sorted({needed.owners[digest] for digest in absent})
     named = ", ".join(f"`{path}`" for path in paths[:3])
     count = f"{len(absent):,} object{'' if len(absent) == 1 else 's'} of {named}"
+    stage = stages.get(paths[0], "")
     return MissingObject(
         f"{count} {'is' if len(absent) == 1 else 'are'} neither in the cache nor on {label}",
-        hint=f"`mlx add {paths[0]}` or `mlx run` makes them again",
+        hint=f"`mlx run --force {stage}` makes them again" if stage else f"`mlx add {paths[0]}` stores them again",
     )

@@ -355,6 +355,19 @@ def test_symlink_inside(tracked: Sandbox):
     assert os.readlink(tracked.root / "data/link") == "a"
 
 
+def test_part_behind_a_link_inside(tracked: Sandbox, tmp_path: Path):
+    """What is behind the link is not in the folder: the link is."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "x").write_text("outside")
+    (tracked.root / "data/link").symlink_to(elsewhere)
+    tracked.add("data")
+    pointer = tracked.read("data.mlx")
+    with pytest.raises(UsageError, match="`data/link` is a symbolic link"):
+        tracked.add("data/link/x")
+    assert tracked.read("data.mlx") == pointer
+
+
 def test_whole_and_part_at_once(tracked: Sandbox):
     tracked.write("data/a", "changed")
     tracked.write("data/sub/b", "changed")

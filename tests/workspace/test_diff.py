@@ -110,6 +110,46 @@ def test_executable_mark(box: Sandbox):
     assert between(box, "HEAD") == []
 
 
+def test_what_became_of_the_executable_mark(box: Sandbox):
+    for name in ("gains", "keeps", "loses"):
+        box.write(f"data/{name}", name, mode=0o644 if name == "gains" else 0o755)
+    box.write("lone", "x")
+    box.add("data", "lone")
+    box.commit()
+    box.write("data/gains", "gains", mode=0o755)
+    box.write("data/keeps", "other content")
+    box.write("data/loses", "other content", mode=0o644)
+    (box.root / "lone").unlink()
+    with open_snapshot(box.project(), "HEAD") as before:
+        found = {change.path: change.executable for change in diff_workspace(box.project(), before)}
+    assert found == {"data/gains": True, "data/keeps": None, "data/loses": False, "lone": None}
+
+
+def test_empty_tracked_folder_comes_and_goes(box: Sandbox):
+    box.write("other", "x")
+    box.add("other")
+    box.commit()
+    (box.root / "empty").mkdir()
+    box.add("empty")
+    assert between(box, "HEAD") == [("empty", "added")]
+    box.commit()
+    assert between(box, "HEAD~1", "HEAD") == [("empty", "added")]
+    assert between(box, "HEAD", "HEAD~1") == [("empty", "deleted")]
+    box.write("empty/file", "x")
+    assert between(box, "HEAD") == [("empty/file", "added")]
+    shutil.rmtree(box.root / "empty")
+    box.write("empty", "a file now")
+    assert between(box, "HEAD") == [("empty", "modified")]
+
+
+@pytest.mark.parametrize("revision", ["HEAD", "HEAD~1", "@"])
+def test_repository_without_a_commit(box: Sandbox, revision: str):
+    with pytest.raises(UsageError) as caught:
+        between(box, revision)
+    assert caught.value.message == "there is no commit yet"
+    assert caught.value.hint == '`git commit -m "…"` makes the first one'
+
+
 def test_file_to_folder(box: Sandbox):
     box.write("x", "file")
     box.add("x")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from mlops_cli.errors import CorruptObject, UsageError
+from mlops_cli.workspace.browse import find_object, write_copy
+from mlops_cli.workspace.snapshot import workspace_snapshot
 from tests.workspace.projects import Sandbox
 
 SHARING = ["hardlink", "symlink"]
@@ -115,3 +118,18 @@ def test_link_to_an_object_that_is_nowhere(linked: Sandbox):
     (linked.root / "lone").resolve().unlink()
     with pytest.raises(UsageError, match="`lone` does not exist"):
         linked.add("lone")
+
+
+@pytest.mark.parametrize("link", SHARING)
+def test_copy_written_elsewhere_is_no_part_of_the_cache(box: Sandbox, tmp_path: Path, link: str):
+    box.configure("cache.link", link)
+    box.write("data/a", "good" * 100)
+    box.add("data")
+    snapshot = workspace_snapshot(box.project())
+    entry = find_object(box.project().cache, snapshot, "data/a")
+    write_copy(box.project().cache, entry, tmp_path / "copy")
+    assert not (tmp_path / "copy").is_symlink()
+    (tmp_path / "copy").write_text("bad")
+    shutil.rmtree(box.root / "data")
+    box.checkout()
+    assert box.read("data/a") == "good" * 100

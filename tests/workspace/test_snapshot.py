@@ -9,6 +9,7 @@ import pytest
 
 from mlops_cli.errors import RecordError, UsageError
 from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.tracking.values import collect_metrics
 from mlops_cli.workspace.browse import find_object, list_tracked, write_copy
 from mlops_cli.workspace.snapshot import open_snapshot
 from tests.workspace.projects import Sandbox, clone, listing, make_project
@@ -72,7 +73,7 @@ def test_shallow_clone_says_so(history: Sandbox, tmp_path: Path):
 def test_repository_without_a_commit(box: Sandbox):
     with pytest.raises(UsageError) as caught, open_snapshot(box.project(), "HEAD"):
         pass
-    assert caught.value.message == "Git knows no revision `HEAD`"
+    assert caught.value.message == "there is no commit yet"
 
 
 def test_names_that_are_not_ascii(box: Sandbox):
@@ -92,6 +93,95 @@ def test_bad_record_at_a_revision_names_it(box: Sandbox):
     assert caught.value.message == "at revision `HEAD`: x.mlx:2: `path` is `y`, but this file is `x.mlx`"
 
 
+def test_only_the_revision_at_fault_is_named(box: Sandbox):
+    good, bad = "mlx: 1\npath: x\nblob: {}\nsize: {}\n".format(f"blake3:{'0' * 64}", 1), "mlx: 1\npath: y\n"
+    box.write("x.mlx", good)
+    box.commit()
+    box.write("x.mlx", bad)
+    with open_snapshot(box.project(), "HEAD") as before:
+        assert [entry.path for entry in before.tracked()] == ["x"]
+        with pytest.raises(RecordError, match=r"^x\.mlx:2: "):
+            box.snapshot().tracked()
+    box.commit()
+    box.git("branch", "other")
+    for first, second in (("HEAD", "other"), ("other", "HEAD")):
+        with (
+            open_snapshot(box.project(), first),
+            open_snapshot(box.project(), second) as after,
+            pytest.raises(RecordError, match=rf"^at revision `{second}`: x\.mlx:2: "),
+        ):
+            after.tracked()
+
+
+def test_bad_values_at_a_revision_name_it(box: Sandbox):
+    box.pipeline("metrics: [m.json]\n")
+    box.write("m.json", "{")
+    box.commit()
+    with (
+        open_snapshot(box.project(), "HEAD") as snapshot,
+        pytest.raises(RecordError, match=r"^at revision `HEAD`: m\.json:1: "),
+    ):
+        collect_metrics(snapshot)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"PK\x03\x04", b"\xff\xfe<\0", b"caf\xe9\n", b"<!DOCTYPE FilterScript>\n<FilterScript>\n", bytes(2 << 20)],
+    ids=["archive", "UTF-16", "Latin-1", "XML", "large"],
+)
+def test_files_of_other_programs_are_told_and_can_be_ignored(box: Sandbox, content: bytes):
+    box.write("data", "x")
+    box.add("data")
+    box.write("sub/analysis.mlx", content)
+    with pytest.raises(RecordError) as caught:
+        box.states()
+    assert caught.value.message == "`sub/analysis.mlx` is not a pointer of mlx"
+    assert caught.value.hint == "rename it, or list it in `.mlxignore`"
+    for place, pattern in ((".mlxignore", "*.mlx"), (".mlxignore", "sub/"), ("sub/.mlxignore", "/analysis.mlx")):
+        box.write(place, f"{pattern}\n")
+        assert box.states() == {"data": "ok"}
+        box.add("data")
+        box.commit()
+        assert paths(box, "HEAD") == ["data"]
+        box.write(place, "")
+
+
+def test_ignore_rules_never_hide_what_is_tracked(box: Sandbox):
+    box.write(".mlxignore", "*\n")
+    box.write("data.csv", "x")
+    box.add("data.csv")
+    assert box.states() == {"data.csv": "ok"}
+    box.write("data.csv.mlx", "<<<<<<< HEAD\nmlx: 1\n=======\nmlx: 1\n>>>>>>> other\n")
+    with pytest.raises(RecordError, match="merge conflict markers"):
+        box.states()
+
+
+def test_a_deeper_file_may_count_again(box: Sandbox):
+    box.write(".mlxignore", "*.mlx\n")
+    box.write("sub/.mlxignore", "!*.mlx\n")
+    box.write("a.mlx", "PK\x03")
+    assert box.states() == {}
+    box.write("sub/b.mlx", "PK\x03")
+    with pytest.raises(RecordError, match=r"`sub/b\.mlx` is not a pointer of mlx"):
+        box.states()
+
+
+@pytest.mark.parametrize("folder", ["", "sub/"])
+def test_a_pipeline_that_is_a_link_to_nowhere(box: Sandbox, folder: str):
+    (box.root / "sub").mkdir()
+    (box.root / f"{folder}mlx.yaml").symlink_to("gone.yaml")
+    with pytest.raises(RecordError, match=rf"^`{folder}mlx\.yaml` is not a file$"):
+        box.states()
+
+
+def test_a_pipeline_that_is_a_folder(box: Sandbox):
+    (box.root / "mlx.yaml").mkdir()
+    with pytest.raises(RecordError) as caught:
+        box.states()
+    assert caught.value.message == "`mlx.yaml` is not a file"
+    assert caught.value.hint == "stages are declared in a file of this name: move what is there away, or mend the link"
+
+
 def test_records_that_were_deleted_without_git(history: Sandbox):
     (history.root / "other data.mlx").unlink()
     assert paths(history, None) == []
@@ -109,15 +199,18 @@ def test_ignored_records_do_not_count(box: Sandbox):
 def test_huge_file_named_like_a_pointer_is_not_read_whole(box: Sandbox):
     with box.write("model.mlx").open("r+b") as stream:
         stream.truncate(1 << 40)
-    with pytest.raises(RecordError, match=r"model\.mlx:1: the file is larger than 1 MiB"):
+    with pytest.raises(RecordError, match=r"`model\.mlx` is not a pointer of mlx"):
         box.states()
 
 
 def test_pointer_of_a_folder_that_is_elsewhere(box: Sandbox, tmp_path: Path):
     """Records come with the repository: a link among them must not make us hang or read devices."""
     (box.root / "x.mlx").symlink_to("/dev/zero")
-    (box.root / "mlx.yaml").symlink_to("/dev/zero")
     assert box.states() == {}
+    (box.root / "mlx.yaml").symlink_to("/dev/zero")
+    with pytest.raises(RecordError, match=r"`mlx\.yaml` is not a file"):
+        box.states()
+    (box.root / "mlx.yaml").unlink()
     os.mkfifo(box.root / "params.yaml")
     box.pipeline("stages:\n  s:\n    cmd: echo\n    params: [a]\n", "sub/mlx.yaml")
     with pytest.raises(RecordError, match=r"takes parameters from `sub/params\.yaml`, which does not exist"):
