@@ -9,6 +9,10 @@ from collections.abc import Sequence
 
 from mlops_cli.files import check_relative
 
+# What mlx and Git keep beside the data; never data themselves.
+OWN_NAMES = frozenset({"mlx.yaml", ".gitignore", ".mlxignore"})
+OWN_FOLDERS = frozenset({".mlx", "mlx.lock"})
+
 
 def project_path(text: str, folder: str) -> str:
     """Return `text`, written in a file in `folder`, relative to the project; `..` may not leave the project.

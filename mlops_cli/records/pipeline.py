@@ -7,14 +7,24 @@ project. Whether files exist, what must run and in which order is decided above;
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml
+from mlops_cli.documents.writing import dump_text
 from mlops_cli.errors import RecordError
-from mlops_cli.records.paths import path_below, project_folder, project_path
-from mlops_cli.records.stages import PARAMS_FILE, Output, ParamsFile, Pipeline, Plot, Stage
-from mlops_cli.records.templates import NAME, TemplateError, combine, expand_deep, expand_text, expand_value, render
+from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES, path_below, project_folder, project_path
+from mlops_cli.records.stages import PARAMS_FILE, Output, ParamsFile, Pipeline, Plot, Stage, has_magic
+from mlops_cli.records.templates import (
+    NAME,
+    Instance,
+    TemplateError,
+    combine,
+    expand_deep,
+    expand_text,
+    expand_value,
+    render,
+)
 
 MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
 
@@ -41,7 +51,7 @@ def read_pipeline(data: bytes, name: str, *, folder: str, read_file: ReadFile) -
     stages = tuple(
         stage for key in (declared.values if declared else ()) for stage in _read_group(reader, ("stages", key), key)
     )
-    metrics = tuple(reader.value_file(text, at, path_below) for text, at in reader.listed(fields, "metrics"))
+    metrics = tuple(reader.value_file(text, at, written=True) for text, at in reader.listed(fields, "metrics"))
     return Pipeline(stages, metrics, name)
 
 
@@ -74,7 +84,7 @@ def _define_file(fields: Fields, names: dict[str, object], at: Place, folder: st
     document = fields.document
     text = fields.check_text(fields.items("vars")[int(at[-1])], "vars", int(at[-1]))
     reader = _Reader(document, folder, {})
-    path = reader.value_file(text, at, project_path)
+    path = reader.value_file(text, at)
     data = read_file(path)
     if data is None:
         raise document.error(f"`{path}`, named in `vars`, does not exist", at, "create it, or take it out of `vars`")
@@ -127,7 +137,9 @@ class _Reader:
         raw = fields.raw(key, [])
         value = self.value(raw, at)
         if not isinstance(value, list):
-            raise self.document.error(f"{_spell(at)} must be a list (`[a, b]`), not {describe(value)}", at)
+            raise self.document.error(
+                f"{_spell(at)} must be a list (`[a, b]`), not {describe(value)}", at, _list_hint(key, raw)
+            )
         if value is not raw:
             yield from self.spliced(value, at)
             return
@@ -152,9 +164,20 @@ class _Reader:
         except ValueError as error:
             raise self.document.error(f"{_spell(at)}: {error}", at) from error
 
-    def value_file(self, text: str, at: Place, resolve: Callable[[str, str], str]) -> str:
-        """Return the path of a file of values: YAML, JSON or TOML."""
-        path = self.path(text, at, resolve)
+    def output(self, text: str, at: Place) -> str:
+        """Return the path of something that is written: at or below this folder, and never a pattern."""
+        path = self.path(text, at, path_below)
+        if has_magic(path):
+            raise self.document.error(
+                f"{_spell(at)}: `{text}` is a pattern, and only `deps` may hold patterns",
+                at,
+                "name the file, or the folder that holds the files",
+            )
+        return path
+
+    def value_file(self, text: str, at: Place, *, written: bool = False) -> str:
+        """Return the path of a file of values (YAML, JSON or TOML), which is read or `written`."""
+        path = self.output(text, at) if written else self.path(text, at, project_path)
         if not path.lower().endswith(_VALUE_SUFFIXES):
             raise self.document.error(f"`{text}` is not a file of values", at, "use a `.yaml`, `.json` or `.toml` file")
         return path
@@ -178,6 +201,14 @@ def _quote_hint(value: object) -> str | None:
     return f'put it in quotes: `"{value}"`' if isinstance(value, int | float) else None
 
 
+def _list_hint(key: str, value: object) -> str | None:
+    """Return how to write the one item that stands in place of a list."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        return None
+    spelled = dump_text([str(value)], inline=True).rstrip("\n")
+    return None if "\n" in spelled else f"write `{key}: {spelled}`"
+
+
 def _read_group(reader: _Reader, at: Place, name: str) -> Iterator[Stage]:
     """Yield the stage called `name`, or every instance of its matrix."""
     document = reader.document
@@ -194,9 +225,27 @@ def _read_group(reader: _Reader, at: Place, name: str) -> Iterator[Stage]:
         instances = combine(axes)
     except TemplateError as error:
         raise document.error(str(error), (*at, "matrix"), error.hint) from error
+    made = []
     for instance in instances:
         filled = _Reader(document, reader.folder, {**reader.names, **instance.values})
-        yield _read_stage(filled, fields, f"{name}@{instance.suffix}")
+        made.append((instance, _read_stage(filled, fields, f"{name}@{instance.suffix}")))
+    _refuse_shared(fields, made)
+    yield from (stage for _, stage in made)
+
+
+def _refuse_shared(fields: Fields, made: Sequence[tuple[Instance, Stage]]) -> None:
+    """Refuse an output that several instances of one matrix make."""
+    makers: dict[str, list[tuple[Instance, Stage]]] = {}
+    for instance, stage in made:
+        for out in stage.outs:
+            makers.setdefault(out.path, []).append((instance, stage))
+    for path, ((first, one), *others) in makers.items():
+        if others:
+            axes = [axis for axis, value in first.values.items() if any(i.values[axis] != value for i, _ in others)]
+            raise fields.error(
+                f"stages `{one.address}` and `{others[0][1].address}` both make `{path}`",
+                hint=f"put {' and '.join(f'`${{{axis}}}`' for axis in axes)} in it",
+            )
 
 
 def _read_axes(reader: _Reader, fields: Fields) -> dict[str, list[object]]:
@@ -220,7 +269,7 @@ def _read_stage(reader: _Reader, fields: Fields, name: str) -> Stage:
     document, folder = reader.document, reader.folder
     if len(name) > MAX_NAME:
         raise fields.error(f"stage name `{name[:40]}…` is longer than {MAX_NAME} characters", hint="use shorter names")
-    metrics = tuple(reader.value_file(text, at, path_below) for text, at in reader.listed(fields, "metrics"))
+    metrics = tuple(reader.value_file(text, at, written=True) for text, at in reader.listed(fields, "metrics"))
     plots = tuple(_read_plot(reader, item, at) for item, at in reader.items(fields, "plots"))
     outs = [_read_output(reader, item, at) for item, at in reader.items(fields, "outs")]
     outs.extend(Output(path, git=True) for path in (*metrics, *(plot.path for plot in plots)))
@@ -286,7 +335,7 @@ def _read_params(reader: _Reader, fields: Fields) -> tuple[ParamsFile, ...]:
     found: dict[str, dict[str, None] | None] = {}
     for item, at in reader.items(fields, "params"):
         text, keys = _read_params_item(reader, item, at)
-        path = reader.value_file(text, at, project_path)
+        path = reader.value_file(text, at)
         known = found.setdefault(path, {})
         if keys is None or known is None:
             found[path] = None
@@ -337,9 +386,9 @@ def _read_described(reader: _Reader, item: object, at: Place, form: str) -> tupl
     """Return the path of an item, and a reader of what is said about it."""
     if isinstance(item, str):
         text = item if isinstance(item, _Filled) else reader.text(item, at)
-        return reader.path(text, at, path_below), None
+        return reader.output(text, at), None
     raw, value = _single(reader, item, at, form)
-    path = reader.path(reader.text(raw, at), at, path_below)
+    path = reader.output(reader.text(raw, at), at)
     return path, None if value is None else Fields(reader.document, (*at, raw))
 
 
@@ -367,5 +416,5 @@ def _check_outputs(fields: Fields, outs: list[Output]) -> None:
             raise fields.error(f"{fields.what} names output `{out.path}` twice", hint="name it once")
         seen.add(out.path)
         parts = out.path.split("/")
-        if ".mlx" in parts or "mlx.lock" in parts or parts[-1] == "mlx.yaml" or parts[-1].endswith(".mlx"):
+        if not OWN_FOLDERS.isdisjoint(parts) or parts[-1] in OWN_NAMES or parts[-1].endswith(".mlx"):
             raise fields.error(f"output `{out.path}` is a name that mlx uses itself", hint="write it elsewhere")

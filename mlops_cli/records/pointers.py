@@ -6,15 +6,20 @@ are stored.
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
 from mlops_cli.documents import Fields, check_version, dump_yaml, parse_yaml
+from mlops_cli.errors import RecordError
 from mlops_cli.files import check_relative
 from mlops_cli.hashing import Digest, parse_digest
 
 SUFFIX = ".mlx"
+
+_FIRST_KEY = re.compile(rb"^mlx *:", re.MULTILINE)
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class ObjectKind(StrEnum):
@@ -53,6 +58,8 @@ def read_pointer(data: bytes, name: str) -> Pointer:
 
     RecordError when it is anything but a pointer to the path beside it.
     """
+    if not is_meant(data) and not _is_yaml(data):
+        raise RecordError(f"`{name}` is not a pointer of mlx", hint="rename it, or list it in `.mlxignore`")
     after_merge = f"`mlx checkout {shlex.quote(name.removesuffix(SUFFIX))}` brings its bytes"
     fields = Fields(parse_yaml(data, name, after_merge=after_merge), what="this pointer")
     check_version(fields)
@@ -63,6 +70,20 @@ def read_pointer(data: bytes, name: str) -> Pointer:
     size = fields.integer("size")
     files = fields.integer("files") if kind is ObjectKind.TREE else None
     return Pointer(path, kind, digest, size, files, read_details(fields, kind))
+
+
+def is_meant(data: bytes) -> bool:
+    """Say whether `data` is a pointer, or the remains of one: other programs have files of this suffix too."""
+    return _FIRST_KEY.search(data) is not None
+
+
+def _is_yaml(data: bytes) -> bool:
+    """Say whether `data` may be YAML at all: a MATLAB live script is a ZIP archive, a filter of MeshLab XML."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return _CONTROL.search(data) is None and not data.startswith((b"<!", b"<?"))
 
 
 def read_object(fields: Fields) -> tuple[ObjectKind, Digest]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from mlops_cli.documents import flatten, parse_values
 from mlops_cli.errors import RecordError
@@ -19,7 +20,10 @@ Values = Mapping[str, Mapping[str, object]]  # file → dotted name → value
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value that differs; `old` or `new` is None where it is absent, `change` is new - old for numbers."""
+    """One value that differs; `old` or `new` is None where it is absent.
+
+    `change` is new - old for numbers, of the decimals that people read: 0.3 - 0.1 is 0.2.
+    """
 
     file: str
     name: str
@@ -54,12 +58,13 @@ def _read(snapshot: Snapshot, path: str) -> dict[str, object]:
     data = snapshot.files.read(path)
     if data is None:
         return {}
-    values = parse_values(data, path).value
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise RecordError(f"{path}:1: it must hold a mapping of names to values", hint="write `name: value` lines")
-    return flatten(values)
+    with snapshot.reading():
+        values = parse_values(data, path).value
+        if values is None:
+            return {}
+        if not isinstance(values, dict):
+            raise RecordError(f"{path}:1: it must hold a mapping of names to values", hint="write `name: value` lines")
+        return flatten(values)
 
 
 def compare(old: Values, new: Values, *, everything: bool = False) -> tuple[Change, ...]:
@@ -79,8 +84,10 @@ def _difference(before: Mapping[str, object], after: Mapping[str, object], name:
     old, new = before.get(name), after.get(name)
     if isinstance(old, bool) or isinstance(new, bool):
         return None
-    if isinstance(old, int | float) and isinstance(new, int | float):
+    if isinstance(old, int) and isinstance(new, int):
         return new - old
+    if isinstance(old, int | float) and isinstance(new, int | float):
+        return float(Decimal(str(new)) - Decimal(str(old)))
     return None
 
 

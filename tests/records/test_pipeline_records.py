@@ -274,6 +274,7 @@ S = "mlx: 1\nstages:\n  s:\n    cmd: x\n"
         (S + "    outs: [x, ./x]\n", "3: stage `s` names output `x` twice", "name it once"),
         (S + "    outs: [m.json]\n    metrics: [m.json]\n", "3: stage `s` names output `m.json` twice", "name it once"),
         (S + "    outs: [a/mlx.yaml]\n", "3: output `a/mlx.yaml` is a name that mlx uses itself", "write it elsewhere"),
+        (S + "    outs: [.gitignore]\n", "3: output `.gitignore` is a name that mlx uses itself", None),
         (S + "    outs: [x.mlx]\n", "3: output `x.mlx` is a name that mlx uses itself", None),
         (S + "    outs: [mlx.lock/x]\n", "3: output `mlx.lock/x` is a name that mlx uses itself", None),
         (S + "    outs: [x: {psh: true}]\n", "5: unknown key `psh` in `x`", "did you mean `push`?"),

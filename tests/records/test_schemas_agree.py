@@ -61,8 +61,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "stages": {
                 "s-1.x_y": {
                     "desc": "d",
-                    "matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"},
-                    "cmd": ["x", "y ${seed}"],
+                    "cmd": ["x", "y"],
                     "wdir": "w",
                     "deps": ["x/*", "y"],
                     "params": ["a", "b.c", {"x.toml": ["d.e"]}, {"y.json": None}],
@@ -70,7 +69,8 @@ VALID: dict[str, list[dict[str, Any]]] = {
                     "metrics": ["m.yml"],
                     "plots": ["p.csv", {"q.csv": {"x": "a", "y": "b", "title": "t"}}],
                     "env": {"A": "1"},
-                }
+                },
+                "m": {"matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"}, "cmd": "x ${seed}"},
             },
         },
     ],
@@ -95,7 +95,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
 
 # Values put in place of every value of every valid document.
 REPLACEMENTS: list[Any] = [None, True, 3, -1, 1.5, "", "text", [], ["x"], [3], {}, {"x": 1}, {"x": None}]
-PATHS = ["../x", "/x", "a/../../x", ".git/x", "a/.GIT", "C:/x", "a\0b", "a/b"]
+PATHS = ["../x", "/x", "a/../../x", ".git/x", "a/.GIT", "C:/x", "a\0b", "a/b", "a/*.txt", "a?.json", "[a].yaml"]
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -148,3 +148,22 @@ def test_files_that_hold_no_mapping(history: Sandbox):
     history.write("params.yaml", "")
     (history.root / "other.toml").unlink()
     assert params(history, None) == {"other.toml": {}, "params.yaml": {}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "change"),
+    [
+        (0.8733, 0.98, 0.1067),
+        (1.1, 1.0, -0.1),
+        (1000000, 1000000.1, 0.1),
+        (0.1, 0.30000000000000004, 0.20000000000000004),
+        (1e300, 1e-300, -1e300),
+        (3, 10**30, 10**30 - 3),
+        (True, 2, None),
+        ("1", 2, None),
+        (None, 2, None),
+    ],
+)
+def test_the_change_of_decimals_is_a_decimal(old: object, new: object, change: float | None):
+    (found,) = compare({"m.json": {"x": old}}, {"m.json": {"x": new}}, everything=True)
+    assert repr(found.change) == repr(change)
