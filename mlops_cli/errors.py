@@ -44,7 +44,7 @@ class UsageError(MlxError):
 
 
 class RecordError(UsageError):
-    """A committed file is invalid; the message begins with `file:line`."""
+    """A committed file is invalid; the message begins with `file:line`, or names a file that is no record at all."""
 
 
 class Inconclusive(MlxError):

@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 
+from mlops_cli.cli.commands import Group
+from mlops_cli.cli.tree import load_entry
+from tests.cli.conftest import LEAVES
+
+HOW_TO = Path(__file__).parents[1] / "docs" / "how-to"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MADE = shutil.ignore_patterns("data", "metrics", "metrics.json", "model.joblib", "models", "plots", "__pycache__")
 
@@ -130,6 +135,19 @@ def test_wine_is_the_smallest_useful_project(wine: Path, must: Any, git: Any, ch
 
     old, new = values(must("metrics", "diff", "HEAD"))["metrics.json", "accuracy"]
     assert old < new
+
+
+def test_help_and_how_to_speak_of_data_that_digits_has(digits: Path) -> None:
+    pages = [page.read_text(encoding="utf-8") for page in HOW_TO.glob("*.md")]
+    lines = [line for page in pages for line in re.findall(r"^\$ (mlx .*)", page, re.MULTILINE)]
+    for name in dict.fromkeys(path[0] for path in LEAVES):
+        entry = load_entry(name)
+        commands = entry.commands.values() if isinstance(entry, Group) else [entry]
+        lines += [example for command in commands for example in command.examples]
+
+    named = {path for line in lines for path in re.findall(r"\bdata/[\w./]+", line)}
+    assert len(named) > 2
+    assert {path for path in named if not (digits / path).exists()} == set()
 
 
 @pytest.mark.parametrize("name", ["digits", "wine"])

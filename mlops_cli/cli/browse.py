@@ -14,6 +14,7 @@ from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import Json
 from mlops_cli.cli.session import session_of
 from mlops_cli.cli.text import size_text, table
+from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from mlops_cli.hashing import Digest
@@ -70,28 +71,38 @@ def cat(
 
     With -o they are written to a new file instead; that also takes whole folders out.
     """
-    from mlops_cli.workspace.browse import find_object, write_copy
+    from mlops_cli.workspace.browse import find_object, naming, write_copy
     from mlops_cli.workspace.snapshot import open_snapshot
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    wanted = path if path.startswith("blake3:") else session.targets(project, [path])[0]
+    wanted = _digest(path) if path.startswith("blake3:") else session.targets(project, [path])[0]
+    if not wanted:
+        raise UsageError(f"`{path}` is a folder", hint="`mlx ls` lists what is tracked in it")
     with open_snapshot(project, rev) as snapshot:
         entry = find_object(project.cache, snapshot, wanted)
     value = {"path": path, "digest": entry.digest, "size": entry.size}
     if target:
-        write_copy(project.cache, entry, session.cwd / target)
+        with naming(wanted, rev):
+            write_copy(project.cache, entry, session.cwd / target)
         output.result("cat", {**value, "output": target}, [])
         return
     _refuse_folder(entry, path)
-    if as_json:
-        output.result("cat", {**value, **_encoded(project.cache.read(entry.digest))}, [])
-    else:
-        _copy_out(project.cache, entry.digest)
+    with naming(wanted, rev):
+        if as_json:
+            output.result("cat", {**value, **_encoded(project.cache.read(entry.digest, limit=None))}, [])
+        else:
+            _copy_out(project.cache, entry.digest)
+
+
+def _digest(text: str) -> str:
+    """Return a digest or its start; UsageError when it holds anything but hexadecimal digits."""
+    if set(text.removeprefix("blake3:")) <= set("0123456789abcdef"):
+        return text
+    raise UsageError(f"`{text}` is not a digest", hint="a digest is `blake3:` and 64 digits of 0-9 and a-f")
 
 
 def _refuse_folder(entry: Entry, path: str) -> None:
-    from mlops_cli.errors import UsageError
     from mlops_cli.store.trees import Kind
 
     if entry.kind == Kind.FOLDER:
@@ -126,5 +137,5 @@ def _encoded(data: bytes) -> dict[str, str]:
 
 COMMANDS = {
     "ls": command(list_, "mlx ls data/raw", "mlx ls --rev HEAD~1 --recursive"),
-    "cat": command(cat, "mlx cat data/labels.csv | head", "mlx cat --rev v1 data/raw/a.png -o a.png"),
+    "cat": command(cat, "mlx cat data/raw/0000.pgm | head -n 2", "mlx cat --rev HEAD~1 data/raw/0000.pgm -o old.pgm"),
 }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mlops_cli.cli.usage import Refusal
+from mlops_cli.cli.usage import Refusal, refuse_empty
 from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,10 +92,13 @@ class PlainCommand(TyperCommand):
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Read the command line; a refusal says which command it is about."""
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except Refusal as error:
             error.ctx = error.ctx or ctx
             raise
+        if not ctx.resilient_parsing:
+            refuse_empty(ctx)
+        return rest
 
     def collect_usage_pieces(self, ctx: Context) -> list[str]:
         """Return the parts of the usage line, without typer's braces around what must be given."""
@@ -108,6 +111,13 @@ class PlainCommand(TyperCommand):
 
 class PlainGroup(TyperGroup):
     """A group in the style of the rest, that answers an unknown name with the nearest one."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Read the options that come before the command."""
+        rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            refuse_empty(ctx)
+        return rest
 
     def get_help_option(self, ctx: Context) -> TyperOption | None:
         """Return the option `--help`."""

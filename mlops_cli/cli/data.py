@@ -12,6 +12,7 @@ from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import Check, DryRun, Json, Overwrite, Targets
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, quoted, size_text
+from mlops_cli.cli.usage import refuse_range
 
 if TYPE_CHECKING:
     from mlops_cli.pipeline.status import ProjectStatus
@@ -27,13 +28,16 @@ def init(context: typer.Context, dry_run: DryRun = False, as_json: Json = False)
 
     Writes .mlx/config.yaml; data goes to a cache inside the Git directory, shared by all worktrees of the clone.
     """
-    from mlops_cli.workspace.project import init_project
+    from mlops_cli.workspace.project import find_outer, init_project
 
     session = session_of(context)
     output = session.output(as_json)
     project, created = init_project(session.cwd, session.environ, dry_run=dry_run)
     verb = "would make" if dry_run else "made"
     text = f"{verb} a project in {project.root}" if created else f"{project.root} is a project already"
+    outer = find_outer(project) if created else None
+    if outer is not None:
+        output.note(f"it is inside the project `{outer}`, which does not see what is below `{project.root}`")
     output.result("init", {"dry_run": dry_run, "root": str(project.root), "created": created}, [text])
     if created and not dry_run:
         output.say("next: `mlx add PATH` tracks data; `git add .mlx` shares the settings")
@@ -50,7 +54,7 @@ def add(context: typer.Context, paths: Paths, dry_run: DryRun = False, as_json: 
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    with reporting(output) as reporter, exclusive(project, "mlx add", reporter):
+    with reporting(output) as reporter, exclusive(project, "mlx add", reporter, dry_run=dry_run):
         targets = session.targets(project, paths)
         result = add_data(project, targets, dry_run=dry_run, reporter=reporter)
     verb = "would add" if dry_run else "added"
@@ -90,7 +94,7 @@ def status(
         "remote": None,
     }
     output.result("status", value, _status_text(found))
-    for line in _status_hints(found):
+    for line in _status_hints(found, "pull" if project.config.remotes else "checkout"):
         output.say(line)
     if check and not found.clean:
         raise typer.Exit(1)
@@ -121,12 +125,18 @@ def _detail(item: DataStatus) -> str:
     return f"  ({told or 'what it was is not all here'})"
 
 
-def _status_hints(found: ProjectStatus) -> list[str]:
+def _status_hints(found: ProjectStatus, bringing: str) -> list[str]:
     hints = []
     modified = [item for item in found.data if item.state == "modified"]
     known = [item for item in modified if item.added or item.modified or item.deleted]
-    if known:
-        path = quoted(known[0].path)
+    partial = [item for item in known if item.deleted]  # a part may be all that was ever brought here
+    whole = [item for item in known if not item.deleted]
+    if partial:
+        path = quoted(partial[0].path)
+        undo = f"`mlx {bringing} {path}` brings back what is gone"
+        hints.append(f"next: {undo}, `mlx add {path}` records that it is, `mlx diff` lists it")
+    if whole:
+        path = quoted(whole[0].path)
         hints.append(f"next: `mlx add {path}` records it, `mlx checkout {path}` undoes it, `mlx diff` lists it")
     if any(item.state == "missing" for item in found.data):
         hints.append("next: `mlx checkout` brings missing data back from the cache")
@@ -154,7 +164,7 @@ def checkout(
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    with reporting(output) as reporter, exclusive(project, "mlx checkout", reporter):
+    with reporting(output) as reporter, exclusive(project, "mlx checkout", reporter, dry_run=dry_run):
         targets = session.targets(project, paths)
         result = check_out(project, targets, force=force, dry_run=dry_run, reporter=reporter)
     value = {"dry_run": dry_run, "restored": [asdict(item) for item in result.restored]}
@@ -167,7 +177,8 @@ def restored_text(restored: tuple[Restored, ...], *, dry_run: bool) -> list[str]
     lines = []
     for item in restored:
         counts = ((item.added, "added"), (item.modified, "modified"), (item.deleted, "deleted"))
-        lines.append(f"{verb} {item.path} ({', '.join(f'{n:,} {word}' for n, word in counts if n)})")
+        told = ", ".join(f"{number:,} {word}" for number, word in counts if number)
+        lines.append(f"{verb} {item.path} ({told or 'its listing, to be fetched, tells how much'})")
     return lines or ["the workspace matches its records"]
 
 
@@ -190,6 +201,7 @@ def diff(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     (old, new), paths = split_revisions(project, session.cwd, arguments or [])
+    refuse_range("diff", (old, new))
     targets = session.targets(project, paths)
     with open_snapshot(project, old) as before, reporting(output) as reporter:
         if new is None:
@@ -209,10 +221,16 @@ def _difference(change: FileChange) -> Line:
     mark, style = {"added": ("+", Style.GREEN), "modified": ("~", Style.YELLOW), "deleted": ("-", Style.RED)}[
         change.change
     ]
-    return Styled(f"{mark} {change.path}  ({_sizes(change.old_size, change.new_size)})", style)
+    facts = []
+    if change.executable is None or change.old_digest != change.new_digest:
+        facts.append(_sizes(change))
+    if change.executable is not None:
+        facts.append("now executable" if change.executable else "no longer executable")
+    return Styled(f"{mark} {change.path}  ({', '.join(facts)})", style)
 
 
-def _sizes(old: int | None, new: int | None) -> str:
+def _sizes(change: FileChange) -> str:
+    old, new = change.old_size, change.new_size
     if old is None or new is None:
         return size_text(old if new is None else new)  # type: ignore[arg-type]  # one side is always there
     return f"{size_text(old)} → {size_text(new)}" if old != new else size_text(new)
@@ -228,7 +246,7 @@ def remove(context: typer.Context, paths: Tracked, dry_run: DryRun = False, as_j
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    with reporting(output) as reporter, exclusive(project, "mlx remove", reporter):
+    with reporting(output) as reporter, exclusive(project, "mlx remove", reporter, dry_run=dry_run):
         result = remove_pointers(project, session.targets(project, paths), dry_run=dry_run)
     verb = "would stop tracking" if dry_run else "no longer tracking"
     output.result("remove", {"dry_run": dry_run, **asdict(result)}, [f"{verb} {path}" for path in result.removed])
@@ -238,7 +256,7 @@ def remove(context: typer.Context, paths: Tracked, dry_run: DryRun = False, as_j
 
 COMMANDS = {
     "init": command(init, "git init && mlx init"),
-    "add": command(add, "mlx add data/raw labels.csv"),
+    "add": command(add, "mlx add data/raw", "mlx add data/raw/0007.pgm"),
     "status": command(status, "mlx status", "mlx status --check && echo clean"),
     "checkout": command(checkout, "mlx checkout data/raw"),
     "diff": command(diff, "mlx diff", "mlx diff HEAD~1 HEAD data/raw"),

@@ -17,7 +17,8 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import Json
 from mlops_cli.cli.output import Output
-from mlops_cli.cli.session import Session, session_of
+from mlops_cli.cli.session import Session, activation, session_of
+from mlops_cli.cli.text import quoted
 from mlops_cli.errors import StageFailed, UsageError
 
 
@@ -32,7 +33,7 @@ class Step:
 
 def demo(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to make; DIR-clone and DIR-remote too")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder to make; DIR-clone and DIR-remote too")],
     as_json: Json = False,
 ) -> None:
     """Make an example project and take it through everything
@@ -51,7 +52,9 @@ def demo(
     done = [_run_step(session, output, project, step) for step in _steps(project.name)]
     value = {"folder": str(project), "clone": str(places[2]), "remote": str(places[1]), "steps": done}
     seconds = sum(step["seconds"] for step in done if isinstance(step["seconds"], float))
-    text = f"That was all of it, in {seconds:.0f} seconds. The project is in {folder}: `cd {folder} && mlx status`"
+    line = activation(session.environ)
+    enter = " && ".join([*([line] if line else []), f"cd {quoted(folder)}", "mlx status"])
+    text = f"That was all of it, in {seconds:.0f} seconds. The project is in {folder}: `{enter}`"
     output.result("demo", value, ["", text])
 
 

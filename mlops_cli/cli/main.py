@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -18,7 +19,7 @@ from mlops_cli.cli.commands import make_app
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session, choose_colors, make_session
 from mlops_cli.cli.streams import write_error, write_json
-from mlops_cli.cli.text import Style
+from mlops_cli.cli.text import Style, quoted
 from mlops_cli.cli.tree import CommandTree
 from mlops_cli.cli.usage import HelpWanted, Refusal, explain
 from mlops_cli.errors import MlxError, RecordError, UsageError
@@ -148,17 +149,32 @@ def _describe(error: BaseException, arguments: Sequence[str]) -> _Failure:
 
 
 def _usual_hint(error: MlxError) -> str | None:
-    """Return what helps with any invalid record: it is committed, so the last good one is in Git."""
+    """Return what helps with any invalid record: where Git tracks it, the last good one is there."""
     place = re.match(r"([^\s:]+):\d+: ", error.message)
     if not isinstance(error, RecordError) or place is None:
         return None
-    return f"mend it there, or `git restore {place[1]}` takes back the committed one"
+    path = _tracked_path(place[1])
+    return f"mend it there, or `git restore {path}` takes back the committed one" if path else "mend it there"
+
+
+def _tracked_path(name: str) -> str | None:
+    """Return the project's file `name` as seen from the current folder, or None when Git does not track it."""
+    from mlops_cli.workspace.git import find_checkout, tracked_files
+    from mlops_cli.workspace.project import find_root
+
+    here = Path.cwd()
+    with suppress(MlxError):
+        checkout = find_checkout(here)
+        root = find_root(here, checkout) if checkout else None
+        if root is not None and tracked_files(root, [name]):
+            return quoted(os.path.relpath(root / name, here))
+    return None
 
 
 def _outside(error: OSError) -> MlxError:
     from mlops_cli.files import translate_os_error
 
-    return translate_os_error(error, f"use `{error.filename}`" if error.filename else "go on")
+    return translate_os_error(error, f"use `{os.fsdecode(error.filename)}`" if error.filename else "go on")
 
 
 def _keep_log(error: BaseException, arguments: Sequence[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +13,9 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import DryRun, Json, RemoteName, Stages
 from mlops_cli.cli.output import Output
-from mlops_cli.cli.session import Session, reporting, session_of
+from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count
+from mlops_cli.errors import StageFailed, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,9 +60,25 @@ def run(
     listener = _Listener(output)
     with reporting(output) as reporter, exclusive(project, "mlx run", reporter):
         surroundings = _surroundings(session, project)
-        results = run_project(project, names, surroundings, listener, force=force, run_cache=run_cache)
+        with _naming_python(session, listener):
+            results = run_project(project, names, surroundings, listener, force=force, run_cache=run_cache)
     logs = surroundings.logs if surroundings.logs.is_dir() else None
     _show_run(output, [(result.decision, result.seconds) for result in results], dry_run=False, logs=logs)
+
+
+@contextmanager
+def _naming_python(session: Session, listener: _Listener) -> Iterator[None]:
+    """Say with the failure of a stage for which there is no `python` which environment has one."""
+    import shutil
+
+    try:
+        yield
+    except StageFailed as error:
+        wanted = any(re.search(r"(^|[\s;&|(])python\s", line) for line in listener.commands)
+        line = activation(session.environ) if wanted and "exit code 127" in error.message else None
+        if line is None or shutil.which("python", path=session.environ.get("PATH")) is not None:
+            raise
+        raise StageFailed(error.message, hint=f"`{line}` puts the `python` of mlx on PATH; {error.hint}") from error
 
 
 def _surroundings(session: Session, project: Project) -> Surroundings:
@@ -72,13 +91,15 @@ def _surroundings(session: Session, project: Project) -> Surroundings:
     return Surroundings(session.environ, project.local / "runs" / run_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Listener:
-    """Shows a run on standard error as it goes."""
+    """Shows a run on standard error as it goes; `commands` are those of the stage that began last."""
 
     output: Output
+    commands: tuple[str, ...] = ()
 
     def begin(self, decision: Decision) -> None:
+        self.commands = decision.stage.cmd
         if decision.action == "skip":
             return
         reasons = decision.reasons
@@ -172,6 +193,8 @@ def graph(
     from mlops_cli.pipeline.inputs import stage_graph
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
+    if mermaid and dot:
+        raise UsageError("`--mermaid` and `--dot` are two forms of one graph", hint="choose one of them")
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     found = stage_graph(workspace_snapshot(project))

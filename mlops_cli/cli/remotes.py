@@ -83,20 +83,19 @@ def pull(
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace import sync
-    from mlops_cli.workspace.checkout import checkout
+    from mlops_cli.workspace.checkout import checkout, foresee
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
-    with reporting(output) as reporter, exclusive(project, "mlx pull", reporter):
+    with reporting(output) as reporter, exclusive(project, "mlx pull", reporter, dry_run=dry_run):
         result = sync.fetch(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
-        if dry_run:
-            _show(output, "pull", result, "would fetch", "from", dry_run=True, restored=[])
-            return
-        done = checkout(project, targets, force=force, reporter=reporter)
+        bring = foresee if dry_run else checkout
+        done = bring(project, targets, force=force, reporter=reporter)
     restored = [asdict(item) for item in done.restored]
-    lines = restored_text(done.restored, dry_run=False)
-    _show(output, "pull", result, "fetched", "from", dry_run=False, restored=restored, lines=lines)
+    lines = restored_text(done.restored, dry_run=dry_run)
+    verb = "would fetch" if dry_run else "fetched"
+    _show(output, "pull", result, verb, "from", dry_run=dry_run, restored=restored, lines=lines)
 
 
 def _show(
@@ -118,8 +117,8 @@ def _show(
     place = f" {way} `{result.remote}`" if result.remote else ""
     moved = f"{verb} {count(result.objects, 'object')} ({size}){place}"
     if not result.objects:
-        holder = f"`{result.remote}`" if kind == "push" else "the cache"
-        moved = f"nothing to {kind}: {holder} has {'all that is here' if result.unread else 'it all'}"
+        word, holder = ("push", f"`{result.remote}`") if kind == "push" else ("fetch", "the cache")
+        moved = f"nothing to {word}: {holder} has {'all that is here' if result.unread else 'it all'}"
     output.result(kind, value, [moved, *lines])
 
 
@@ -202,7 +201,7 @@ def _remotes(session: Session) -> list[dict[str, Any]]:
 
 COMMANDS = {
     "push": command(push, "mlx push", "mlx push data/raw --remote storage"),
-    "pull": command(pull, "mlx pull", "mlx pull data/raw/7"),
+    "pull": command(pull, "mlx pull", "mlx pull data/raw/0007.pgm"),
     "fetch": command(fetch, "mlx fetch data/raw"),
     "remote": Group(
         "Name the folders and buckets that share data",

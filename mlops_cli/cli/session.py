@@ -14,6 +14,7 @@ import typer
 
 from mlops_cli.cli.bars import TerminalReporter
 from mlops_cli.cli.output import Colors, Output
+from mlops_cli.cli.text import quoted
 from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +74,17 @@ def choose_colors(choice: str = "auto") -> Colors:
         return Colors(stdout=True, stderr=True)
     capable = os.environ.get("TERM") != "dumb"
     return Colors(capable and sys.stdout.isatty(), capable and sys.stderr.isatty())
+
+
+def activation(environ: Mapping[str, str]) -> str | None:
+    """Return the line for a shell that makes `python` the one that runs mlx; None when it is, or no line would."""
+    import shutil
+
+    folder = Path(sys.executable).parent
+    found = shutil.which("python", path=environ.get("PATH"))
+    if (found and Path(found).parent == folder) or not (folder / "python").exists():
+        return None
+    return f". {quoted(str(folder / 'activate'))}" if (folder / "activate").is_file() else None
 
 
 @contextmanager

@@ -57,10 +57,13 @@ def set_(
     from mlops_cli.workspace.settings import change_settings
 
     session, level = session_of(context), _level(clone, user)
-    path = change_settings(session.project(), session.environ, level, {key: value}, dry_run=dry_run)
+    output, project = session.output(as_json), session.project()
+    path = change_settings(project, session.environ, level, {key: value}, dry_run=dry_run)
+    if key == "core.remote" and value not in project.config.remotes:
+        output.note(f"no remote is called `{value}` yet: `mlx remote add {value} URL` makes it")
     changed = {"dry_run": dry_run, "key": key, "value": set_value({}, key, value)[key], "level": level}
     text = f"{key} {'would be' if dry_run else '='} {value} in {path}"
-    session.output(as_json).result("config-set", {**changed, "file": str(path)}, [text])
+    output.result("config-set", {**changed, "file": str(path)}, [text])
 
 
 def unset(
@@ -107,7 +110,7 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
     from mlops_cli.pipeline.doctor import Health, examine
 
     session = session_of(context)
-    findings = examine(session.project())
+    findings = examine(session.cwd, session.environ)
     healthy = all(finding.health is not Health.FAILED for finding in findings)
     lines: list[Line] = []
     for finding in findings:

@@ -14,6 +14,8 @@ from mlops_cli.cli.options import Json
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session, session_of
 from mlops_cli.cli.text import Line, comma_separated, markdown, table
+from mlops_cli.cli.usage import refuse_range
+from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from mlops_cli.tracking.values import Values
@@ -80,6 +82,8 @@ Drawing = Callable[[Sequence[str], Sequence[Sequence[str]]], list[Line]]
 
 
 def _drawing(md: bool, csv: bool) -> Drawing:
+    if md and csv:
+        raise UsageError("`--md` and `--csv` are two forms of one table", hint="choose one of them")
     return markdown if md else comma_separated if csv else table
 
 
@@ -113,6 +117,7 @@ def _diff(
 
     session = session_of(context)
     output = session.output(as_json)
+    refuse_range(f"{kind} diff", sides)
     old, new = (_at(session, kind, side) for side in sides)
     changes = compare(old, new, everything=everything)
     value = {"old": sides[0], "new": sides[1], kind: [asdict(change) for change in changes]}
@@ -145,8 +150,8 @@ COMMANDS = {
     "metrics": Group(
         "Look at metrics, at any revision",
         {
-            "show": command(metrics_show, "mlx metrics show", "mlx metrics show v1 --md"),
-            "diff": command(metrics_diff, "mlx metrics diff HEAD~1", "mlx metrics diff main my-branch --md"),
+            "show": command(metrics_show, "mlx metrics show", "mlx metrics show HEAD~1 --md"),
+            "diff": command(metrics_diff, "mlx metrics diff HEAD~1", "mlx metrics diff HEAD~1 main --md"),
         },
     ),
     "params": Group(

@@ -1,4 +1,4 @@
-"""What typer's parser refuses, worded like every other error: one sentence, and a hint with the nearest right thing.
+"""What typer's parser refuses, and should, worded like every other error: one sentence, a hint with the right thing.
 
 Typer holds its own copy of click and exports few of its errors; this is the one module that reaches for them.
 """
@@ -6,16 +6,22 @@ Typer holds its own copy of click and exports few of its errors; this is the one
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from typer._click import exceptions as click
 from typer.core import TyperOption
 
 from mlops_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from typer._click import Context
+
 Refusal = click.UsageError
 HelpWanted = click.NoArgsIsHelpError
 
 _QUOTED = re.compile(r"'([^']*)'")
+_RANGE = re.compile(r"([^./:{\s][^:{\s]*?)\.{2,3}([^./:{\s][^:{\s]*)?\Z")
 _EXTRA = re.compile(r"Got unexpected extra argument\(s\) \((.*)\)\Z", re.DOTALL)
 
 
@@ -40,6 +46,30 @@ def explain(error: Refusal) -> UsageError:
     return UsageError(sentence[:1].lower() + sentence[1:], hint=help_hint)
 
 
+def refuse_empty(context: Context) -> None:
+    """Refuse an empty word of the command line: most often an unset shell variable, and it would mean everything."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = context.params.get(name)
+        is_empty = "" in value if isinstance(value, list | tuple) else value == ""
+        source = context.get_parameter_source(name)
+        if is_empty and source is not None and source.name == "COMMANDLINE":
+            what = f"`{parameter.opts[0]}`" if isinstance(parameter, TyperOption) else "an argument"
+            raise UsageError(
+                f"{what} of `{context.command_path}` is empty",
+                hint="give it a value, or leave it out; perhaps a variable of the shell is not set",
+            )
+
+
+def refuse_range(command: str, revisions: Iterable[str | None]) -> None:
+    """Refuse `OLD..NEW` in place of two revisions; `command` is what to say instead."""
+    for revision in revisions:
+        found = _RANGE.match(revision or "")
+        if found:
+            old, new = found[1], found[2] or "HEAD"
+            raise UsageError(f"`{revision}` is a range", hint=f"give two revisions: `mlx {command} {old} {new}`")
+
+
 def _quote(text: str) -> str:
     return _QUOTED.sub(r"`\1`", text.strip().rstrip("."))
 
@@ -50,11 +80,15 @@ def _nearest(error: click.NoSuchOption) -> str | None:
 
     if error.ctx is None:
         return None
+    if re.match(r"-\.?\d", error.option_name):
+        return f"a value that begins with `-` goes after `--`: `{error.ctx.command_path} … -- {error.option_name}`"
     if error.ctx.parent is not None:
         root = error.ctx.find_root()
         if any(error.option_name in parameter.opts for parameter in root.command.params):
             rest = error.ctx.command_path.removeprefix("mlx ")
             return f"it goes before the command: `mlx {error.option_name} {rest}`"
+    elif error.option_name == "--json":
+        return "it goes after a command: `mlx status --json`"
     names = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
     near = nearest(error.option_name, names)
     return f"did you mean `{near}`?" if near else None

@@ -111,7 +111,7 @@ def no_such_folder(project: Project) -> list[str]:
             "the cache lacks 1 object of `data/labels.csv`",
             "`mlx pull data/labels.csv` brings it from a remote",
         ),
-        (damaged_bytes, 5, "object `blake3:", "it was moved to `"),
+        (damaged_bytes, 5, "`data/labels.csv`: object `blake3:", "it is in `quarantine/` of the cache now; "),
         (no_such_folder, 6, "remote `gone` (`/nonexistent/remote`) does not exist", "mount it, or check its URL"),
     ],
 )

@@ -42,10 +42,25 @@ EXAMPLES = [
     for entry in [load_entry(name.split()[0])]
     for example in (entry.commands[name.split()[1]] if isinstance(entry, Group) else entry).examples
 ]
+
+
 # What must be so before an example makes sense in the finished project.
+def add_images(project: Project) -> None:
+    """Add images called as those of the demo, two commits ago."""
+    for number in (0, 7):
+        project.write(f"data/raw/{number:04}.pgm", f"P5\n8 8\n{number}\n")
+    project.must("add", "data/raw")
+    for message in ("Images", "No change"):
+        project.git("add", ".")
+        project.git("commit", "--quiet", "--allow-empty", f"--message={message}")
+
+
 FIRST: dict[str, Callable[[Project], object]] = {
     "stage add": lambda project: project.write("mlx.yaml", "mlx: 1\n"),
     "remote add": lambda project: [project.must("remote", "remove", name) for name in ("storage", "backup")],
+    "add": add_images,
+    "cat": add_images,
+    "pull": add_images,
     "config unset": lambda project: project.must("config", "set", "cache.link", "copy"),
 }
 
@@ -160,6 +175,14 @@ def test_without_a_command_help_is_shown_and_nothing_was_done(args: list[str], m
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
+        (
+            "config set core.jobs -1",
+            "`mlx config set` has no option `-1`",
+            "a value that begins with `-` goes after `--`: `mlx config set … -- -1`",
+        ),
+        ("metrics show --md --csv", "`--md` and `--csv` are two forms of one table", "choose one of them"),
+        ("params diff --md --csv", "`--md` and `--csv` are two forms of one table", "choose one of them"),
+        ("graph --dot --mermaid", "`--mermaid` and `--dot` are two forms of one graph", "choose one of them"),
         ("sttus", "there is no command `mlx sttus`", "did you mean `mlx status`?"),
         ("xyzzy", "there is no command `mlx xyzzy`", "`mlx --help` lists the commands"),
         ("remote ad", "there is no command `mlx remote ad`", "did you mean `mlx remote add`?"),
@@ -186,6 +209,15 @@ def test_what_is_not_understood_is_one_sentence_and_a_hint(line: str, message: s
     assert result.code == 2
     assert result.stdout == ""
     assert result.stderr == f"error: {message}\nhint: {hint}\n"
+
+
+def test_a_form_of_the_answer_goes_after_the_command(mlx: Any) -> None:
+    assert mlx("--version", "--json").json() == {
+        "schema": "mlx/error/v1",
+        "message": "`mlx` has no option `--json`",
+        "hint": "it goes after a command: `mlx status --json`",
+        "exit_code": 2,
+    }
 
 
 # Global options ------------------------------------------------------------------------------------------------------

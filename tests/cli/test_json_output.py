@@ -185,6 +185,17 @@ def test_doctor_says_what_is_wrong(project: Project) -> None:
     assert all(finding["hint"] for finding in failed)
 
 
+def test_doctor_examines_a_project_whose_settings_are_broken(project: Project) -> None:
+    project.write(".mlx/config.yaml", "mlx: 1\ncores: {}\n")
+
+    result = project("doctor", "--json")
+
+    assert (result.code, result.stderr) == (1, "")
+    findings = {finding["name"]: finding for finding in document_of(result)["findings"]}
+    assert findings["settings"]["health"] == "failed"
+    assert findings["stages"]["health"] == findings["cache"]["health"] == "ok"
+
+
 def test_what_one_should_know_is_in_the_document(project: Project) -> None:
     project.write("models/forest.txt", "made by hand\n")
 

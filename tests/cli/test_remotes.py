@@ -1,0 +1,55 @@
+"""What a pull would do, told before it is done."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from tests.cli.conftest import Project
+
+
+def forget(project: Project, *, cache: bool) -> None:
+    """Delete the data from the workspace, and the objects from the cache where `cache` says so."""
+    shutil.rmtree(project.root / "data" / "raw")
+    (project.root / "data" / "labels.csv").unlink()
+    if cache:
+        shutil.rmtree(project.root / ".git" / "mlx" / "cache")
+
+
+def restored(document: dict[str, Any]) -> dict[str, int]:
+    return {item["path"]: item["added"] for item in document["restored"]}
+
+
+def test_a_dry_pull_lists_what_would_come_back(project: Project) -> None:
+    forget(project, cache=False)
+
+    planned = project("pull", "--dry-run")
+    document = project("pull", "--dry-run", "--json").json()
+
+    assert planned.stdout.splitlines() == [
+        "nothing to fetch: the cache has it all",
+        "would bring back data/labels.csv (1 added)",
+        "would bring back data/raw (7 added)",
+    ]
+    assert not (project.root / "data" / "raw").exists()
+    assert document["restored"] == project("pull", "--json").json()["restored"]
+
+
+def test_a_dry_pull_lists_what_would_be_fetched_and_come_back(project: Project) -> None:
+    forget(project, cache=True)
+
+    document = project("pull", "--dry-run", "--json").json()
+
+    assert document["objects"] > 0
+    assert {"data/labels.csv": 1, "data/raw": 7}.items() <= restored(document).items()
+    assert not (project.root / ".git" / "mlx" / "cache" / "objects").exists()
+    assert restored(document) == restored(project("pull", "--json").json())
+
+
+def test_a_dry_pull_says_when_only_the_fetch_would_tell(project: Project) -> None:
+    shutil.rmtree(project.root / ".git" / "mlx" / "cache")
+    project.write("data/raw/new.png", "mine\n")
+
+    planned = project("pull", "data/raw", "--dry-run", "--force")
+
+    assert planned.stdout.splitlines()[1:] == ["would bring back data/raw (its listing, to be fetched, tells how much)"]
