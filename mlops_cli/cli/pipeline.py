@@ -291,8 +291,11 @@ def _reproduction_text(result: Reproduction) -> list[Line]:
         lines.extend(f"  {m.file}: {m.name} was {m.recorded}, now {m.made}" for m in stage.metrics)
     outs = [out for stage in result.stages for out in stage.outs]
     same = sum(out.same for out in outs)
-    verdict = "the same result" if result.same else "a different result"
-    return [*lines, f"{verdict}: {same} of {count(len(outs), 'output')} equal byte for byte"]
+    equal = f"{same} of {count(len(outs), 'output')} equal byte for byte"
+    metrics = sum(len(stage.metrics) for stage in result.stages)
+    if metrics:
+        equal += f", {count(metrics, 'metric')} different"
+    return [*lines, f"{'the same result' if result.same else 'a different result'}: {equal}"]
 
 
 COMMANDS = {

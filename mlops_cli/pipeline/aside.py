@@ -19,25 +19,31 @@ from mlops_cli.files import TEMPORARY_PREFIX
 from mlops_cli.workspace.ignore import IgnoreRules, rules_above
 from mlops_cli.workspace.project import Project, file_name
 
+KILLED = "~killed"  # ends the name of a folder whose bytes may be the user's; no stage's name has it
 
-def set_aside(project: Project, stage: str, paths: Iterable[str], *, for_good: bool) -> Path:
-    """Move what is at `paths` (relative to the project) out of the workspace, and return the folder it is in now.
 
-    With `for_good` that is a folder of its own, else the stage's, which no longer holds the failure before. OSError
-    when the system refuses; what was moved by then is in the folder.
+def empty_folder(project: Project, stage: str, *, killed: bool) -> Path:
+    """Return a place for what a failed run of `stage` wrote: nothing is there.
+
+    It is the one of the failure before, whose bytes go; with `killed` one that no failure after it takes.
     """
     folder = project.local / "failed" / project.checkout_key
+    if killed:
+        return unused(folder / f"{file_name(stage)}{KILLED}")
     aside = folder / file_name(stage)
-    if for_good:
-        aside = unused(aside)
-    else:
-        with suppress(OSError):
-            open_up(aside)
-            shutil.rmtree(aside)
-        aside = unused(aside)  # it could not be removed: better two than a mix
+    with suppress(OSError):
+        open_up(aside)
+        shutil.rmtree(aside)
+    return unused(aside)  # it could not be removed: better two than a mix
+
+
+def set_aside(project: Project, paths: Iterable[str], folder: Path) -> None:
+    """Move what is at `paths` (relative to the project) out of the workspace, to `folder`.
+
+    OSError when the system refuses; what was moved by then is in the folder.
+    """
     for path in paths:
-        _move(project.root, path, aside / path, rules_above(project.root, path))
-    return aside
+        _move(project.root, path, folder / path, rules_above(project.root, path))
 
 
 def unused(path: Path) -> Path:

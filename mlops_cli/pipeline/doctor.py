@@ -179,7 +179,8 @@ def _records(snapshot: Snapshot, *, without_config: bool) -> Iterator[Finding]:
     checked, faults = 0, 0
     for path in snapshot.paths:
         kind, data = _kind(path), snapshot.files.read(path)
-        if kind is None or data is None or (without_config and path == CONFIG):
+        foreign = kind == "pointer" and path.removesuffix(".mlx") not in snapshot.pointer_paths
+        if kind is None or data is None or foreign or (without_config and path == CONFIG):
             continue
         checked += 1
         try:

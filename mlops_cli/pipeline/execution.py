@@ -31,6 +31,11 @@ class Surroundings:
     logs: Path
 
 
+def log_path(surroundings: Surroundings, stage: Stage) -> Path:
+    """Return the file that keeps what is told of one execution of `stage`."""
+    return surroundings.logs / f"{file_name(stage.address)}.log"
+
+
 def clear_outputs(project: Project, paths: Iterable[str]) -> None:
     """Take away what is at `paths`, whose bytes the caller has made sure of, and make the folders they belong in."""
     with open_scanner(project) as scanner:
@@ -53,11 +58,11 @@ def run_commands(
 
     StageFailed when one of them fails, is not found or is killed, or when the stage's folder is not there.
     """
-    log = surroundings.logs / f"{file_name(stage.address)}.log"
+    log = log_path(surroundings, stage)
     folder = project.root / (stage.wdir or stage.folder)
     if not folder.is_dir():
         raise StageFailed(
-            f"stage `{stage.address}` runs in `{stage.wdir}`, which is not a folder",
+            f"stage `{stage.address}` runs in `{stage.wdir or stage.folder}`, which is not a folder",
             hint=f"see `wdir` in {stage.file}:{stage.line}",
         )
     status = execute(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mlops_cli.documents import nearest, parse_values
-from mlops_cli.errors import MissingObject, MlxError, RecordError
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
@@ -24,7 +24,7 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind, Pointer
 from mlops_cli.records.stages import ParamsFile, Stage, has_magic
-from mlops_cli.store.trees import Entry, Kind, TreeSource, find, walk, write_tree
+from mlops_cli.store.trees import Entry, Kind, TreeSource, diff, find, walk, write_tree
 from mlops_cli.workspace.compare import as_entry, describe_change
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.rewrite import Rewriting, split
@@ -85,11 +85,9 @@ class Observer:
         return decision
 
     def settle(self, decision: Decision) -> None:
-        """Replace a stage's decision by what became of it; what may have changed meanwhile is looked at again."""
+        """Replace a stage's decision by what became of it; its outputs are looked at again when next asked for."""
         self._decisions[decision.stage.address] = decision
         self._settled.add(decision.stage.address)
-        if decision.action is Action.RUN:  # that may have taken hours
-            self._seen.clear()
         for out in decision.stage.outs:
             self._forget(out.path)
 
@@ -98,16 +96,24 @@ class Observer:
         return describe_change(self._data, old, new)
 
     def unkept(self, deps: Iterable[Input]) -> tuple[str, ...]:
-        """Return the tracked paths in, at or above `deps` whose bytes are not those that their pointers name."""
-        used = {dep.path: dep.digest for dep in deps}
-        owners = {owner for owner in self._pointers for path in used if _is_in(path, owner) or _is_in(owner, path)}
-        return tuple(owner for owner in sorted(owners) if self._differs(owner, used.get(owner)))
+        """Return the paths of tracked data in `deps` with bytes that no pointer names; what is only gone is no such."""
+        used = {dep.path: dep for dep in deps}
+        inside = {path: owner for path in used for owner in _and_above(path) if owner in self._pointers}
+        below = [owner for owner in self._pointers if any(above in used for above in _and_above(owner)[:-1])]
+        seen = [(path, owner, used[path].digest) for path, owner in inside.items()]
+        seen += [(owner, owner, entry.digest) for owner in below if (entry := self.look(owner))]
+        return tuple(sorted(path for path, owner, digest in seen if self._has_new(path, owner, digest)))
 
-    def _differs(self, owner: str, used: Digest | None) -> bool:
+    def _has_new(self, path: str, owner: str, digest: Digest) -> bool:
         pointer = self._snapshot.pointer(owner)
-        if used is None and (present := self.look(owner)):
-            used = present.digest
-        return pointer is not None and used not in (None, pointer.digest)
+        recorded = self._inside(track(owner, pointer), path, _Found()) if pointer else None
+        if recorded is None or recorded.digest == digest or recorded.kind != Kind.FOLDER:
+            return recorded is None or recorded.digest != digest
+        try:
+            found = diff(self._data, recorded.digest, digest)
+        except (MissingObject, CorruptObject):  # a file now, or nobody can tell
+            return True
+        return bool(found.added or found.modified)
 
     def untracked(self, paths: Iterable[str]) -> list[str]:
         """Return those of `paths` that no pointer and no stage speaks for: code, or data that nobody added."""
@@ -143,13 +149,12 @@ class Observer:
 
     def changed(self, stage: Stage, wanted: Wanted) -> tuple[str, ...]:
         """Return the dependencies and parameter files that are no longer what `wanted` says, looking again."""
-        for dep in wanted.deps:
-            self._forget(dep.path)
+        self._seen.clear()  # the command may have taken hours: whatever was seen is old
         try:
             now = self.wanted(stage)
         except (MlxError, OSError):  # one cannot be read any more, or does not hold still: it changed
             unreadable = tuple(dep.path for dep in wanted.deps if not self._can_look(dep.path))
-            return unreadable or tuple(file.path for file in stage.params)
+            return unreadable or tuple(file.path for file in stage.params) or tuple(dep.path for dep in wanted.deps)
         old, new = ({dep.path: (dep.digest, dep.executable) for dep in side.deps} for side in (wanted, now))
         deps = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
         return (*deps, *(path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path))))

@@ -20,8 +20,9 @@ from typing import Protocol
 from mlops_cli.errors import MissingObject, MlxError, OutsideError
 from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_atomic
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
-from mlops_cli.pipeline.aside import set_aside, unused
+from mlops_cli.pipeline.aside import empty_folder, set_aside, unused
 from mlops_cli.pipeline.processes import Group, is_running, stop_group
+from mlops_cli.pipeline.status import tell_unfinished
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.trees import Entry, Kind, TreeSource, diff
 from mlops_cli.workspace.checkout import restore
@@ -172,8 +173,10 @@ def put_right(project: Project, unfinished: Unfinished, reporter: Noting = SILEN
                 for path in others:
                     reporter.note(f"`{path}` is not what stage `{unfinished.stage}` had before, and stays as it is")
             else:
-                aside = set_aside(project, unfinished.stage, others, for_good=killed) if others else None
-                unfinished = update(project, replace(unfinished, waiting=True))
+                if others:
+                    aside = empty_folder(project, unfinished.stage, killed=killed)
+                    set_aside(project, others, aside)
+                unfinished = update(project, replace(unfinished, waiting=True, group=None))
                 others = []
             wanted = {path: entry for path, entry in unfinished.outs.items() if entry and path not in others}
             _refuse_absent(project, wanted)
@@ -181,7 +184,8 @@ def put_right(project: Project, unfinished: Unfinished, reporter: Noting = SILEN
                 restore(project, scanner, path, entry)
     except (MlxError, OSError) as error:
         unable = error if isinstance(error, MlxError) else _translate(error)
-        return Outcome(_tell_unable(project, unfinished, unable, reporter), aside)
+        moved = aside if aside and aside.exists() else None
+        return Outcome(_tell_unable(project, unfinished, unable, reporter), moved)
     finish(project, unfinished.stage)
     return Outcome(Fate.BACK, aside)
 
@@ -273,7 +277,12 @@ def _recover_one(project: Project, unfinished: Unfinished, reporter: Reporter) -
     if declared is not None:
         outs = {path: entry for path, entry in unfinished.outs.items() if path in declared}
         for path in sorted(unfinished.outs.keys() - declared):
-            reporter.note(f"`{path}` is no longer an output of stage `{stage}`, and stays as it is")
+            old = unfinished.outs[path]
+            was = f"; before the run that was cut short it was `{old.digest}`" if old else ""
+            reporter.note(f"`{path}` is no longer an output of stage `{stage}`, and stays as it is{was}")
+        if not outs:
+            finish(project, stage)
+            return True
         unfinished = replace(unfinished, outs=outs)
     outcome = put_right(project, unfinished, reporter, killed=True)
     kept = f"what it had written is in `{outcome.aside}`" if outcome.aside else ""
@@ -303,8 +312,7 @@ def exclusive(project: Project, doing: str, reporter: Reporter = SILENT, *, dry_
     """
     with project.lock(doing) as cut_short:
         if dry_run:
-            if _folder(project).is_dir() and any(_folder(project).iterdir()):
-                reporter.note("a run was cut short: the next command that is no dry run puts its outputs right first")
+            tell_unfinished(project, reporter)
         else:
             if cut_short:
                 with suppress(MlxError):
@@ -314,7 +322,7 @@ def exclusive(project: Project, doing: str, reporter: Reporter = SILENT, *, dry_
 
 
 def _folder(project: Project) -> Path:
-    return project.local / "journal" / project.checkout_key
+    return project.journal
 
 
 def _path(project: Project, stage: str) -> Path:

@@ -203,6 +203,7 @@ class _Rerun:
                     continue
                 if stage in stages:
                     self._refuse_stale(stage, lock, observer, before=True)
+                    self._refuse_edited(stage, lock, observer)
                 # As if it had run and made what it recorded: that is what the stages after it are judged on.
                 made = Decision(stage, Action.SKIP, (), Wanted((), {}), None, lock.outs, lock)
                 observer.settle(made)
@@ -289,6 +290,16 @@ class _Rerun:
                 f"the lock of stage `{stage.address}` does not belong to this revision: {changes[0]}",
                 hint="the commit was made without running the stage again: choose one made after `mlx run`",
             )
+
+    def _refuse_edited(self, stage: Stage, lock: Lock, observer: Observer) -> None:
+        """Raise Inconclusive when a result that Git keeps is not the one that the lock recorded."""
+        for out in lock.outs:
+            present = observer.look(out.path) if out.git else None
+            if out.git and (present is None or present.digest != out.digest):
+                raise Inconclusive(
+                    f"the revision's `{out.path}` is not what the lock of stage `{stage.address}` recorded",
+                    hint="it was edited by hand: choose a commit made after `mlx run`",
+                )
 
     def _execute(self, stage: Stage) -> None:
         clear_outputs(self.project, [out.path for out in stage.outs])

@@ -17,7 +17,7 @@ from mlops_cli.errors import MissingObject, MlxError, RecordError, StageFailed, 
 from mlops_cli.files import folders_above, write_atomic
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal
-from mlops_cli.pipeline.execution import Surroundings, clear_outputs, read_metrics, run_commands
+from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.graph import choose
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
@@ -99,6 +99,7 @@ class _Runner:
         started = time.monotonic()
         if decision.action is Action.RUN:
             _refuse_absent_inputs(decision)
+        if decision.action is not Action.SKIP:
             _refuse_outputs_in_git(self.project, decision.stage)
             _refuse_links(self.project, decision.stage)
         self.listener.begin(decision)
@@ -115,7 +116,7 @@ class _Runner:
         ran = [result.decision for result in results if result.decision.action is Action.RUN]
         deps = {dep.path: dep for decision in ran for dep in decision.wanted.deps}
         for path in self.observer.unkept(deps.values()):
-            self.listener.note(f"`{path}` is not what `{path}.mlx` says: `mlx add {shlex.quote(path)}` keeps it")
+            self.listener.note(f"`{path}` is not what its pointer says: `mlx add {shlex.quote(path)}` keeps it")
         untracked = self.observer.untracked(deps)
         for path in git.ignored_files(self.project.root, untracked) if untracked else ():
             self.listener.note(f"Git ignores `{path}`, and no store has it: `mlx add {shlex.quote(path)}` keeps it")
@@ -196,11 +197,20 @@ class _Runner:
         for path in unheld:
             entry = kept[path]
             if entry is not None and entry.files:
-                self.listener.note(
+                self._tell_kept(
+                    decision.stage,
                     f"`{path}` held bytes that no store had; they are kept as `{entry.digest}` "
-                    f"(`mlx cat {entry.digest[:20]} -o PATH` brings them back)"
+                    f"(`mlx cat {entry.digest[:20]} -o PATH` brings them back)",
                 )
         return kept
+
+    def _tell_kept(self, stage: Stage, message: str) -> None:
+        """Note a digest that no record will name: in the stage's log too, where it stays when the note is not shown."""
+        self.listener.note(message)
+        log = log_path(self.surroundings, stage)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(f"mlx: {message}\n")
 
     def _execute(self, stage: Stage, unfinished: journal.Unfinished) -> None:
         run_commands(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlops_cli.files import TEMPORARY_PREFIX
 from mlops_cli.pipeline.graph import choose
 from mlops_cli.pipeline.inputs import open_observer, plan_stages, stage_graph
 from mlops_cli.pipeline.plan import Action, Decision
@@ -29,9 +30,20 @@ class ProjectStatus:
         return data and all(decision.action is Action.SKIP for decision in self.stages)
 
 
+def tell_unfinished(project: Project, reporter: Reporter) -> None:
+    """Tell of runs that were cut short: what is planned now may not be what is done once they are put right."""
+    try:
+        unfinished = any(not path.name.startswith(TEMPORARY_PREFIX) for path in project.journal.iterdir())
+    except FileNotFoundError:
+        return
+    if unfinished:
+        reporter.note("a run is on, or was cut short: then the next command that writes puts its outputs right first")
+
+
 def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStatus:
     """Return how the workspace differs from its records; changes nothing."""
     snapshot = workspace_snapshot(project)
+    tell_unfinished(project, reporter)
     reporter.start("checking", None, "files")
     if not snapshot.stages:
         with open_scanner(project, reporter=reporter) as scanner:
@@ -52,6 +64,7 @@ def plan_project(
     reporter: Reporter = SILENT,
 ) -> tuple[Decision, ...]:
     """Return the decision for each stage that `targets` name (none: all) and what they need, in run order."""
+    tell_unfinished(project, reporter)
     if not snapshot.stages and not targets:
         return ()
     graph = stage_graph(snapshot)

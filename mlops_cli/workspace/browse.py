@@ -14,6 +14,7 @@ from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import Entry, Kind, find, read_link, read_tree, walk
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.reach import damaged_at
+from mlops_cli.workspace.scan import is_stored
 from mlops_cli.workspace.snapshot import Snapshot, select
 
 
@@ -87,6 +88,8 @@ def write_copy(cache: Cache, entry: Entry, place: Path) -> None:
     if entry.kind != Kind.FOLDER:
         _write(cache, entry, place)
         return
+    if not is_stored(cache, entry):
+        raise MissingObject("some of its objects are not in the cache", hint="`mlx fetch` brings them from a remote")
     place.mkdir(parents=True)
     for path, below in walk(cache, entry.digest):
         target = place / os.fsdecode(path)

@@ -320,7 +320,11 @@ def apply_changes(
     *,
     cache: Cache | None = None,
 ) -> None:
-    """Carry out `changes` (project paths): deletions first, then files folder by folder, from `cache` when given."""
+    """Carry out `changes` (project paths): deletions first, then files folder by folder, from `cache` when given.
+
+    CorruptObject for the first whose object is damaged, once all the others are in place.
+    """
+    damaged: CorruptObject | None = None
     deleted = [change for change in changes if change.new is None or _is_in_the_way(change)]
     written = sorted((change for change in changes if change.new is not None), key=lambda c: c.path.rpartition(b"/"))
     cache = cache or project.cache
@@ -328,9 +332,14 @@ def apply_changes(
         for change in sorted(deleted, key=lambda c: c.path, reverse=True):
             folders.delete(change.path)
         for count, change in enumerate(written, start=1):
-            _write(cache, folders, scanner, change)
+            try:
+                _write(cache, folders, scanner, change)
+            except CorruptObject as error:
+                damaged = damaged or error
             if count % _REPORT_EVERY == 0:
                 reporter.advance(_REPORT_EVERY)
+    if damaged is not None:
+        raise damaged
 
 
 def _is_in_the_way(change: Change) -> bool:

@@ -57,6 +57,11 @@ class Project:
         worktree = f"worktree:{self.git.name}" if self.git.name else "main"
         return file_name(f"{worktree}/{self.prefix}" if self.prefix else worktree)
 
+    @property
+    def journal(self) -> Path:
+        """The folder that says, while a stage runs, what its outputs were before."""
+        return self.local / "journal" / self.checkout_key
+
     def relative(self, path: Path) -> str:
         """Return `path` (absolute) relative to the root, posix; UsageError when it lies outside."""
         for place in (path, Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path))):

@@ -285,8 +285,12 @@ def _is_path(project: Project, cwd: Path, argument: str) -> bool:
     places = {*folders_above(path), path}
     if any((project.root / f"{place}.mlx").is_file() for place in places):
         return True
+    snapshot = workspace_snapshot(project)
+    if any(owner.startswith(path + "/") for owner in snapshot.pointer_paths):
+        return True
     with suppress(RecordError):
-        return any(out.path in places for stage in workspace_snapshot(project).stages for out in stage.outs)
+        outs = [out.path for stage in snapshot.stages for out in stage.outs]
+        return any(out in places or out.startswith(path + "/") for out in outs)
     return False
 
 

@@ -319,7 +319,7 @@ def test_a_run_that_is_killed_while_its_command_runs(project: Project) -> None:
 
         assert not is_alive(child)
         assert not is_alive(grandchild)
-    failed = project.root / ".git" / "mlx" / "failed" / "main" / "train"
+    failed = project.root / ".git" / "mlx" / "failed" / "main" / "train~killed"
     assert f"note: stage `train` was cut short: its old outputs are back; what it had written is in `{failed}`" in (
         result.stderr.splitlines()
     )

@@ -18,7 +18,9 @@ from mlops_cli.hashing import hash_bytes, hash_file
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.journal import Unfinished, exclusive, read_unfinished, recover
 from mlops_cli.pipeline.processes import Group
+from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.store.trees import Entry
+from mlops_cli.workspace.snapshot import workspace_snapshot
 from tests.workspace.projects import Notes, Sandbox, listing
 
 
@@ -208,6 +210,49 @@ def test_outputs_of_another_branch_are_left_alone(ran: Sandbox):
     assert recovered(ran) == []
 
 
+def test_what_recovery_sets_aside_outlives_later_failures(ran: Sandbox):
+    """After a kill it may be the user's: no failure after it takes its place."""
+    pipeline = ran.read("mlx.yaml")
+    for number in range(2):
+        begun(ran)
+        ran.write("file", f"precious {number}")
+        recovered(ran)
+        ran.write("mlx.yaml", pipeline.replace("mkdir folder", f"echo {number} > file && false"))
+        for _ in range(2):
+            with pytest.raises(StageFailed):
+                ran.run()
+        ran.write("mlx.yaml", pipeline)
+    failed = ran.project().local / "failed" / ran.project().checkout_key
+    kept = {path.read_text() for path in failed.rglob("file")}
+    assert kept == {"precious 0", "precious 1", "1\n"}
+
+
+def test_waiting_entry_names_no_processes(ran: Sandbox):
+    """Its group ended long ago: another of that number is none of ours."""
+    begun(ran, group=Group(2**22 + 7, "boot:1"))
+    took_away(ran)
+    lose(ran)
+    recovered(ran)
+    (entry,) = ran.project().journal.iterdir()
+    assert read_unfinished(entry.read_bytes()).group is None
+
+
+def test_what_was_moved_is_told_even_when_moving_stops_halfway(ran: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    move = shutil.move
+
+    def refuse(source: Path, target: Path) -> object:
+        if Path(source).name == "m.json":
+            raise PermissionError(1, "Operation not permitted", str(source))
+        return move(source, target)
+
+    begun(ran)
+    wrote_half(ran)
+    monkeypatch.setattr(shutil, "move", refuse)
+    unable, kept = recovered(ran)
+    assert "cannot be brought back yet" in unable
+    assert (Path(kept.split("`")[1]) / "folder/new").read_text() == "half"
+
+
 def test_what_is_no_output_any_more_is_the_users(ran: Sandbox):
     begun(ran)
     ran.write("file", "final, by hand")
@@ -215,7 +260,11 @@ def test_what_is_no_output_any_more_is_the_users(ran: Sandbox):
     ran.add("file")
     assert ran.read("file") == "final, by hand"
     assert str(hash_bytes(b"final, by hand")) in ran.read("file.mlx")
-    assert "`file` is no longer an output of stage `s`, and stays as it is" in ran.heard.notes
+    one = hash_bytes(b"1")
+    (note,) = [note for note in ran.heard.notes if "`file`" in note]
+    assert note.startswith("`file` is no longer an output of stage `s`, and stays as it is; before the run")
+    assert note.endswith(f"it was `{one}`")
+    assert not [note for note in ran.heard.notes if "are back" in note]
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o555])
@@ -398,7 +447,15 @@ def test_dry_run_puts_nothing_right(ran: Sandbox):
     with exclusive(ran.project(), "test", notes, dry_run=True):
         pass
     assert visible(ran) == before
-    assert notes.notes == ["a run was cut short: the next command that is no dry run puts its outputs right first"]
+    told = "a run is on, or was cut short: then the next command that writes puts its outputs right first"
+    assert notes.notes == [told]
+    for ask in (
+        project_status,
+        lambda project, notes: plan_project(project, workspace_snapshot(project), reporter=notes),
+    ):
+        notes = Notes()
+        ask(ran.project(), notes)
+        assert notes.notes == [told], "what is planned is not what will be done"
     assert "its old outputs are back" in recovered(ran)[0]
 
 

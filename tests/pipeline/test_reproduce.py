@@ -325,6 +325,14 @@ def test_failing_command(past: Sandbox):
     assert list((box.project().local / "worktrees").iterdir()) == []
 
 
+def test_metrics_that_were_edited_in_the_commit(past: Sandbox):
+    """The lock says what the run made; a commit that says another thing has no one result to compare with."""
+    past.write("m.json", past.read("m.json") + " ")
+    past.commit("edited by hand")
+    with pytest.raises(Inconclusive, match="is not what the lock of stage"):
+        past.reproduce("HEAD")
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

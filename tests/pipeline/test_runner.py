@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import MissingObject, RecordError, StageFailed, UsageError
+from mlops_cli.hashing import hash_bytes
 from mlops_cli.workspace.project import find_project
 from tests.crashing import crashes
 from tests.workspace.projects import Sandbox, is_alive, listing
@@ -587,6 +588,20 @@ def test_files_that_only_an_output_hides_do_not_become_outputs(box: Sandbox):
     assert "`out/d/.mlxignore` is inside an output" in fails(box).message
 
 
+def test_lock_behind_a_link_is_not_restored_either(box: Sandbox, tmp_path: Path):
+    box.pipeline("stages:\n  s:\n    cmd: echo 1 > out\n    outs: [out]\n")
+    box.run()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.rmtree(box.root / "mlx.lock")
+    (box.root / "out").unlink()
+    (box.root / "mlx.lock").symlink_to(elsewhere)
+    assert box.actions() == {"s": "restore"}
+    with pytest.raises(UsageError, match="lies behind the symbolic link"):
+        box.run()
+    assert list(elsewhere.iterdir()) == []
+
+
 @pytest.mark.parametrize("link", ["models", "mlx.lock"])
 def test_outputs_behind_a_link_are_refused_before_anything_runs(box: Sandbox, tmp_path: Path, link: str):
     elsewhere = tmp_path / "elsewhere"
@@ -609,9 +624,23 @@ def test_inputs_that_nobody_keeps_are_told(box: Sandbox):
     box.pipeline("stages:\n  s:\n    cmd: echo 1 > out\n    deps: [d, x.csv, code]\n    outs: [out]\n")
     box.run()
     assert box.heard.notes == [
-        "`d` is not what `d.mlx` says: `mlx add d` keeps it",
+        "`d` is not what its pointer says: `mlx add d` keeps it",
         "Git ignores `x.csv`, and no store has it: `mlx add x.csv` keeps it",
     ]
+
+
+def test_inputs_of_which_only_a_part_is_here_are_kept(box: Sandbox):
+    """What is gone from the workspace is in the store; adding would take it out of the record."""
+    box.write("d/sub/a", "1")
+    box.write("d/b", "2")
+    box.add("d")
+    (box.root / "d/b").unlink()
+    box.pipeline("stages:\n  s:\n    cmd: echo 1 > out\n    deps: [d/sub]\n    outs: [out]\n")
+    box.run()
+    assert box.heard.notes == []
+    box.write("d/sub/c", "3")
+    box.run()
+    assert box.heard.notes == ["`d/sub` is not what its pointer says: `mlx add d/sub` keeps it"]
 
 
 def test_worktree_with_the_name_of_the_main_one_is_another_checkout(box: Sandbox):
@@ -620,3 +649,11 @@ def test_worktree_with_the_name_of_the_main_one_is_another_checkout(box: Sandbox
     box.git("worktree", "add", "--quiet", "-b", "other", "../main")
     keys = {find_project(root, os.environ).checkout_key for root in (box.root, box.root.parent / "main")}
     assert len(keys) == 2
+
+
+def test_digest_of_what_was_replaced_stays_in_the_log(box: Sandbox):
+    """No record will ever name it, and whoever runs quietly sees no note."""
+    box.pipeline("stages:\n  s:\n    cmd: echo made > out\n    outs: [out]\n")
+    box.write("out", "by hand")
+    box.run()
+    assert str(hash_bytes(b"by hand")) in (box.surroundings().logs / "s.log").read_text()

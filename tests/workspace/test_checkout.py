@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_cli.errors import CorruptObject, MissingObject, OutsideError, UsageError
+from mlops_cli.hashing import hash_bytes
 from mlops_cli.workspace.checkout import Restored, foresee
 from tests.disks import small_disk
 from tests.workspace.projects import Sandbox, listing, make_project
@@ -617,15 +618,31 @@ def test_any_tree_over_any_other(tmp_path_factory: pytest.TempPathFactory, old: 
 def test_folders_as_deep_as_paths_go(box: Sandbox):
     """Nothing recurses once a folder: 1,200 levels are more than Python would follow."""
     deep = "/".join(["data", *["d"] * 1200])
-    subprocess.run(["mkdir", "-p", box.root / deep], check=True)  # Python's own would recurse
-    box.write(f"{deep}/file", "1")
-    box.add("data")
-    pointer = box.read("data.mlx")
-    subprocess.run(["rm", "-r", box.root / "data"], check=True)
-    box.checkout()
-    assert box.read(f"{deep}/file") == "1"
-    box.write(f"{deep}/file", "2")
-    box.add("data")
-    box.write("data.mlx", pointer)
-    box.checkout()
-    assert box.read(f"{deep}/file") == "1"
+    try:
+        subprocess.run(["mkdir", "-p", box.root / deep], check=True)  # Python's own would recurse
+        box.write(f"{deep}/file", "1")
+        box.add("data")
+        pointer = box.read("data.mlx")
+        subprocess.run(["rm", "-r", box.root / "data"], check=True)
+        box.checkout()
+        assert box.read(f"{deep}/file") == "1"
+        box.write(f"{deep}/file", "2")
+        box.add("data")
+        box.write("data.mlx", pointer)
+        box.checkout()
+        assert box.read(f"{deep}/file") == "1"
+    finally:  # what clears temporary folders away would recurse
+        subprocess.run(["rm", "-r", box.root / "data"], check=True)
+
+
+def test_damaged_object_keeps_no_other_file_from_coming_back(tracked: Sandbox):
+    tracked.write("data/one", "unlike any other")
+    tracked.add("data")
+    before = listing(tracked.root / "data")
+    name = hash_bytes(b"unlike any other").removeprefix("blake3:")
+    flip(str(tracked.project().cache.root / "objects" / name[:2] / name[2:]))
+    shutil.rmtree(tracked.root / "data")
+    with pytest.raises(CorruptObject):
+        tracked.checkout()
+    del before[b"one"]
+    assert listing(tracked.root / "data") == before
