@@ -28,6 +28,8 @@ from mlops_cli.hashing import Digest, hash_bytes, parse_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.copying import SMALL, copy_descriptor, copy_stream, fill, hash_stream
 from mlops_cli.store.objects import AbsentObjects, Durability, Failures, Opener, damaged_in_flight, too_large
+from mlops_cli.store.pack_format import LARGEST
+from mlops_cli.store.pack_writer import Packer
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.tree_format import TREE_LIMIT
 
@@ -186,7 +188,7 @@ class LooseStore:
 
     def read(self, digest: Digest, *, limit: int | None = TREE_LIMIT) -> bytes:
         """Return an object's bytes, verified; MissingObject, or CorruptObject, also for more than `limit` bytes."""
-        with self.open(digest) as stream:
+        with io.FileIO(self.open_descriptor(digest), "rb") as stream:
             try:
                 if limit is not None and os.fstat(stream.fileno()).st_size > limit:
                     raise too_large(digest, limit)
@@ -225,23 +227,34 @@ class LooseStore:
         except OSError as error:
             raise self.trouble(error, f"copy objects to {self.label}") from error
 
-    def publish(self, temporaries: Mapping[Digest, str]) -> None:
+    def publish(self, temporaries: Mapping[Digest, str], sealed: Sequence[tuple[str, str]] = ()) -> None:
         """Make temporary files durable, then visible as objects in the given order, then their names durable.
 
-        OSError passes through; objects renamed before it are whole and stay.
+        The packs in `sealed` (file, name) come last. OSError passes through; objects renamed before it are whole and
+        stay.
         """
-        if not temporaries:
+        if not temporaries and not sealed:
             return
         durable = self.durability is not Durability.NONE
         if durable:
-            self._sync_files(list(temporaries.values()))
+            self._sync_files([*temporaries.values(), *(path for path, _ in sealed)])
         touched = set()
         for digest, temporary in temporaries.items():
             shard = digest[7:9]
             touched.add(shard)
             self._rename(temporary, shard, digest[9:])
-        if durable:
+        if durable and touched:
             self._sync_folders(touched)
+        if sealed:
+            self.publish_packs(sealed)
+
+    def is_packed(self, data: bytes | memoryview) -> bool:  # noqa: ARG002
+        """Say whether an object with these bytes, all of them or the first MiB, belongs into a pack."""
+        return False
+
+    def publish_packs(self, sealed: Sequence[tuple[str, str]]) -> None:
+        """Make packs (file, name), durable by now, visible."""
+        raise NotImplementedError
 
     def _rename(self, temporary: str, shard: str, rest: str) -> None:
         if shard not in self._shards:
@@ -349,6 +362,7 @@ class _Intake:
         self._scratch = Scratch(str(store.root))
         self._buffers = threading.local()
         self._failures = Failures()
+        self._packer = Packer(self._scratch.next_path)
         self._round: dict[Digest, str] = {}
         self._round_bytes = 0
 
@@ -357,9 +371,12 @@ class _Intake:
         total = 0
         try:
             try:
-                for digest, path, size in map_bounded(self._receive, objects, jobs):
-                    if path:
-                        self._round[digest] = path
+                for digest, taken, size in map_bounded(self._receive, objects, jobs):
+                    if isinstance(taken, bytes):
+                        self._packer.add(digest, taken)
+                    elif taken:
+                        self._round[digest] = taken
+                    if taken is not None:
                         self._round_bytes += size
                         total += size
                     if len(self._round) >= ROUND_OBJECTS or self._round_bytes >= ROUND_BYTES:
@@ -367,6 +384,7 @@ class _Intake:
             finally:
                 self._publish()  # even when the source fails half-way: what arrived is whole and need not come again
         finally:
+            self._packer.close()
             self._scratch.close()
         self._failures.raise_any()
         return total
@@ -374,34 +392,40 @@ class _Intake:
     def _publish(self) -> None:
         ready, self._round = self._round, {}
         size, self._round_bytes = self._round_bytes, 0
-        self._store.publish(ready)
+        self._store.publish(ready, self._packer.seal())
         if size:
             self._reporter.advance(size)
 
-    def _receive(self, item: tuple[Digest, Opener]) -> tuple[Digest, str, int]:
-        """Take one object in; return its temporary file and size, or no file when it failed."""
+    def _receive(self, item: tuple[Digest, Opener]) -> tuple[Digest, str | bytes | None, int]:
+        """Take one object in; return its temporary file, or its bytes when it is for a pack, and its size.
+
+        Of one that failed, nothing.
+        """
         digest, opener = item
         try:
             with opener() as stream:
-                found, path, size = self._take(stream, digest)
+                found, taken, size = self._take(stream, digest)
         except (MissingObject, CorruptObject) as error:
             self._failures.add(digest, error)
-            return digest, "", 0
+            return digest, None, 0
         if found == digest:
-            return digest, path, size
+            return digest, taken, size
         self._failures.add(digest, damaged_in_flight(digest, found))
-        if path:
-            os.unlink(path)
-        return digest, "", 0
+        if isinstance(taken, str):
+            os.unlink(taken)
+        return digest, None, 0
 
-    def _take(self, stream: BinaryIO, digest: Digest) -> tuple[Digest, str, int]:
-        """Write a stream to a temporary file; return the digest of what was written, the file and its size."""
+    def _take(self, stream: BinaryIO, digest: Digest) -> tuple[Digest, str | bytes | None, int]:
+        """Take a stream's bytes; return the digest of what was taken, where it is (file or bytes) and its size."""
         buffer = self._buffer()
         filled = fill(stream, buffer)
         if filled < len(buffer):
             found = hash_bytes(buffer[:filled])
-            path = self._scratch.write(buffer[:filled]) if found == digest else ""
-            return found, path, filled
+            if found != digest:
+                return found, None, filled
+            packed = self._store.is_packed(buffer[:filled])
+            return found, bytes(buffer[:filled]) if packed else self._scratch.write(buffer[:filled]), filled
+        packed = self._store.is_packed(buffer)
         path = self._scratch.next_path()
         target = os.open(path, CREATE_FLAGS, OBJECT_MODE)
         try:
@@ -412,6 +436,10 @@ class _Intake:
                 found, size = copy_stream(stream, target, buffer, filled)
         finally:
             os.close(target)
+        if packed and found == digest and size <= LARGEST:
+            data = Path(path).read_bytes()
+            os.unlink(path)
+            return found, data, size
         return found, path, size
 
     def _buffer(self) -> memoryview:

@@ -31,12 +31,18 @@ def open_regular(path: str) -> tuple[int, os.stat_result]:
     return descriptor, info
 
 
-def read_stable(path: str, size: int) -> tuple[bytes, os.stat_result]:
-    """Read a small file whose stat is the same before and after, trying twice."""
+def read_stable(path: str, size: int) -> tuple[bytes, os.stat_result, bool]:
+    """Read a small file whose stat is the same before and after, trying twice.
+
+    With it comes whether somebody is known to have it open for writing, as `is_open_for_writing` says.
+    """
     try:
         for _ in range(2):
             descriptor, before = open_regular(path)
             try:
+                written = _is_written(
+                    descriptor
+                )  # asked before the bytes are read: who opens it later changes its times
                 data = os.read(descriptor, size + 1)
                 while 0 < len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
                     data += more
@@ -44,7 +50,7 @@ def read_stable(path: str, size: int) -> tuple[bytes, os.stat_result]:
             finally:
                 os.close(descriptor)
             if len(data) == size and is_unchanged(after, before):
-                return data, after
+                return data, after, written
     except OSError as error:
         raise unreadable(error, path) from error
     raise changed(path)
@@ -72,11 +78,19 @@ def is_open_for_writing(path: str) -> bool:
 
     Only Linux can be asked, for files of one's own (root: for all), on file systems that grant leases.
     """
-    if not sys.platform.startswith("linux"):
-        return False
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:  # whoever reads the file will tell
+        return False
+    try:
+        return _is_written(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_written(descriptor: int) -> bool:
+    """Ask for an open file; a lease that is granted ends when the descriptor is closed."""
+    if not sys.platform.startswith("linux"):
         return False
     try:
         # Whoever opens the file while the lease is held waits until it is closed, and we are told: by SIGIO, which
@@ -85,8 +99,6 @@ def is_open_for_writing(path: str) -> bool:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return error.errno == errno.EAGAIN
-    finally:
-        os.close(descriptor)  # which gives the lease back
     return False
 
 

@@ -37,7 +37,7 @@ MOST_ENTRIES = 2**18
 NAME_LIMIT = 255  # bytes; NAME_MAX of Linux
 PATH_LIMIT = 4095  # bytes, of a symlink's target too; PATH_MAX of Linux, less the NUL that ends it
 
-_MAGIC = b"MLXT"
+MAGIC = b"MLXT"
 _VERSION = 1
 _ENTRIES, _INDEX = 0, 1
 _HEADER = struct.Struct("<4sBBI")
@@ -139,12 +139,12 @@ def encoded_size(entries: Sequence[Entry]) -> int:
 def encode_entries(entries: Sequence[Entry]) -> bytes:
     """Return the bytes of a tree that is not cut, or of one leaf; names must be sorted and good."""
     if not entries:
-        return _HEADER.pack(_MAGIC, _VERSION, _ENTRIES, 0)
+        return _HEADER.pack(MAGIC, _VERSION, _ENTRIES, 0)
     names, kinds, sizes, files, digests = zip(*entries, strict=True)
     many = f"<{len(names)}Q"
     return b"".join(
         (
-            _HEADER.pack(_MAGIC, _VERSION, _ENTRIES, len(names)),
+            _HEADER.pack(MAGIC, _VERSION, _ENTRIES, len(names)),
             bytes(kinds),
             struct.pack(many, *sizes),
             struct.pack(many, *files),
@@ -176,7 +176,7 @@ def encode_index(leaves: Sequence[Leaf]) -> bytes:
     many = f"<{len(names)}Q"
     return b"".join(
         (
-            _HEADER.pack(_MAGIC, _VERSION, _INDEX, len(names)),
+            _HEADER.pack(MAGIC, _VERSION, _INDEX, len(names)),
             struct.pack(f"<{len(names)}I", *counts),
             struct.pack(many, *sizes),
             struct.pack(many, *files),
@@ -229,7 +229,7 @@ def decode_tree(data: bytes, digest: Digest) -> tuple[Entry, ...] | Index:
     if len(data) < _HEADER.size:
         raise tree_error(digest, "it is too short")
     magic, version, form, count = _HEADER.unpack_from(data)
-    if magic != _MAGIC or form not in (_ENTRIES, _INDEX):
+    if magic != MAGIC or form not in (_ENTRIES, _INDEX):
         raise tree_error(digest, "it does not begin as one")
     if version != _VERSION:
         hint = "upgrade mlx: `pip install --upgrade mlops-cli`"

@@ -42,6 +42,9 @@ class Bed:
         return digests
 
 
+LOOSE = 70_000  # more bytes than the cache puts into a pack
+
+
 def object_path(digest: str) -> str:
     return f"objects/{digest[7:9]}/{digest[9:]}"
 
@@ -125,9 +128,9 @@ def test_more_than_was_asked_for_is_not_read(bed):
 
 
 def test_an_object_lies_under_its_digest_as_its_plain_bytes(bed):
-    (digest,) = bed.put(b"plain")
+    (digest,) = bed.put(b"p" * LOOSE)
 
-    assert bed.peek(object_path(digest)) == b"plain"
+    assert bed.peek(object_path(digest)) == b"p" * LOOSE
 
 
 def test_a_stream_gives_as_much_as_is_asked_for(bed):
@@ -333,7 +336,7 @@ def test_several_writers_of_the_same_objects_do_not_disturb_one_another(bed):
 # --- what goes wrong, what goes away --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"some bytes", LARGE])
+@pytest.mark.parametrize("content", [b"some bytes" * LOOSE, LARGE])
 def test_a_damaged_object_is_found_by_reading_and_named(bed, content):
     for find in ("read", "check"):
         (digest,) = bed.put(content)
@@ -348,21 +351,23 @@ def test_a_damaged_object_is_found_by_reading_and_named(bed, content):
 
 
 def test_writing_a_damaged_object_again_repairs_it(bed):
-    (digest,) = bed.put(b"some bytes")
-    bed.poke(object_path(digest), b"sOme bytes")
+    (digest,) = bed.put(b"s" * LOOSE)
+    bed.poke(object_path(digest), b"S" * LOOSE)
 
-    bed.put(b"some bytes")
+    bed.put(b"s" * LOOSE)
 
-    assert bed.store.read(digest) == b"some bytes"
+    assert bed.store.read(digest) == b"s" * LOOSE
 
 
-def test_deleted_objects_are_gone_and_may_be_deleted_again(bed):
-    one, two = bed.put(b"one", b"two")
+@pytest.mark.parametrize("size", [3, LOOSE])
+def test_deleted_objects_are_gone_and_may_be_deleted_again(bed, size):
+    one, two = bed.put(b"1" * size, b"2" * size)
 
     bed.store.delete([one, hash_bytes(b"never there")])
     bed.store.delete([one])
 
     assert list(bed.store.list()) == [two]
+    assert bed.store.read(two) == b"2" * size
 
 
 # --- run records ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,210 @@
+"""Tables of objects: they say what a dict would, in whatever order and way they were merged."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops_cli.hashing import hash_bytes
+from mlops_cli.store import pack_index
+from mlops_cli.store.pack_format import FILE_HEADER, PackError, Row, encode_footer
+from mlops_cli.store.pack_index import (
+    Place,
+    encode_segment,
+    footer_table,
+    mapped,
+    read_footer,
+    rows_table,
+    segment_table,
+)
+
+PACKS = [hash_bytes(b"%d" % number).removeprefix("blake3:") for number in range(4)]
+u32 = st.integers(0, 2**32 - 1)
+# Few different first bytes, so that digests share them and are hard to tell apart.
+alike = st.tuples(
+    st.sampled_from([b"\0" * 8, b"\xff" * 8, b"abcdefgh"]),
+    st.sampled_from([bytes(23), b"\xff" * 23]),
+    st.binary(min_size=1, max_size=1),
+)
+raws = st.one_of(st.binary(min_size=32, max_size=32), alike.map(b"".join))
+rows = st.builds(Row, raws, u32, u32, u32)
+many_rows = st.lists(st.lists(rows, max_size=30, unique_by=lambda row: row.raw), max_size=4)
+
+
+def tables_of(parts):
+    return [rows_table(part, pack) for part, pack in zip(parts, PACKS, strict=False)]
+
+
+def model(parts):
+    places = {}
+    for part, pack in zip(parts, PACKS, strict=False):
+        for row in part:
+            places.setdefault(row.raw, []).append(Place(pack, *row[1:]))
+    return places
+
+
+@given(part=st.lists(rows, max_size=60), absent=st.lists(raws, max_size=10))
+def test_a_table_finds_what_a_dict_does(part, absent):
+    table = rows_table(part, PACKS[0])
+    first = model([part])
+
+    for raw in [*first, *absent]:
+        assert table.find(raw) == first.get(raw, [None])[0]
+    assert list(table.rows()) == [(raw, places[0]) for raw, places in sorted(first.items())]
+
+
+@given(parts=many_rows, absent=st.lists(raws, max_size=10))
+def test_a_segment_finds_what_its_tables_do(parts, absent):
+    places = model(parts)
+    segment = segment_table(encode_segment(tables_of(parts)), whole=True)
+
+    assert segment.count == len(places)
+    for raw in [*places, *absent]:
+        assert segment.find(raw) in places.get(raw, [None])
+    assert [raw for raw, _ in segment.rows()] == sorted(places)
+
+
+@given(parts=many_rows, shuffle=st.randoms(use_true_random=False))
+def test_merging_in_any_order_and_in_steps_finds_the_same_objects(parts, shuffle):
+    places = model(parts)
+    tables = tables_of(parts)
+    shuffle.shuffle(tables)
+    half = len(tables) // 2
+    one = encode_segment(tables)
+    steps = encode_segment([segment_table(encode_segment(tables[:half])), *tables[half:]])
+
+    for data in (one, steps):
+        segment = segment_table(data, whole=True)
+        assert [raw for raw, _ in segment.rows()] == sorted(places)
+        assert all(place in places[raw] for raw, place in segment.rows())
+
+
+@given(parts=many_rows.filter(bool))
+def test_both_ways_to_merge_give_the_same_bytes(parts):
+    tables = tables_of(parts)
+    before = pack_index._MANY
+    try:
+        pack_index._MANY = 10**9
+        few = encode_segment(tables)
+        pack_index._MANY = -1
+        many = encode_segment(tables)
+    finally:
+        pack_index._MANY = before
+
+    assert few == many
+
+
+def test_thousands_are_found_in_footers_and_segments():
+    parts = [[Row(os.urandom(32), number, 2, 3) for number in range(20_000)] for _ in range(2)]
+    tables = tables_of(parts)
+    segment = segment_table(encode_segment(tables))
+
+    for raw, places in model(parts).items():
+        assert segment.find(raw) == places[0]
+        assert places[0] in (tables[0].find(raw), tables[1].find(raw))
+    assert not any(table.find(os.urandom(32)) for table in (segment, *tables) for _ in range(1000))
+
+
+def test_digests_that_somebody_chose_are_found_too():
+    """The guess where a digest is goes wrong, and nothing else does."""
+    part = [Row(b"\x80" * 28 + number.to_bytes(4, "big"), number, 0, 0) for number in range(5000)]
+    table = rows_table(part, PACKS[0])
+    segment = segment_table(encode_segment([table]))
+
+    assert [table.find(row.raw).offset for row in part] == list(range(5000))
+    assert [segment.find(row.raw).offset for row in part] == list(range(5000))
+    assert table.find(bytes(32)) is table.find(b"\xff" * 32) is None
+
+
+@given(parts=many_rows, place=st.data())
+def test_a_flipped_bit_is_found_by_checking_the_whole_and_never_crashes_a_look_up(parts, place):
+    data = encode_segment(tables_of(parts))
+    bit = place.draw(st.integers(0, 8 * len(data) - 1))
+    wrong = bytearray(data)
+    wrong[bit // 8] ^= 1 << bit % 8
+
+    with pytest.raises(PackError):
+        segment_table(bytes(wrong), whole=True)
+    try:
+        table = segment_table(bytes(wrong))
+    except PackError:
+        return
+    for raw in model(parts):
+        try:
+            table.find(raw)
+        except PackError as error:
+            assert str(error)  # noqa: PT017 - raising is one of the two right answers
+
+
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_no_segment(data):
+    for bad in (data, b"MLXI\x01" + data, b"MLXI\x01\0\0\0" + data + b"MLXJ"):
+        with pytest.raises(PackError):
+            segment_table(bad, whole=True)
+
+
+@pytest.mark.parametrize(("at", "claim"), [(12, 2**32 - 1), (8, 2**32 - 1), (12, 2**31)])
+def test_an_index_that_claims_more_than_it_has_is_refused(at, claim):
+    data = bytearray(encode_segment(tables_of([[Row(bytes(32), 0, 0, 0)]])))
+    data[at : at + 4] = claim.to_bytes(4, "little")
+
+    with pytest.raises(PackError, match="no index of packs"):
+        segment_table(bytes(data))
+
+
+def test_an_index_of_too_many_bits_is_refused():
+    data = bytearray(encode_segment(tables_of([[Row(bytes(32), 0, 0, 0)]])))
+    data[5] = 32
+
+    with pytest.raises(PackError, match="no index of packs"):
+        segment_table(bytes(data))
+
+
+def test_a_footer_is_read_without_what_is_before_it(tmp_path):
+    part = [Row(os.urandom(32), number, 1, 2) for number in range(10)]
+    before = FILE_HEADER + bytes(1000)
+    data = before + encode_footer(part, len(before))
+    (tmp_path / "pack").write_bytes(data)
+
+    table = read_footer(str(tmp_path / "pack"), PACKS[0])
+
+    table.verify()
+    assert len(table.data) < len(data) - 900
+    assert list(table.rows()) == list(footer_table(data, PACKS[0], whole=True).rows())
+    assert sorted(table.digests()) == sorted(f"blake3:{row.raw.hex()}" for row in part)
+
+
+def test_what_is_no_pack_has_no_footer(tmp_path):
+    path = tmp_path / "pack"
+    for data, why in ((b"", "empty"), (b"MLXP", "begin"), (FILE_HEADER, "end"), (FILE_HEADER + bytes(40), "end")):
+        path.write_bytes(data)
+        with pytest.raises(PackError, match=why):
+            read_footer(str(path), PACKS[0])
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(PackError, match="larger than a pack can be"):
+        read_footer(str(path), PACKS[0])
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises((PackError, OSError)):
+        read_footer(str(path), PACKS[0])
+
+
+def test_an_empty_file_is_not_mapped(tmp_path):
+    (tmp_path / "empty").touch()
+
+    with pytest.raises(PackError, match="empty"):
+        mapped(str(tmp_path / "empty"))
+
+
+def test_the_bytes_are_those_of_the_specification():
+    raw = bytes.fromhex("8e4c7c1b99dbfd50e7a95185fead5ee1448fa904a2fdd778eaf5f2dbfd629a99")
+    pack = "c97bf0a07db74cb7ae8710344063d6aa529e8ea9e9e9861e05565313dd16c599"
+
+    assert encode_segment([rows_table([Row(raw, 8, 6, 6)], pack)]) == bytes.fromhex(
+        f"4d4c5849 01 00 0000 01000000 01000000 {pack} 00000000 01000000"
+        f"{raw.hex()} 00000000 08000000 06000000 06000000 3861b2d689ed459d 4d4c584a"
+    )
