@@ -8,29 +8,36 @@ bytes inside (names need not be text) and project-relative posix text outside.
 from __future__ import annotations
 
 import errno
+import marshal
 import os
 import shlex
 import stat as st
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+
+import xxhash
 
 from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, is_git_folder
 from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.store.cache import Batch, Cache
+from mlops_cli.store.batch import Batch
+from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import object_at
 from mlops_cli.store.sources import is_open_for_writing
 from mlops_cli.store.trees import MOST_WITHOUT_FILES, Entry, Kind, encode_tree, tree_objects
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import IgnoreRules, rules_above
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.state import Clock, Row, State
+from mlops_cli.workspace.state import Clock, Known, Row, State
 
 _REPORT_EVERY = 512
 _RETRIES = 3
 _TEMPORARY = os.fsencode(TEMPORARY_PREFIX)
+_IGNORE_NAME = os.fsencode(IGNORE_NAME)
+_TYPE = 0o170000
+_PLAIN = 2  # the version of `marshal` that spells equal values equally
 
 
 @dataclass(slots=True)
@@ -42,6 +49,8 @@ class _Folder:
     rules: IgnoreRules
     entries: list[Entry] = field(default_factory=list)
     hides: bool = False  # something in it, or below, is left out
+    seen: bytes = b""  # the fingerprint of its files' looks; empty when it cannot be known as a whole
+    known: Known | None = None  # its files are as they were: they have no entries here
 
 
 class Scanner:
@@ -73,6 +82,8 @@ class Scanner:
         self._clock = Clock.read(project.local)
         self._written: list[tuple[bytes, os.stat_result, Digest]] = []
         self._changes: dict[bytes, tuple[dict[bytes, Row], set[bytes]]] = {}
+        self._folders: dict[bytes, Known] = {}
+        self._unbuilt: dict[Digest, bytes] = {}  # trees that nobody needed to build, and their folders
         self._unreported = 0
 
     def look(self, path: str, *, follow: bool = False, copied: bool = False) -> Entry | None:
@@ -113,23 +124,31 @@ class Scanner:
                     row = Row(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, raw_digest(digest))
                     self._changes.setdefault(self._key(folder), ({}, set()))[0][name] = row
             self._written = []
-        if self._changes:
-            self._state.save((folder, rows, gone) for folder, (rows, gone) in self._changes.items())
-            self._changes = {}
+        if self._changes or self._folders:
+            changes = ((folder, rows, gone) for folder, (rows, gone) in self._changes.items())
+            self._state.save(changes, self._folders)
+            self._changes, self._folders = {}, {}
 
     def read(self, digest: Digest) -> bytes:
         """Return a tree object, from this scan or from the cache (so that trees can be compared across the two)."""
+        if digest in self._unbuilt and digest not in self.trees:
+            try:
+                return self._cache.read(digest)
+            except MissingObject:
+                self._tree(self._unbuilt[digest], b"", copied=False, whole=False)
         found = self.trees.get(digest)
         return self._cache.read(digest) if found is None else found
 
     def _key(self, folder: bytes) -> bytes:
         return (self._prefix + folder).rstrip(b"/")
 
-    def _tree(self, path: bytes, name: bytes, *, copied: bool) -> Entry:
+    def _tree(self, path: bytes, name: bytes, *, copied: bool, whole: bool = True) -> Entry:
+        """Return the entry of a folder; with `whole`, one that is as it was is not looked into file by file."""
+        whole = whole and self._batch is None  # a batch stores each file that the cache has lost
         folders = [_Folder(path, -1, rules_above(self._root, os.fsdecode(path)))]
         number = 0
         while number < len(folders):  # parents first: the list grows while it is walked
-            folders.extend(self._list(folders[number], number, copied=copied))
+            folders.extend(self._list(folders[number], number, copied=copied, whole=whole))
             number += 1
         without_files = 0
         for folder in reversed(folders[1:]):  # children are complete before their parents
@@ -147,35 +166,56 @@ class Scanner:
             )
         return self._encode(folders[0], name)
 
-    def _list(self, folder: _Folder, number: int, *, copied: bool) -> Iterator[_Folder]:
-        """Fill in the files of `folder`; yield its sub-folders."""
+    def _list(self, folder: _Folder, number: int, *, copied: bool, whole: bool) -> Iterator[_Folder]:
+        """Fill in the files of `folder`, unless all of them are as they were; yield its sub-folders."""
         place = os.path.join(os.fsencode(self._root), folder.path)
-        key = self._key(folder.path)
-        rows = self._state.rows(key)
         with os.scandir(place) as listing:
             children = list(listing)
-        if any(child.name == os.fsencode(IGNORE_NAME) for child in children):
+        if any(child.name == _IGNORE_NAME for child in children):
             folder.rules = folder.rules.enter(self._root, os.fsdecode(folder.path))
             self.ignoring.append(os.fsdecode(folder.path))
-        seen = set()
+        files = []
         for child in children:
-            name = child.name
             is_folder = child.is_dir(follow_symlinks=False)
-            if self._hides(folder, name, is_folder):
+            if not (is_folder or folder.rules.specs):
+                files.append(child)
+            elif self._hides(folder, child.name, is_folder):
                 folder.hides = True
-                continue
-            if is_folder:
-                yield _Folder(folder.path + b"/" + name, number, folder.rules)
+            elif is_folder:
+                yield _Folder(folder.path + b"/" + child.name, number, folder.rules)
+            else:
+                files.append(child)
+        key = self._key(folder.path)
+        looks = _looks(files)
+        folder.seen = b"" if folder.rules.specs else _fingerprint(looks)
+        known = self._state.known(key) if whole and folder.seen else None
+        if known is not None and known.seen == folder.seen:
+            folder.known = known
+            self._report(len(files))
+        else:
+            self._fill(folder, looks, key, copied=copied)
+
+    def _fill(
+        self, folder: _Folder, looks: Sequence[tuple[os.DirEntry[bytes], os.stat_result]], key: bytes, *, copied: bool
+    ) -> None:
+        """Add the entries of a folder's files to it."""
+        rows = self._state.rows(key)
+        seen = set()
+        for child, stat in looks:
+            name = child.name
+            if not folder.rules.specs and self._hides(folder, name, is_folder=False):
+                folder.hides = True
                 continue
             seen.add(name)
             try:
-                stat = child.stat(follow_symlinks=False)
                 folder.entries.append(self._entry(child.path, name, stat, rows.get(name), key, copied=copied))
             except FileNotFoundError:
                 seen.discard(name)
-        gone = rows.keys() - seen
-        if gone:
-            self._changes.setdefault(key, ({}, set()))[1].update(gone)
+        if not seen.issuperset(rows):
+            self._changes.setdefault(key, ({}, set()))[1].update(rows.keys() - seen)
+        new, gone = self._changes.get(key, ({}, set()))
+        if seen != (rows.keys() | new.keys()) - gone:  # some are too young to be known
+            folder.seen = b""
 
     def _hides(self, folder: _Folder, name: bytes, is_folder: bool) -> bool:
         if folder.rules.specs:
@@ -189,6 +229,16 @@ class Scanner:
         return False
 
     def _encode(self, folder: _Folder, name: bytes) -> Entry:
+        known, folder.known = folder.known, None
+        below = _fingerprint_below(folder.entries) if known or folder.seen else b""
+        if known is not None:
+            if known.below == below and not folder.hides:
+                digest = digest_from_raw(known.tree)
+                self._unbuilt[digest] = folder.path
+                return Entry(name, Kind.FOLDER, known.size, known.files, digest)
+            self._fill_again(folder)
+        elif folder.seen:
+            below = _fingerprint_below([entry for entry in folder.entries if entry.kind == Kind.FOLDER])
         objects = encode_tree(folder.entries)
         for digest, data in objects:
             self.trees[digest] = data
@@ -196,7 +246,18 @@ class Scanner:
                 self._batch.add_bytes(data)
         size = sum(entry.size for entry in folder.entries)
         files = sum(entry.files for entry in folder.entries)
-        return Entry(name, Kind.FOLDER, size, files, objects[-1][0])
+        digest = objects[-1][0]
+        if folder.seen and not folder.hides:
+            self._folders[self._key(folder.path)] = Known(folder.seen, below, raw_digest(digest), size, files)
+        return Entry(name, Kind.FOLDER, size, files, digest)
+
+    def _fill_again(self, folder: _Folder) -> None:
+        """Add the entries of files that were passed over, for a sub-folder is not as it was."""
+        with os.scandir(os.path.join(os.fsencode(self._root), folder.path)) as listing:
+            files = [child for child in listing if not child.is_dir(follow_symlinks=False)]
+        looks = _looks(files)
+        folder.seen = _fingerprint(looks)
+        self._fill(folder, looks, self._key(folder.path), copied=False)
 
     def _entry(
         self, place: bytes, name: bytes, stat: os.stat_result, row: Row | None, key: bytes, *, copied: bool
@@ -236,11 +297,12 @@ class Scanner:
             if self._batch is None or self._batch.has(digest, row.size):
                 return digest, row.size
         text = os.fsdecode(place)
-        written = is_open_for_writing(text)  # asked before the bytes are read: who opens it later changes its times
         if self._batch is None:
+            written = is_open_for_writing(text)  # asked before the bytes are read: who opens it later changes its times
             digest, seen = _hash_settled(text)
         else:
             digest, seen = self._batch.add_file(text, stat.st_size, copied=copied), stat
+            written = self._batch.was_written
         rows, gone = self._changes.setdefault(key, ({}, set()))
         if self._clock.is_settled(seen) and not written:
             rows[name] = Row(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, raw_digest(digest))
@@ -267,6 +329,29 @@ def open_scanner(
         scanner.save()
     finally:
         state.close()
+
+
+def _looks(files: Iterable[os.DirEntry[bytes]]) -> list[tuple[os.DirEntry[bytes], os.stat_result]]:
+    """Stat directory entries; those that are gone by now are left out."""
+    found = []
+    for child in files:
+        with suppress(FileNotFoundError):
+            found.append((child, child.stat(follow_symlinks=False)))
+    return found
+
+
+def _fingerprint(looks: Sequence[tuple[os.DirEntry[bytes], os.stat_result]]) -> bytes:
+    """Return 16 bytes that tell these names and stats from others; nothing when there is a link or a special file."""
+    facts = [(c.name, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for c, s in looks]
+    if any(fact[1] & _TYPE != st.S_IFREG for fact in facts):
+        return b""
+    facts.sort()
+    return xxhash.xxh3_128_digest(marshal.dumps(facts, _PLAIN))
+
+
+def _fingerprint_below(folders: Sequence[Entry]) -> bytes:
+    facts = sorted((folder.name, folder.size, folder.files, folder.digest) for folder in folders)
+    return xxhash.xxh3_128_digest(marshal.dumps(facts, _PLAIN))
 
 
 def is_stored(cache: Cache, entry: Entry) -> bool:

@@ -1,7 +1,9 @@
 """The state index: what each file hashed to when it last looked like this.
 
-A row says "a file of this size, times and inode had this digest", so that an unchanged file is never read again. The
-index is a cache in SQLite, one per clone, read one folder per query; damaged or of another version, it is thrown away.
+A row says "a file of this size, times and inode had this digest", so that an unchanged file is never read again. One
+more row says, of a folder whose every file has such a row, what its files looked like in all and which tree it was: an
+unchanged folder costs one look-up, not one a file. The index is a cache in SQLite, one per clone, read one folder per
+query; damaged or of another version, it is thrown away.
 Rows are keyed by worktree and path inside it, so a moved clone keeps its index. A row is only kept when the file was
 older than the look at it by more than the clock's grain (Git's racy rule): a later edit then must show in `ctime`,
 which no program can set back.
@@ -11,18 +13,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-VERSION = 1
+VERSION = 2
 GRAIN_NS = 20_000_000  # kernels stamp files with a clock that ticks every 1 to 10 ms
 COARSE_GRAIN_NS = 2_000_000_000  # FAT, some network file systems, and clocks that cannot be compared
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS folder(
-    id INTEGER PRIMARY KEY, checkout TEXT NOT NULL, path BLOB NOT NULL, UNIQUE(checkout, path)
+    id INTEGER PRIMARY KEY, checkout TEXT NOT NULL, path BLOB NOT NULL,
+    seen BLOB, below BLOB, tree BLOB, size INTEGER, files INTEGER, UNIQUE(checkout, path)
 );
 CREATE TABLE IF NOT EXISTS file(
     folder INTEGER NOT NULL, name BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
@@ -48,6 +52,19 @@ class Row(NamedTuple):
             and self.ctime_ns == stat.st_ctime_ns
             and self.inode == stat.st_ino
         )
+
+
+class Known(NamedTuple):
+    """A folder as a whole: fingerprints of its files' looks (`seen`) and of its sub-folders' trees (`below`).
+
+    With them come the raw digest of its tree, and the bytes and number of the files in and below it.
+    """
+
+    seen: bytes
+    below: bytes
+    tree: bytes
+    size: int
+    files: int
 
 
 class Clock:
@@ -85,7 +102,7 @@ class State:
     def __init__(self, database: sqlite3.Connection, checkout: str) -> None:
         self._database = database
         self._checkout = checkout
-        self._folders: dict[bytes, int] | None = None
+        self._folders: dict[bytes, tuple[int, Known | None]] | None = None
 
     @classmethod
     def open(cls, path: Path, checkout: str) -> State:
@@ -106,9 +123,13 @@ class State:
         """Close the index."""
         self._database.close()
 
+    def known(self, folder: bytes) -> Known | None:
+        """Return what is known of a folder as a whole."""
+        return self._all().get(folder, (0, None))[1]
+
     def rows(self, folder: bytes) -> dict[bytes, Row]:
         """Return the rows of one folder by file name; empty when it was never looked at."""
-        number = self._known().get(folder)
+        number = self._number_of(folder)
         if number is None:
             return {}
         query = "SELECT name, size, mtime_ns, ctime_ns, inode, digest FROM file WHERE folder = ?"
@@ -119,7 +140,7 @@ class State:
 
     def row(self, folder: bytes, name: bytes) -> Row | None:
         """Return the row of one file."""
-        number = self._known().get(folder)
+        number = self._number_of(folder)
         if number is None:
             return None
         query = "SELECT size, mtime_ns, ctime_ns, inode, digest FROM file WHERE folder = ? AND name = ?"
@@ -129,8 +150,12 @@ class State:
             return None
         return Row._make(found) if found else None
 
-    def save(self, changes: Iterable[tuple[bytes, dict[bytes, Row], Iterable[bytes]]]) -> None:
-        """Record, per folder, new rows and the names whose rows are gone; all or nothing.
+    def save(
+        self,
+        changes: Iterable[tuple[bytes, dict[bytes, Row], Iterable[bytes]]],
+        folders: Mapping[bytes, Known] = MappingProxyType({}),
+    ) -> None:
+        """Record, per folder, new rows and the names whose rows are gone, and what folders are in all; all or nothing.
 
         A failure to write is not an error: the files are hashed again next time.
         """
@@ -145,6 +170,11 @@ class State:
                         "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
                         ((number, name, *row) for name, row in rows.items()),
                     )
+                for folder, known in folders.items():
+                    number = self._number(folder)
+                    query = "UPDATE folder SET seen = ?, below = ?, tree = ?, size = ?, files = ? WHERE id = ?"
+                    self._database.execute(query, (*known, number))
+                    self._all()[folder] = (number, known)
         except sqlite3.DatabaseError:
             self._folders = None
 
@@ -156,24 +186,31 @@ class State:
             self._database.execute("DELETE FROM folder WHERE checkout = ?", (self._checkout,))
         self._folders = None
 
-    def _known(self) -> dict[bytes, int]:
+    def _all(self) -> dict[bytes, tuple[int, Known | None]]:
         if self._folders is None:
-            query = "SELECT path, id FROM folder WHERE checkout = ?"
+            query = "SELECT path, id, seen, below, tree, size, files FROM folder WHERE checkout = ?"
             try:
-                self._folders = dict(self._database.execute(query, (self._checkout,)))
+                rows = self._database.execute(query, (self._checkout,))
+                self._folders = {
+                    path: (number, Known(seen, *rest) if seen is not None else None)
+                    for path, number, seen, *rest in rows
+                }
             except sqlite3.DatabaseError:
                 self._folders = {}
         return self._folders
 
+    def _number_of(self, folder: bytes) -> int | None:
+        return self._all().get(folder, (None, None))[0]
+
     def _number(self, folder: bytes) -> int:
-        known = self._known()
+        known = self._all()
         if folder not in known:
             self._database.execute(
                 "INSERT OR IGNORE INTO folder(checkout, path) VALUES (?, ?)", (self._checkout, folder)
             )
             query = "SELECT id FROM folder WHERE checkout = ? AND path = ?"
-            known[folder] = self._database.execute(query, (self._checkout, folder)).fetchone()[0]
-        return known[folder]
+            known[folder] = (self._database.execute(query, (self._checkout, folder)).fetchone()[0], None)
+        return known[folder][0]
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -18,6 +18,7 @@ import mlops_cli.workspace.scan as scanning
 from mlops_cli.hashing import Digest, hash_bytes, raw_digest
 from mlops_cli.store.sources import is_open_for_writing
 from mlops_cli.workspace.state import COARSE_GRAIN_NS, GRAIN_NS, Clock, Row, State
+from tests.objects import large
 from tests.workspace.projects import OLD, Sandbox, clone
 
 DAY = 86_400_000_000_000
@@ -70,6 +71,8 @@ def test_unchanged_files_are_not_read(tracked: Sandbox, hashed: list[str]):
 @pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
 def test_checked_out_files_are_not_read(tracked: Sandbox, hashed: list[str], link: str):
+    tracked.write("data/large", large(""))
+    tracked.add("data")
     tracked.configure("cache.link", link)
     shutil.rmtree(tracked.root / "data")
     tracked.checkout()
@@ -94,6 +97,8 @@ def test_same_size_edit_right_after_a_look(tracked: Sandbox):
 def test_file_that_is_written_between_its_checkout_and_the_look_at_it(
     tracked: Sandbox, monkeypatch: pytest.MonkeyPatch, link: str
 ):
+    tracked.write("lone", large("lone"))
+    tracked.add("lone")
     tracked.configure("cache.link", link)
     place = tracked.root / "lone"
     real = os.rename
