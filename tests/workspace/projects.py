@@ -57,7 +57,7 @@ class Sandbox:
 
     def project(self) -> Project:
         # Nothing here is about power cuts, and a sync of the file system waits for every other test's writes too.
-        return find_project(self.root, {**os.environ, "MLX_CORE_DURABILITY": "none"})
+        return find_project(self.root, {"MLX_CORE_DURABILITY": "none", **os.environ})
 
     def snapshot(self) -> Snapshot:
         return workspace_snapshot(self.project())
