@@ -308,17 +308,20 @@ def _declared(project: Project, address: str) -> set[str] | None:
 def exclusive(project: Project, doing: str, reporter: Reporter = SILENT, *, dry_run: bool = False) -> Iterator[None]:
     """Hold the checkout against other mlx commands that write it, with everything put right that a killed one left.
 
-    A dry run puts nothing right: it only tells that there is something.
+    The cache is held against `mlx gc`, too, until what the command stores is recorded. A dry run puts nothing right: it
+    only tells that there is something.
     """
     with project.lock(doing) as cut_short:
         if dry_run:
             tell_unfinished(project, reporter)
-        else:
-            if cut_short:
-                with suppress(MlxError):
-                    sweep(project)
-            recover(project, reporter)
-        yield
+            yield
+            return
+        if cut_short:
+            with suppress(MlxError):
+                sweep(project)
+        recover(project, reporter)
+        with project.guard.held():
+            yield
 
 
 def _folder(project: Project) -> Path:

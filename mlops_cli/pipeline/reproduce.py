@@ -266,7 +266,8 @@ class _Rerun:
     def _fetch(self, tracked: Tracked, stage: Stage) -> None:
         name, store = self._open_remote(tracked, stage)
         try:
-            fetch_objects(self.project.cache, store, [(tracked, "")], reporter=self.reporter)
+            with self.home.guard.held():
+                fetch_objects(self.project.cache, store, [(tracked, "")], reporter=self.reporter)
         except MissingObject as error:
             raise _nowhere(tracked, stage, name) from error
 

@@ -24,6 +24,7 @@ from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.stages import Stage
+from mlops_cli.store.batch import open_batch
 from mlops_cli.store.trees import Entry, Kind
 from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore
@@ -192,7 +193,7 @@ class _Runner:
         if looking.ignoring:
             raise _ignoring(UsageError, decision.stage, looking.ignoring[0])
         unheld = [path for path, entry in before.items() if entry is not None and cache.missing([entry.digest])]
-        with cache.batch() as batch, open_scanner(self.project, batch=batch) as scanner:
+        with open_batch(cache) as batch, open_scanner(self.project, batch=batch) as scanner:
             kept = {out.path: scanner.look(out.path, copied=out.git) for out in decision.stage.outs}
         for path in unheld:
             entry = kept[path]
@@ -213,19 +214,21 @@ class _Runner:
             stream.write(f"mlx: {message}\n")
 
     def _execute(self, stage: Stage, unfinished: journal.Unfinished) -> None:
-        run_commands(
-            self.project,
-            stage,
-            self.surroundings,
-            output=self.listener.write,
-            started=lambda group: journal.update(self.project, replace(unfinished, group=group)),
-            note=self.listener.note,
-        )
+        # A command may take days. What was stored by now is named, by locks and by the journal: `mlx gc` may come in.
+        with self.project.guard.released():
+            run_commands(
+                self.project,
+                stage,
+                self.surroundings,
+                output=self.listener.write,
+                started=lambda group: journal.update(self.project, replace(unfinished, group=group)),
+                note=self.listener.note,
+            )
 
     def _collect(self, decision: Decision) -> Lock:
         """Store what the stage made; returns its lock."""
         stage = decision.stage
-        with self.project.cache.batch() as batch, open_scanner(self.project, batch=batch) as scanner:
+        with open_batch(self.project.cache) as batch, open_scanner(self.project, batch=batch) as scanner:
             try:
                 entries = {out.path: scanner.look(out.path, copied=out.git) for out in stage.outs}
             except UsageError as error:  # a FIFO, say

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mlops_cli import files
@@ -17,14 +18,16 @@ from mlops_cli.errors import UsageError
 from mlops_cli.hashing import fingerprint
 from mlops_cli.records import config as settings
 from mlops_cli.store.cache import Cache, Durability
+from mlops_cli.store.guard import Guard
 from mlops_cli.store.links import LinkMode
+from mlops_cli.workspace.clients import register
 from mlops_cli.workspace.git import Checkout, find_checkout, is_bare
 
 CONFIG = ".mlx/config.yaml"
 _LONGEST_NAME = 200  # bytes; file systems take 255, and suffixes follow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what is worked out once is kept in the instance
 class Project:
     """A project's place on disk and its settings."""
 
@@ -44,12 +47,25 @@ class Project:
         """The folder of this clone's uncommitted things, shared by its worktrees."""
         return self.git.common_dir / "mlx"
 
-    @property
+    @cached_property
     def cache(self) -> Cache:
-        """The local store."""
+        """The local store; one object, since it remembers what it has looked up."""
         place = self.config.cache_dir
         root = self.local / "cache" if place is None else self.root / Path(place).expanduser()
         return Cache(root, link=LinkMode(self.config.cache_link), durability=Durability(self.config.core_durability))
+
+    @cached_property
+    def guard(self) -> Guard:
+        """What keeps `mlx gc` out while this process stores, or relies on, what no record may name yet.
+
+        Whoever takes it uses the cache: a cache that other clones may use too is told of this project.
+        """
+
+        def entered() -> None:
+            self.cache.packs.forget()
+            register(self.cache, self.root, self.git.common_dir)
+
+        return Guard(self.cache.root, timeout=self.config.core_lock_timeout, entered=entered)
 
     @property
     def checkout_key(self) -> str:

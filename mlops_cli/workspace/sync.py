@@ -91,9 +91,11 @@ def push(
             raise _unpushable(needed, store.label, absent, {tracked.path: tracked.stage for tracked, _ in chosen})
         reporter.start("pushing", size, "bytes")
         try:
-            for step in needed.steps:  # the first that fails is the last: no tree goes up over what did not
-                lacking = [digest for digest in step if digest in missing]
-                copy_objects(lacking, project.cache, store, jobs=jobs or project.config.core_jobs, reporter=reporter)
+            with project.guard.held():
+                for step in needed.steps:  # the first that fails is the last: no tree goes up over what did not
+                    lacking = [digest for digest in step if digest in missing]
+                    jobs = jobs or project.config.core_jobs
+                    copy_objects(lacking, project.cache, store, jobs=jobs, reporter=reporter)
         except DamagedObjects as error:
             raise _damaged(needed, error, "`mlx add {path}` or `mlx run` makes a good one again") from error
     paths = tuple(sorted({entry.path for entry, _ in chosen}))
@@ -147,7 +149,8 @@ def fetch(
         return SyncResult(name, url, paths, len(lacking) + len(needed.unread), size)
     reporter.start("fetching", None, "bytes")
     try:
-        done = fetch_objects(project.cache, store, chosen, jobs=jobs or project.config.core_jobs, reporter=reporter)
+        with project.guard.held():
+            done = fetch_objects(project.cache, store, chosen, jobs=jobs or project.config.core_jobs, reporter=reporter)
     except AbsentObjects as error:
         raise _unfetchable(reach(project.cache, chosen), store.label, error) from error
     except DamagedObjects as error:

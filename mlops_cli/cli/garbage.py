@@ -1,0 +1,184 @@
+"""The command `gc`."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlops_cli.cli.commands import command
+from mlops_cli.cli.options import DryRun, Json
+from mlops_cli.cli.output import Output
+from mlops_cli.cli.session import reporting, session_of
+from mlops_cli.cli.streams import write_error
+from mlops_cli.cli.text import count, size_text
+from mlops_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlops_cli.workspace.collect import Amount, Collected
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
+Grace = Annotated[
+    str, typer.Option("--grace", metavar="DURATION", help="Leave alone what is younger, as in 12h, 14d or 2w")
+]
+Restore = Annotated[bool, typer.Option("--restore", help="Bring back all that is in the trash")]
+Empty = Annotated[bool, typer.Option("--empty-trash", help="Delete, for good, all that is in the trash")]
+Forget = Annotated[
+    str | None, typer.Option("--forget", metavar="PATH", help="Collect no more for a project that is gone from disk")
+]
+Shallow = Annotated[bool, typer.Option("--allow-shallow", help="Go by the commits that a shallow clone has")]
+Salvage = Annotated[bool, typer.Option("--salvage", help="Of records that cannot be read, keep the digests in them")]
+
+
+def gc(
+    context: typer.Context,
+    grace: Grace = "14d",
+    yes: Yes = False,
+    restore: Restore = False,
+    empty_trash: Empty = False,
+    forget: Forget = None,
+    allow_shallow: Shallow = False,
+    salvage: Salvage = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Put what nothing needs into the cache's trash
+
+    Kept is what any commit that Git can reach, the index, a worktree, a run that was cut short or a young run cache
+    entry names, in every project that uses the cache. The rest goes to the trash once it is older than --grace; what
+    has been there for as long is deleted. Remotes are left alone.
+    """
+    from mlops_cli.workspace import collect
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    chosen = [name for name, on in (("restore", restore), ("empty-trash", empty_trash), ("forget", forget)) if on]
+    if len(chosen) > 1:
+        raise UsageError(f"`--{chosen[0]}` and `--{chosen[1]}` are two different things", hint="choose one of them")
+    seconds = _seconds(grace)
+    if not (dry_run or restore or forget or yes or _can_ask(output)):
+        raise UsageError("`mlx gc` asks before it does anything, and nobody is there to ask", hint="add `--yes`")
+    details = None
+    if forget:
+        gone = Path(os.path.normpath(session.cwd / forget))
+        collect.forget_project(project, gone, dry_run=dry_run)
+        amount = collect.Amount()
+        lines = [f"{'would collect' if dry_run else 'collecting'} without regard to {forget} from now on"]
+    elif restore:
+        amount = collect.restore_trash(project, dry_run=dry_run)
+        lines = [f"{'would bring' if dry_run else 'brought'} back {_amount(amount, 'file')}"]
+    elif empty_trash:
+        asked = _asking(output, yes, lambda found: f"delete {_amount(found, 'file')} for good?")
+        amount = collect.empty_trash(project, dry_run=dry_run, agree=asked)
+        lines = [f"{'would delete' if dry_run else 'deleted'} {_amount(amount, 'file')}"]
+    else:
+        with reporting(output) as reporter:
+            asked = _asking(output, yes, lambda found: _question(output, found))
+            found = collect.collect(
+                project,
+                now=time.time(),
+                grace=seconds,
+                dry_run=dry_run,
+                agree=asked,
+                allow_shallow=allow_shallow,
+                salvage=salvage,
+                reporter=reporter,
+            )
+        amount, details, lines = found.plan.going, _details(found), _text(found, dry_run=dry_run)
+    value = {"dry_run": dry_run, "action": chosen[0] if chosen else "collect", **asdict(amount), "details": details}
+    output.result("gc", value, lines)
+    if details and amount.objects and not dry_run:
+        output.say("next: `mlx gc --restore` brings it back; `mlx gc --empty-trash` frees the space at once")
+
+
+def _seconds(text: str) -> float:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise UsageError(f"`--grace {text}` is not a duration", hint="a number with s, m, h, d or w: `--grace 14d`")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _can_ask(output: Output) -> bool:
+    return not output.json and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _asking(output: Output, yes: bool, question: Callable[[Any], str]) -> Callable[[Any], bool]:
+    """Return what asks the user; a no ends the command."""
+
+    def ask(found: object) -> bool:
+        if yes:
+            return True
+        write_error(f"{question(found)} [y/N] ")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            output.say("nothing was done")
+            raise typer.Exit(1)
+        return True
+
+    return ask
+
+
+def _question(output: Output, found: Collected) -> str:
+    for line in _text(found, dry_run=True):
+        output.say(line)
+    return "go on?"
+
+
+def _amount(amount: Amount, noun: str = "object") -> str:
+    return f"{count(amount.objects, noun)} ({size_text(amount.size)})"
+
+
+def _details(found: Collected) -> dict[str, Any]:
+    plan = found.plan
+    return {
+        "projects": list(found.projects),
+        "records": {source.value: number for source, number in sorted(found.records.items())},
+        "kept": asdict(plan.kept),
+        "young": asdict(plan.young),
+        "staying": asdict(plan.staying),
+        "packs_removed": len(plan.dead),
+        "packs_rewritten": len(plan.sparse),
+        "runs": len(plan.runs),
+        "expired": asdict(found.expired),
+        "trash": asdict(found.thrown),
+    }
+
+
+def _text(found: Collected, *, dry_run: bool) -> list[str]:
+    plan = found.plan
+    records = ", ".join(f"{number:,} in {_PLACES[source.value]}" for source, number in sorted(found.records.items()))
+    lines = [f"needed: {_amount(plan.kept)}, by {records or 'no record'}"]
+    lines.extend(f"  project {root}" for root in found.projects)
+    if plan.young.objects:
+        lines.append(f"not needed, but too young to go: {_amount(plan.young)}")
+    if plan.staying.objects:
+        lines.append(f"not needed, but in packs with more that is: {_amount(plan.staying)}")
+    if plan.runs:
+        lines.append(f"run cache: {count(len(plan.runs), 'old entry').replace('entrys', 'entries')}")
+    if found.expired.objects:
+        lines.append(f"{'would delete' if dry_run else 'deleted'} from the trash: {_amount(found.expired, 'file')}")
+    verb = "would put" if dry_run else "put"
+    lines.append(f"{verb} into the trash: {_amount(plan.going)}" if not plan.empty else "nothing to put into the trash")
+    return lines
+
+
+_PLACES = {
+    "history": "commits",
+    "index": "the index",
+    "workspace": "the workspace",
+    "journal": "runs that were cut short",
+    "runs": "the run cache",
+}
+
+COMMANDS = {
+    "gc": command(gc, "mlx gc --dry-run", "mlx gc --yes --grace 30d"),
+}

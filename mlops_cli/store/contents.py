@@ -1,0 +1,115 @@
+"""What lies in a cache, file by file, and since when.
+
+The age of a file is that of its last change, be it of bytes, name or links (the later of mtime and ctime): an object
+that was somebody's file of last year a minute ago is a minute old.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from mlops_cli.hashing import RAW_SIZE
+from mlops_cli.store.pack_format import RECORD_SIZE, PackError
+from mlops_cli.store.pack_index import footer_table, mapped
+from mlops_cli.store.packed import PackedStore
+
+
+class Loose(NamedTuple):
+    """An object in a file of its own: its 32-byte digest, its bytes, and when the file last changed (s)."""
+
+    raw: bytes
+    size: int
+    time: float
+
+
+class Packed(NamedTuple):
+    """A pack: its name, bytes, when it last changed (s), and each object's 32-byte digest with what its record takes.
+
+    `objects` is None when the pack's table cannot be read: then nobody knows what is in it.
+    """
+
+    name: str
+    size: int
+    time: float
+    objects: tuple[tuple[bytes, int], ...] | None
+
+
+class Run(NamedTuple):
+    """A run record: its fingerprint, its bytes, and when it last changed (s)."""
+
+    key: str
+    size: int
+    time: float
+
+
+class Contents(NamedTuple):
+    """All that a cache holds, but for `trash/`, `quarantine/` and `tmp/`."""
+
+    loose: tuple[Loose, ...] = ()
+    packs: tuple[Packed, ...] = ()
+    runs: tuple[Run, ...] = ()
+
+
+def read_contents(store: PackedStore) -> Contents:
+    """Return what `store` holds now; OSError passes through."""
+    return Contents(tuple(_loose(store)), tuple(_packs(store)), tuple(_runs(store)))
+
+
+def changed_at(info: os.stat_result) -> float:
+    """Return when a file last changed in any way, in seconds since the epoch."""
+    return max(info.st_mtime, info.st_ctime)
+
+
+def _loose(store: PackedStore) -> Iterator[Loose]:
+    for shard in _listed(f"{store.root}/objects"):
+        if len(shard.name) != 2:
+            continue
+        for entry in _listed(shard.path):
+            with suppress(ValueError, FileNotFoundError):
+                raw = bytes.fromhex(shard.name + entry.name)
+                if len(raw) == RAW_SIZE:
+                    info = entry.stat(follow_symlinks=False)
+                    yield Loose(raw, info.st_size, changed_at(info))
+
+
+def _packs(store: PackedStore) -> Iterator[Packed]:
+    for name in store.packs.names():
+        path = store.packs.path_of(name)
+        with suppress(FileNotFoundError):
+            info = os.stat(path)
+            yield Packed(name, info.st_size, changed_at(info), read_pack(path, name))
+
+
+def read_pack(path: str, name: str) -> tuple[tuple[bytes, int], ...] | None:
+    """Return the 32-byte digest of each object in a pack, with what its record takes; None if it cannot be read."""
+    try:
+        table = footer_table(mapped(path), name, whole=True)
+    except PackError:
+        return None
+    digests, _, rest = map(bytes, table.columns())
+    stored = struct.unpack(f"<{table.count}I", rest[8 * table.count :])
+    return tuple(
+        (digests[at : at + RAW_SIZE], size + RECORD_SIZE)
+        for at, size in zip(range(0, len(digests), RAW_SIZE), stored, strict=True)
+    )
+
+
+def _runs(store: PackedStore) -> Iterator[Run]:
+    for entry in _listed(f"{store.root}/runs"):
+        key = entry.name.removesuffix(".yaml")
+        if entry.name.endswith(".yaml") and key.isalnum():
+            with suppress(FileNotFoundError):
+                info = entry.stat(follow_symlinks=False)
+                yield Run(key, info.st_size, changed_at(info))
+
+
+def _listed(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

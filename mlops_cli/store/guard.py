@@ -1,0 +1,154 @@
+"""What keeps commands that write to a cache, and `mlx gc` that clears it, apart.
+
+A command holds the guard, shared with all others, from before it asks what the cache has until the record is written
+that names it. `mlx gc` holds it alone while it decides and sweeps, so what it does not find named by then, nobody is
+about to name. It is `flock` on `<cache>/gc.lock`: a killed process holds nothing. A cache that cannot be written to
+needs no guard.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mlops_cli.errors import LockedError
+from mlops_cli.files import POLL_SECONDS, translate_os_error
+
+NAME = "gc.lock"
+# Who gave way to a sweep has work in hand that must not be lost for a wait.
+RETURN_SECONDS = 3600.0
+_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
+
+
+class Guard:
+    """One command's share of the guard of the cache at `root`; may be taken again while it is held.
+
+    `entered` is called each time the lock has been taken: what was known of the cache may be out of date by then.
+    """
+
+    def __init__(self, root: Path, *, timeout: float, entered: Callable[[], None]) -> None:
+        self._path = root / NAME
+        self._timeout = timeout
+        self._entered = entered
+        self._depth = 0
+        self._descriptor = -1
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep `mlx gc` out for the length of the block; LockedError when it is at work for too long."""
+        if self._depth == 0:
+            self._take(self._timeout)
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._give()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Let `mlx gc` in for the length of the block, in which nothing may be stored that no record names."""
+        if self._depth == 0:
+            yield
+            return
+        self._give()
+        try:
+            yield
+        finally:
+            self._take(RETURN_SECONDS)
+
+    def _take(self, timeout: float) -> None:
+        try:
+            descriptor = _open(self._path)
+            if descriptor is not None and not _lock(descriptor, fcntl.LOCK_SH, timeout):
+                holder = os.pread(descriptor, 4096, 0)
+                os.close(descriptor)
+                raise _swept(self._path, holder)
+        except OSError as error:
+            raise translate_os_error(error, f"lock `{self._path}`") from error
+        self._descriptor = -1 if descriptor is None else descriptor
+        self._entered()
+
+    def _give(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+@contextmanager
+def alone(root: Path, *, doing: str, timeout: float) -> Iterator[None]:
+    """Hold the guard of the cache at `root` against everybody; LockedError while others are at work for too long.
+
+    OutsideError where the cache cannot be written to, or its file system cannot lock.
+    """
+    path = root / NAME
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise translate_os_error(error, f"lock `{path}`") from error
+    try:
+        try:
+            free = _lock(descriptor, fcntl.LOCK_EX, timeout, needed=True)
+        except OSError as error:
+            raise translate_os_error(error, f"lock `{path}`") from error
+        if not free:
+            raise LockedError(
+                f"other mlx commands are at work on the cache `{root}`",
+                hint=f"wait for them to finish, then run `{doing}` again",
+            )
+        holder = {"pid": os.getpid(), "command": doing, "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int | None:
+    """Return a descriptor of the lock's file; None where nobody could ever lock it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # not ours to write, but others may, and collect
+    except OSError:
+        return None
+
+
+def _lock(descriptor: int, kind: int, timeout: float, *, needed: bool = False) -> bool:
+    """Lock, or return False after `timeout` seconds; where locks are unknown, that is an error only if `needed`."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        except OSError as error:
+            if needed or error.errno not in _NO_LOCKS:
+                raise
+            return True
+        else:
+            return True
+
+
+def _swept(path: Path, data: bytes) -> LockedError:
+    try:
+        holder = json.loads(data)
+        who = f"`{holder['command']}` (process {holder['pid']}, since {holder['started']})"
+    except (ValueError, KeyError, TypeError):
+        who = "`mlx gc`"
+    return LockedError(f"{who} is clearing the cache `{path.parent}`", hint="wait for it to finish, or stop it")
