@@ -115,9 +115,10 @@ def _copy_out(cache: Cache, digest: Digest) -> None:
 
     sys.stdout.flush()
     with cache.open(digest) as stream:
-        if os.fstat(stream.fileno()).st_size <= _AT_ONCE:
+        if stream.seek(0, os.SEEK_END) <= _AT_ONCE:
             sys.stdout.buffer.write(cache.read(digest))
             return
+        stream.seek(0)
         hasher = Hasher()
         while piece := stream.read(1 << 20):
             hasher.update(piece)

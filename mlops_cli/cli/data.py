@@ -1,4 +1,4 @@
-"""Commands on the workspace: `init`, `add`, `status`, `checkout`, `diff`, `remove`."""
+"""Commands on the workspace: `init`, `add`, `status`, `checkout`, `unprotect`, `diff`, `remove`, `move`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from mlops_cli.cli.options import Check, DryRun, Json, Overwrite, Targets
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, quoted, size_text
 from mlops_cli.cli.usage import refuse_range
+from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from mlops_cli.pipeline.status import ProjectStatus
     from mlops_cli.workspace.checkout import Restored
     from mlops_cli.workspace.compare import DataStatus, FileChange
+    from mlops_cli.workspace.relink import Relinked
 
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Files or folders")]
 Tracked = Annotated[list[str], typer.Argument(metavar="PATH...", help="Tracked paths", autocompletion=complete_paths)]
@@ -51,11 +53,13 @@ def add(context: typer.Context, paths: Paths, dry_run: DryRun = False, as_json: 
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.add import add as add_data
+    from mlops_cli.workspace.relink import warn_root
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter, exclusive(project, "mlx add", reporter, dry_run=dry_run):
         targets = session.targets(project, paths)
+        warn_root(project, reporter)
         result = add_data(project, targets, dry_run=dry_run, reporter=reporter)
     verb = "would add" if dry_run else "added"
     lines = [
@@ -151,24 +155,61 @@ def checkout(
     context: typer.Context,
     paths: Targets = None,
     force: Overwrite = False,
+    again: Annotated[bool, typer.Option("--relink", help="Only link or copy anew, as cache.link says now")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Make data in the workspace match its records
 
     The bytes come from the cache: `mlx pull` brings those that are not there. Files whose own bytes are stored nowhere
-    are not overwritten unless --force is given.
+    are not overwritten unless --force is given. With --relink no file gets other bytes: those that are as recorded
+    become links, clones or copies, and those that are not stay as they are.
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.checkout import checkout as check_out
+    from mlops_cli.workspace.relink import relink, warn_root
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
+    if again and force:
+        raise UsageError("`--relink` overwrites nothing, so `--force` means nothing", hint="leave one of them out")
+    restored: tuple[Restored, ...] = ()
+    relinked: tuple[Relinked, ...] = ()
     with reporting(output) as reporter, exclusive(project, "mlx checkout", reporter, dry_run=dry_run):
         targets = session.targets(project, paths)
-        result = check_out(project, targets, force=force, dry_run=dry_run, reporter=reporter)
-    value = {"dry_run": dry_run, "restored": [asdict(item) for item in result.restored]}
-    output.result("checkout", value, restored_text(result.restored, dry_run=dry_run))
+        warn_root(project, reporter)
+        if again:
+            relinked = relink(project, targets, dry_run=dry_run, reporter=reporter)
+        else:
+            restored = check_out(project, targets, force=force, dry_run=dry_run, reporter=reporter).restored
+    value = {"dry_run": dry_run, "restored": list(map(asdict, restored)), "relinked": list(map(asdict, relinked))}
+    lines = _relinked_text(relinked, "relink", dry_run=dry_run) if again else restored_text(restored, dry_run=dry_run)
+    output.result("checkout", value, lines)
+
+
+def _relinked_text(relinked: tuple[Relinked, ...], verb: str, *, dry_run: bool) -> list[str]:
+    done = f"would {verb}" if dry_run else f"{verb}ed"
+    lines = [f"{done} {item.path} ({count(item.files, 'file')})" for item in relinked]
+    return lines or [f"nothing to {verb}: every file is as it should be"]
+
+
+def unprotect(context: typer.Context, paths: Tracked, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Make linked files writable copies
+
+    In the hardlink and symlink modes of cache.link, files of the workspace are the cache's own and must not be edited.
+    This replaces them by copies, one by one and each at once.
+    """
+    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.workspace.relink import unprotect as make_writable
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    with reporting(output) as reporter, exclusive(project, "mlx unprotect", reporter, dry_run=dry_run):
+        done = make_writable(project, session.targets(project, paths), dry_run=dry_run, reporter=reporter)
+    value = {"dry_run": dry_run, "unprotected": list(map(asdict, done))}
+    output.result("unprotect", value, _relinked_text(done, "unprotect", dry_run=dry_run))
+    if done and not dry_run:
+        output.say(f"next: edit, then `mlx add {quoted(done[0].path)}` records it")
 
 
 def restored_text(restored: tuple[Restored, ...], *, dry_run: bool) -> list[str]:
@@ -254,11 +295,44 @@ def remove(context: typer.Context, paths: Tracked, dry_run: DryRun = False, as_j
         output.say("the files are still here, and Git sees them again")
 
 
+def move(
+    context: typer.Context,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="What is tracked", autocompletion=complete_paths)],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new path, or a folder to put it into")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Rename tracked data, with its pointer
+
+    The pointer, the lines in .gitignore and what is in the workspace move together; no data is read, and none need be
+    here. Into and out of tracked folders, their listings change. A command that was killed is completed by the same
+    command again.
+    """
+    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.workspace.move import move as move_data
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    with reporting(output) as reporter, exclusive(project, "mlx move", reporter, dry_run=dry_run):
+        source, target = session.targets(project, [old, new])
+        done = move_data(project, source, target, dry_run=dry_run)
+    verb = "would move" if dry_run else "moved"
+    rest = "" if done.data else "; nothing of it is in the workspace"
+    for stage in done.stages:
+        output.note(f"stage `{stage}` reads `{done.old}`: change the path in its `mlx.yaml`")
+    output.result("move", {"dry_run": dry_run, **asdict(done)}, [f"{verb} {done.old} to {done.new}{rest}"])
+    changed = [*done.written, *done.removed, *done.gitignores]
+    if changed and not dry_run:
+        output.say(f"next: git add {' '.join(map(quoted, dict.fromkeys(changed)))}")
+
+
 COMMANDS = {
     "init": command(init, "git init && mlx init"),
     "add": command(add, "mlx add data/raw", "mlx add data/raw/0007.pgm"),
     "status": command(status, "mlx status", "mlx status --check && echo clean"),
-    "checkout": command(checkout, "mlx checkout data/raw"),
+    "checkout": command(checkout, "mlx checkout data/raw", "mlx checkout --relink"),
+    "unprotect": command(unprotect, "mlx unprotect data/raw"),
     "diff": command(diff, "mlx diff", "mlx diff HEAD~1 HEAD data/raw"),
     "remove": command(remove, "mlx remove data/raw"),
+    "move": command(move, "mlx move data/raw images"),
 }

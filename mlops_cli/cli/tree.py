@@ -27,13 +27,18 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "add": "data",
         "status": "data",
         "checkout": "data",
+        "unprotect": "data",
         "diff": "data",
         "push": "remotes",
         "pull": "remotes",
         "fetch": "remotes",
         "remove": "data",
+        "move": "data",
         "ls": "browse",
         "cat": "browse",
+        "du": "storage",
+        "gc": "garbage",
+        "fsck": "storage",
     },
     "Remotes": {
         "remote": "remotes",
@@ -52,6 +57,8 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
 }
 _HOMES = {name: module for names in SECTIONS.values() for name, module in names.items()}
 
+_OTHER_NAMES = {"mv": "move"}
+
 
 def load_entry(name: str) -> Command | Group:
     """Return what `mlx NAME` is; KeyError when there is no such command."""
@@ -68,7 +75,8 @@ class CommandTree(PlainGroup):
         return list(_HOMES)
 
     def get_command(self, ctx: Context, cmd_name: str) -> AnyCommand | None:  # noqa: ARG002
-        """Return the command of that name, or None."""
+        """Return the command of that name, or None; `mv` is `move`."""
+        cmd_name = _OTHER_NAMES.get(cmd_name, cmd_name)
         if cmd_name not in self.commands and cmd_name in _HOMES:
             self.commands[cmd_name] = build(cmd_name, load_entry(cmd_name))
         return self.commands.get(cmd_name)

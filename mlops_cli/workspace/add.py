@@ -18,7 +18,7 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES
 from mlops_cli.records.pointers import SUFFIX, ObjectKind, Pointer
 from mlops_cli.records.stages import Stage
-from mlops_cli.store.cache import Batch
+from mlops_cli.store.batch import Batch, open_batch
 from mlops_cli.store.links import object_at
 from mlops_cli.store.trees import Entry, Kind, find
 from mlops_cli.workspace import git
@@ -55,14 +55,14 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
     UsageError for a path that is absent, in Git already, made by a stage, or overlaps another tracked path.
     """
     snapshot = workspace_snapshot(project)
-    places = tuple(dict.fromkeys(_place(snapshot, target) for target in targets))
-    _refuse_unfit(project, snapshot, places)
+    places = tuple(dict.fromkeys(place_of(snapshot, target) for target in targets))
+    refuse_unfit(project, snapshot, places)
     reporter.start("adding", None, "files")
     if dry_run:
         with open_scanner(project, reporter=reporter) as scanner:
             entries = _entries(project, scanner, None, snapshot, places)
     else:
-        with project.cache.batch() as batch, open_scanner(project, batch=batch, reporter=reporter) as scanner:
+        with open_batch(project.cache) as batch, open_scanner(project, batch=batch, reporter=reporter) as scanner:
             entries = _entries(project, scanner, batch, snapshot, places)
     added = tuple(_added(snapshot, owner, entry) for owner, entry in entries.items())
     if dry_run:
@@ -70,7 +70,7 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
     hidden = hide_from_git(project.root, entries)
     for result, entry in zip(added, entries.values(), strict=True):
         if result.changed:
-            write_atomic(project.root / result.pointer, _pointer(result.path, entry).to_bytes())
+            write_atomic(project.root / result.pointer, pointer_to(result.path, entry).to_bytes())
     return AddResult(added, hidden)
 
 
@@ -117,7 +117,7 @@ def _change(
 ) -> tuple[Parts, Entry | None]:
     """Return what adding `part` of the tracked folder `owner` comes to: a path inside it, and what is there now."""
     path = f"{owner}/{part}"
-    _refuse_way(project, path.rpartition("/")[0])
+    refuse_way(project, path.rpartition("/")[0])
     found = scanner.look(path)
     if found is not None:
         if leaves_out(project.root, path, below=owner):
@@ -132,7 +132,7 @@ def _change(
     return split(part), None
 
 
-def _place(snapshot: Snapshot, target: str) -> tuple[str, str]:
+def place_of(snapshot: Snapshot, target: str) -> tuple[str, str]:
     """Return the tracked path that `target` belongs to, and the part inside it; itself when nothing holds it."""
     pointers = set(snapshot.pointer_paths)
     plain = target.removesuffix(SUFFIX)
@@ -144,12 +144,13 @@ def _place(snapshot: Snapshot, target: str) -> tuple[str, str]:
     return target, ""
 
 
-def _refuse_unfit(project: Project, snapshot: Snapshot, places: Sequence[tuple[str, str]]) -> None:
+def refuse_unfit(project: Project, snapshot: Snapshot, places: Sequence[tuple[str, str]]) -> None:
+    """Refuse, with UsageError, `places` (owner, part inside it) whose owners cannot be tracked as data."""
     owners = sorted({owner for owner, _ in places})
     stages = snapshot.stages_outside(owners)
     for owner in owners:
         _refuse_name(owner)
-        _refuse_way(project, owner)
+        refuse_way(project, owner)
         _refuse_overlap(snapshot, owner)
         _refuse_output(stages, owner)
     for name in git.tracked_files(project.root, owners):
@@ -181,7 +182,7 @@ def _refuse_name(owner: str) -> None:
         ) from None
 
 
-def _refuse_way(project: Project, owner: str) -> None:
+def refuse_way(project: Project, owner: str) -> None:
     """Refuse a path that is a link, or that a link, another project or another repository stands on the way to."""
     place = project.root / owner
     for folder in (place, *place.parents):
@@ -231,7 +232,8 @@ def _absent(path: str) -> UsageError:
     return UsageError(f"`{path}` does not exist", hint="check the spelling; paths are relative to where you are")
 
 
-def _pointer(path: str, entry: Entry) -> Pointer:
+def pointer_to(path: str, entry: Entry) -> Pointer:
+    """Return the pointer that tracks `entry` at `path`."""
     is_tree = entry.kind == Kind.FOLDER
     return Pointer(
         path=path.rpartition("/")[2],
@@ -244,5 +246,5 @@ def _pointer(path: str, entry: Entry) -> Pointer:
 
 
 def _added(snapshot: Snapshot, owner: str, entry: Entry) -> Added:
-    changed = snapshot.pointer(owner) != _pointer(owner, entry)
+    changed = snapshot.pointer(owner) != pointer_to(owner, entry)
     return Added(owner, f"{owner}.mlx", entry.size, entry.files, changed)

@@ -58,7 +58,7 @@ def find_object(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
         digest = _complete(cache, target)
         with cache.open(digest) as stream:
             is_tree = stream.read(4) == b"MLXT"
-        size = os.stat(cache.object_path(digest)).st_size
+            size = stream.seek(0, os.SEEK_END)
         return Entry(b"", Kind.FOLDER if is_tree else Kind.FILE, size, 1, digest)
     return _entry(cache, snapshot, target)
 

@@ -328,7 +328,7 @@ def apply_changes(
     deleted = [change for change in changes if change.new is None or _is_in_the_way(change)]
     written = sorted((change for change in changes if change.new is not None), key=lambda c: c.path.rpartition(b"/"))
     cache = cache or project.cache
-    with _Folders(project) as folders:
+    with Folders(project) as folders:
         for change in sorted(deleted, key=lambda c: c.path, reverse=True):
             folders.delete(change.path)
         for count, change in enumerate(written, start=1):
@@ -348,7 +348,7 @@ def _is_in_the_way(change: Change) -> bool:
     return old is not None and new is not None and (old.kind == Kind.FOLDER) != (new.kind == Kind.FOLDER)
 
 
-def _write(cache: Cache, folders: _Folders, scanner: Scanner, change: Change) -> None:
+def _write(cache: Cache, folders: Folders, scanner: Scanner, change: Change) -> None:
     path = os.fsdecode(change.path)
     try:
         _write_entry(cache, folders, scanner, change)
@@ -360,7 +360,7 @@ def _write(cache: Cache, folders: _Folders, scanner: Scanner, change: Change) ->
         raise translate_os_error(error, f"write `{path}`") from error
 
 
-def _write_entry(cache: Cache, folders: _Folders, scanner: Scanner, change: Change) -> None:
+def _write_entry(cache: Cache, folders: Folders, scanner: Scanner, change: Change) -> None:
     path, old, entry = change
     assert entry is not None
     parent, _, name = path.rpartition(b"/")
@@ -402,7 +402,7 @@ def _write_link(folder: int, temporary: str, name: str, target: bytes) -> None:
         raise
 
 
-class _Folders:
+class Folders:
     """Opens folders below the project's root one name at a time, never through a link; the last one stays open."""
 
     def __init__(self, project: Project) -> None:

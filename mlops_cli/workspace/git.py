@@ -122,6 +122,37 @@ def ignored_files(folder: Path, paths: Sequence[str]) -> list[str]:
     return [name[2:].decode("utf-8", "surrogateescape") for name in out.split(b"\0") if name]
 
 
+def record_history(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield (commit, path, bytes) for each file below `folder` that a commit wrote, newest commit first.
+
+    Every commit that a ref, a stash or a reflog of this clone names counts. `patterns` are Git pathspecs.
+    """
+    every = ("--all", "--reflog", "--date-order", "-m", "--no-renames", "--relative", "--raw", "--no-abbrev")
+    words = iter(_git(folder, "log", "-z", "--format=%x01%H", *every, "--", *patterns).split(b"\0"))
+    written: list[tuple[str, str, bytes]] = []
+    commit = ""
+    for word in (word.lstrip(b"\n") for word in words):
+        if word.startswith(b"\x01"):
+            commit = word[1:].decode()
+        elif word.startswith(b":"):
+            blob, path = word.split()[3], next(words)
+            if blob.strip(b"0"):
+                written.append((commit, path.decode("utf-8", "surrogateescape"), blob))
+    blobs = dict.fromkeys(blob for _, _, blob in written)
+    out = _git(folder, "cat-file", "--batch", given=b"".join(blob + b"\n" for blob in blobs)) if blobs else b""
+    contents: dict[bytes, bytes] = {}
+    at = 0
+    for blob in blobs:
+        end = out.index(b"\n", at)
+        facts = out[at:end].split()
+        at = end + 1
+        if len(facts) == 3:  # else it is missing: a clone may be partial
+            size = int(facts[2])
+            contents[blob] = out[at : at + size] if facts[1] == b"blob" else b""
+            at += size + 1
+    yield from ((commit, path, contents[blob]) for commit, path, blob in written if blob in contents)
+
+
 class Commit:
     """The files of one revision, below `prefix` (the project's folder in the repository, posix, empty for its top)."""
 

@@ -7,18 +7,24 @@ whoever asks decides whether that is an error, something to fetch, or another st
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind
-from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import Index, Kind, TreeSource, decode_tree, find
 from mlops_cli.workspace.snapshot import Tracked
 
 Chosen = Iterable[tuple[Tracked, str]]
 """Tracked paths, each with the part below it that is meant (empty: all of it)."""
+
+
+class Holder(TreeSource, Protocol):
+    """Trees, and whether an object is there: the cache, or a view of it."""
+
+    def missing(self, digests: Collection[Digest]) -> set[Digest]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class Reach:
     owners: dict[Digest, str] = field(default_factory=dict)
 
 
-def reach(cache: Cache, chosen: Chosen) -> Reach:
+def reach(cache: Holder, chosen: Chosen) -> Reach:
     """Return what `chosen` needs; UsageError for a part that its tracked path does not have."""
     found = Reach()
     levels: list[dict[Digest, int]] = []
@@ -62,7 +68,7 @@ def reach(cache: Cache, chosen: Chosen) -> Reach:
     return found
 
 
-def _descend(cache: Cache, trees: Iterable[Digest], level: dict[Digest, int], found: Reach) -> list[Digest]:
+def _descend(cache: Holder, trees: Iterable[Digest], level: dict[Digest, int], found: Reach) -> list[Digest]:
     """Read `trees`: their sizes go to `level`, their blobs to `found`; returns the trees that they name."""
     wanted = dict.fromkeys(trees)
     absent = cache.missing(wanted)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 
 from mlops_cli.hashing import Digest, hash_bytes
-from mlops_cli.store.cache import Batch
+from mlops_cli.store.batch import Batch
 from mlops_cli.store.trees import Entry, Index, Kind, decode_tree, find, graft, read_tree, write_tree
 from mlops_cli.workspace.scan import Scanner
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import MissingObject, MlxError, UsageError
+from tests.objects import large
 from tests.workspace.projects import Sandbox, clone, listing, make_project, make_repo
 
 
@@ -436,7 +437,7 @@ def test_new_part_with_the_rest_not_here(tracked: Sandbox, tmp_path: Path):
 
 
 def test_add_heals_an_object_that_was_cut_short(box: Sandbox):
-    box.write("lone", "content")
+    box.write("lone", large("content"))
     box.settle()
     box.add("lone")
     box.add("lone")  # the state index knows the file now
@@ -447,4 +448,4 @@ def test_add_heals_an_object_that_was_cut_short(box: Sandbox):
     os.truncate(path, 1)
     os.chmod(path, 0o444)
     box.add("lone")
-    assert cache.read(digest) == b"content"
+    assert cache.read(digest) == large("content").encode()

@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_cli.errors import CorruptObject, MissingObject, OutsideError, UsageError
-from mlops_cli.hashing import hash_bytes
+from mlops_cli.hashing import Digest, hash_bytes
+from mlops_cli.store.cache import Cache
 from mlops_cli.workspace.checkout import Restored, foresee
 from tests.disks import small_disk
+from tests.objects import LARGE, damage, large, lose
 from tests.workspace.projects import Sandbox, listing, make_project
 
 
@@ -448,7 +450,7 @@ def test_absent_objects_are_told_before_anything_is_touched(tracked: Sandbox):
     cache = tracked.project().cache
     pointer = tracked.snapshot().pointer("lone")
     assert pointer is not None
-    os.unlink(cache.object_path(pointer.digest))
+    lose(cache, pointer.digest)
     before = listing(tracked.root / "data")
     with pytest.raises(MissingObject) as caught:
         tracked.checkout()
@@ -473,39 +475,32 @@ def test_unreadable_old_listing_is_no_obstacle(tracked: Sandbox):
     pointer = tracked.snapshot().pointer("data")
     assert pointer is not None
     back(tracked)
-    os.unlink(cache.object_path(pointer.digest))
+    lose(cache, pointer.digest)
     tracked.checkout()
     assert tracked.clean()
 
 
-def flip(path: str) -> None:
-    os.chmod(path, 0o644)
-    with open(path, "r+b") as stream:
-        first = stream.read(1)
-        stream.seek(0)
-        stream.write(bytes([first[0] ^ 1]))
-    os.chmod(path, 0o444)
-
-
+@pytest.mark.parametrize("size", [7, LARGE])
 @pytest.mark.parametrize("link", ["copy", "reflink", "hardlink", "symlink"])
-def test_damaged_object_is_found_or_never_copied(tracked: Sandbox, link: str):
+def test_damaged_object_is_found_or_never_copied(tracked: Sandbox, link: str, size: int):
     """Copies are verified as they are made; links of an object whose size and mode are right are not read."""
     tracked.configure("cache.link", link)
-    back(tracked)
+    tracked.write("lone", "x" * size)
+    tracked.add("lone")
     cache = tracked.project().cache
     pointer = tracked.snapshot().pointer("lone")
     assert pointer is not None
     (tracked.root / "lone").unlink()
-    flip(cache.object_path(pointer.digest))
-    if link in ("copy", "reflink"):
+    damage(cache, pointer.digest)
+    if size < LARGE or link in ("copy", "reflink"):
         with pytest.raises(CorruptObject) as caught:
             tracked.checkout("lone")
-        start = f"`lone`: object `{pointer.digest[:19]}` in the cache is damaged: its bytes hash to `blake3:"
+        start = f"`lone`: object `{pointer.digest[:19]}` in the cache is damaged: "
         assert caught.value.message.startswith(start)
         assert caught.value.hint == (
             "it is in `quarantine/` of the cache now; `mlx pull lone` brings a good one from a remote"
         )
-        assert not os.path.exists(cache.object_path(pointer.digest))
+        assert tracked.project().cache.missing([pointer.digest]) == {pointer.digest}
         assert not tracked.exists("lone")
         assert len(os.listdir(cache.root / "quarantine")) == 1
         with pytest.raises(MissingObject):
@@ -515,34 +510,41 @@ def test_damaged_object_is_found_or_never_copied(tracked: Sandbox, link: str):
         assert tracked.states()["lone"] == "modified"
 
 
-def cut(path: str) -> None:
+def cut(cache: Cache, digest: Digest) -> None:
+    path = cache.object_path(digest)
     os.chmod(path, 0o644)
     os.truncate(path, 1)
     os.chmod(path, 0o444)
 
 
-@pytest.mark.parametrize("damage", [flip, cut])
-def test_good_copy_of_a_damaged_object_is_not_lost(box: Sandbox, damage: Callable[[str], None]):
-    for content in ("first version", "second version"):
+@pytest.mark.parametrize(
+    ("spoil", "size"), [(damage, 7), (damage, LARGE), (cut, LARGE)], ids=["packed", "flipped", "cut"]
+)
+def test_good_copy_of_a_damaged_object_is_not_lost(box: Sandbox, spoil: Callable[[Cache, Digest], None], size: int):
+    first, second = "1" * size, "2" * size
+    for content in (first, second):
         box.write("lone", content)
         box.add("lone")
-        box.commit(content)
+        box.commit(content[0])
     cache = box.project().cache
     pointer = box.snapshot().pointer("lone")
     assert pointer is not None
-    damage(cache.object_path(pointer.digest))
+    spoil(cache, pointer.digest)
     back(box)
     assert lost(box, "lone") == "`lone` would be overwritten or deleted, and no store holds the bytes"
-    assert box.read("lone") == "second version"
+    assert box.read("lone") == second
     assert len(os.listdir(cache.root / "quarantine")) == 1
     box.add("lone")
     back(box, "lone.mlx")  # the pointer only: `HEAD` is the first version
     box.checkout("lone")
-    assert box.read("lone") == "first version"
-    assert cache.read(pointer.digest) == b"second version"
+    assert box.read("lone") == first
+    assert cache.read(pointer.digest) == second.encode()
 
 
 def test_symlinks_to_objects_that_are_gone(tracked: Sandbox):
+    tracked.write("lone", large("3"))
+    tracked.write("data/large", large("4"))
+    tracked.add("lone", "data")
     tracked.configure("cache.link", "symlink")
     for path in ("lone", "data"):
         place = tracked.root / path
@@ -639,8 +641,7 @@ def test_damaged_object_keeps_no_other_file_from_coming_back(tracked: Sandbox):
     tracked.write("data/one", "unlike any other")
     tracked.add("data")
     before = listing(tracked.root / "data")
-    name = hash_bytes(b"unlike any other").removeprefix("blake3:")
-    flip(str(tracked.project().cache.root / "objects" / name[:2] / name[2:]))
+    damage(tracked.project().cache, hash_bytes(b"unlike any other"))
     shutil.rmtree(tracked.root / "data")
     with pytest.raises(CorruptObject):
         tracked.checkout()

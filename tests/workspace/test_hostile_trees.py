@@ -13,6 +13,7 @@ import pytest
 from mlops_cli.errors import CorruptObject, UsageError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store import trees
+from mlops_cli.store.batch import open_batch
 from mlops_cli.store.tree_format import TREE_LIMIT, Entry, Kind, encode_entries, totals
 from mlops_cli.store.trees import EMPTY_TREE
 from mlops_cli.workspace import scan
@@ -22,7 +23,7 @@ GOOD = b"good"
 
 
 def plant(box: Sandbox, *objects: bytes) -> None:
-    with box.project().cache.batch() as batch:
+    with open_batch(box.project().cache) as batch:
         for data in objects:
             batch.add_bytes(data)
 

@@ -11,6 +11,7 @@ import pytest
 from mlops_cli.errors import CorruptObject, UsageError
 from mlops_cli.workspace.browse import find_object, write_copy
 from mlops_cli.workspace.snapshot import workspace_snapshot
+from tests.objects import large
 from tests.workspace.projects import Sandbox
 
 SHARING = ["hardlink", "symlink"]
@@ -35,7 +36,7 @@ def scored(box: Sandbox, request: pytest.FixtureRequest) -> Sandbox:
     box.configure("cache.link", request.param)
     box.pipeline(SCORED)
     for content in ("first version", "second"):
-        box.write("raw", content)
+        box.write("raw", large(content))
         box.run()
         box.commit(content)
     return box
@@ -55,20 +56,20 @@ def test_what_git_keeps_is_never_shared_with_the_cache(scored: Sandbox):
 
 
 def test_what_git_keeps_is_restored_as_its_own_file(scored: Sandbox):
-    scored.write("raw", "first version")
+    scored.write("raw", large("first version"))
     assert scored.run() == {"score": "restore"}
-    assert scored.read("plot.csv") == "first version"
+    assert scored.read("plot.csv") == large("first version")
     assert not is_own(scored, "model")
     assert is_own(scored, "m.json")
     assert is_own(scored, "plot.csv")
 
 
 def test_what_git_keeps_comes_back_after_a_failure_as_its_own_file(scored: Sandbox):
-    scored.write("raw", "third")
+    scored.write("raw", large("third"))
     scored.write("fail")
     with pytest.raises(Exception, match="failed"):
         scored.run()
-    assert scored.read("plot.csv") == "second"
+    assert scored.read("plot.csv") == large("second")
     assert not is_own(scored, "model")
     assert is_own(scored, "m.json")
     assert is_own(scored, "plot.csv")
@@ -80,7 +81,7 @@ def linked(box: Sandbox) -> Sandbox:
     box.configure("cache.link", "symlink")
     box.write("d/a", "a")
     box.write("d/large", os.urandom((1 << 20) + 1))
-    box.write("lone", "lone")
+    box.write("lone", large("lone"))
     box.add("d", "lone")
     box.commit()
     return box
@@ -100,13 +101,13 @@ def test_links_into_another_cache_bring_their_bytes(linked: Sandbox):
     shutil.rmtree(linked.root / ".git/mlx/cache")
     linked.checkout()
     assert linked.clean()
-    assert linked.read("lone") == "lone"
+    assert linked.read("lone") == large("lone")
 
 
 def test_link_to_another_caches_damaged_object_brings_nothing(linked: Sandbox):
     place = (linked.root / "lone").resolve()
     place.chmod(0o644)
-    place.write_text("enol")
+    place.write_text(large("enol"))
     place.chmod(0o444)
     linked.configure("cache.dir", "../empty")
     with pytest.raises(CorruptObject, match="are not its own"):
@@ -123,7 +124,7 @@ def test_link_to_an_object_that_is_nowhere(linked: Sandbox):
 @pytest.mark.parametrize("link", SHARING)
 def test_copy_written_elsewhere_is_no_part_of_the_cache(box: Sandbox, tmp_path: Path, link: str):
     box.configure("cache.link", link)
-    box.write("data/a", "good" * 100)
+    box.write("data/a", large("good"))
     box.add("data")
     snapshot = workspace_snapshot(box.project())
     entry = find_object(box.project().cache, snapshot, "data/a")
@@ -132,4 +133,4 @@ def test_copy_written_elsewhere_is_no_part_of_the_cache(box: Sandbox, tmp_path: 
     (tmp_path / "copy").write_text("bad")
     shutil.rmtree(box.root / "data")
     box.checkout()
-    assert box.read("data/a") == "good" * 100
+    assert box.read("data/a") == large("good")

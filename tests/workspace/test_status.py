@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from mlops_cli.workspace.compare import DataState, DataStatus
 from mlops_cli.workspace.sync import fetch, push
+from tests.objects import lose
 from tests.workspace.projects import Sandbox, clone
 
 
@@ -79,7 +79,7 @@ def test_modified_without_a_part_of_the_old_listing(tracked: Sandbox):
     cache = tracked.project().cache
     sub = find(cache, pointer.digest, [b"sub"])
     assert sub is not None
-    os.unlink(cache.object_path(sub.digest))
+    lose(cache, sub.digest)
     tracked.write("data/sub/c", "changed")
     assert tracked.data()["data"].state is DataState.MODIFIED
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageErr
 from mlops_cli.hashing import Digest
 from mlops_cli.store.trees import Kind, find, tree_objects, walk
 from mlops_cli.workspace.sync import fetch, open_project_remote, push
+from tests.objects import cache_at, damage, stored
 from tests.workspace.projects import Sandbox, clone, listing
 
 
@@ -36,10 +36,6 @@ def other(shared: Sandbox, tmp_path: Path) -> Sandbox:
     return clone(shared, tmp_path / "clone")
 
 
-def objects(folder: Path) -> set[str]:
-    return {path.parent.name + path.name for path in folder.glob("objects/*/*")}
-
-
 def test_push_moves_what_is_missing(shared: Sandbox):
     remote = shared.root.parent / "remote"
     planned = push(shared.project(), dry_run=True)
@@ -47,7 +43,7 @@ def test_push_moves_what_is_missing(shared: Sandbox):
     done = push(shared.project())
     assert (planned.objects, planned.size) == (done.objects, done.size)
     assert done.objects == 5 + 3  # five different files, three folders
-    assert objects(remote) == objects(shared.project().cache.root)
+    assert stored(remote) == stored(shared.project().cache.root)
     again = push(shared.project())
     assert (again.objects, again.size, again.remote, again.url) == (0, 0, "storage", "../remote")
 
@@ -74,7 +70,7 @@ def test_part_that_is_not_there(shared: Sandbox, other: Sandbox):
 def test_fetch_and_checkout(shared: Sandbox, other: Sandbox):
     done = fetch(other.project())
     assert done.objects == 8
-    assert objects(other.project().cache.root) == objects(shared.project().cache.root)
+    assert stored(other.project().cache.root) == stored(shared.project().cache.root)
     other.checkout()
     assert listing(other.root / "data") == listing(shared.root / "data")
     assert fetch(other.project()).objects == 0
@@ -95,7 +91,7 @@ def test_parts_bring_only_what_they_need(other: Sandbox, targets: Sequence[str],
     assert set(listing(other.root / "data")) == files
     blobs = sum(kind == "file" for kind, _ in listing(other.root / "data").values())
     trees = 1 + sum(name.rpartition(b"/")[2] in (b"sub", b"deep") for name in files)
-    assert len(objects(other.project().cache.root)) == blobs + trees
+    assert len(stored(other.project().cache.root)) == blobs + trees
     assert fetch(other.project(), targets).objects == 0
     fetch(other.project())
     other.checkout()
@@ -105,7 +101,7 @@ def test_parts_bring_only_what_they_need(other: Sandbox, targets: Sequence[str],
 def test_dry_run_of_a_fetch(other: Sandbox):
     planned = fetch(other.project(), dry_run=True)
     assert (planned.objects, planned.size) == (2, None)  # `lone` and a listing; what it lists is not known here
-    assert objects(other.project().cache.root) == set()
+    assert stored(other.project().cache.root) == set()
     fetch(other.project(), ["data/a"])
     planned = fetch(other.project(), ["lone"], dry_run=True)
     assert (planned.objects, planned.size) == (1, 4)
@@ -158,30 +154,22 @@ def test_remote_that_is_gone(other: Sandbox):
             push(other.project(), [target])
 
 
-def flip(path: str) -> None:
-    os.chmod(path, 0o644)
-    data = bytearray(Path(path).read_bytes())
-    data[0] ^= 1
-    Path(path).write_bytes(data)
-    os.chmod(path, 0o444)
-
-
 def test_damaged_object_here_is_not_pushed(shared: Sandbox):
     cache = shared.project().cache
     pointer = shared.snapshot().pointer("lone")
     assert pointer is not None
-    flip(cache.object_path(pointer.digest))
+    damage(cache, pointer.digest)
     with pytest.raises(CorruptObject) as caught:
         push(shared.project())
     assert caught.value.message.startswith(f"`lone`: object `{pointer.digest[:19]}` in the cache is damaged: ")
     assert caught.value.hint == "`mlx add lone` or `mlx run` makes a good one again"
     remote = shared.root.parent / "remote"
-    assert pointer.digest.removeprefix("blake3:") not in objects(remote)
+    assert pointer.digest.removeprefix("blake3:") not in stored(remote)
     (shared.root / "lone").unlink()
     shared.write("lone", "lone")
     shared.add("lone")
     push(shared.project())
-    assert pointer.digest.removeprefix("blake3:") in objects(remote)
+    assert pointer.digest.removeprefix("blake3:") in stored(remote)
 
 
 @pytest.mark.parametrize("url", ["../remote", "memory://half-pushed"])
@@ -190,7 +178,7 @@ def test_no_tree_goes_up_over_what_did_not(shared: Sandbox, url: str):
     cache = shared.project().cache
     found = find(cache, pointed(shared, "data"), [b"sub", b"deep", b"d"])
     assert found is not None
-    flip(cache.object_path(found.digest))
+    damage(cache, found.digest)
     with pytest.raises(CorruptObject):
         push(shared.project(), ["data"])
     _, store = open_project_remote(shared.project(), None)
@@ -220,13 +208,12 @@ def folders(box: Sandbox, path: str) -> list[Digest]:
 def test_damaged_object_there_does_not_come_in(other: Sandbox):
     pointer = other.snapshot().pointer("lone")
     assert pointer is not None
-    name = pointer.digest.removeprefix("blake3:")
-    flip(str(other.root.parent / "remote/objects" / name[:2] / name[2:]))
+    damage(cache_at(other.root.parent / "remote"), pointer.digest)
     with pytest.raises(CorruptObject) as caught:
         fetch(other.project())
     start = f"`lone`: object `{pointer.digest[:19]}` in remote `storage` is damaged: "
     assert caught.value.message.startswith(start)
-    assert name not in objects(other.project().cache.root)
+    assert pointer.digest.removeprefix("blake3:") not in stored(other.project().cache.root)
 
 
 def test_remotes_that_are_not_there(shared: Sandbox, box: Sandbox):

@@ -1,0 +1,186 @@
+"""Commands on what is stored: `du`, `fsck`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlops_cli.cli.commands import command
+from mlops_cli.cli.options import DryRun, Json, RemoteName, Targets
+from mlops_cli.cli.session import reporting, session_of
+from mlops_cli.cli.text import Line, Style, Styled, count, quoted, size_text, table
+from mlops_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlops_cli.workspace.integrity import Examination, Fault
+    from mlops_cli.workspace.project import Project
+    from mlops_cli.workspace.usage import Usage
+
+
+def du(
+    context: typer.Context,
+    paths: Targets = None,
+    rev: Annotated[str | None, typer.Option("--rev", metavar="REV", help="As it was at a Git revision")] = None,
+    every: Annotated[bool, typer.Option("--all-revisions", help="Every version that a commit here records")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what the tracked data takes in the cache
+
+    Unique is what only that path needs, shared what others need as well; each object counts once. Without a path, the
+    parts of the cache follow: packs hold small files and listings, compressed where that pays.
+    """
+    from mlops_cli.workspace.usage import measure
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    if rev and every:
+        raise UsageError("`--rev` and `--all-revisions` are two questions", hint="choose one of them")
+    targets = session.targets(project, paths)
+    with reporting(output) as reporter:
+        found = measure(project, targets, revision=rev, every=every, reporter=reporter)
+    value = {
+        "revision": rev,
+        "paths": [asdict(item) for item in found.used],
+        "total": found.total,
+        "cache": {part.name: {"files": part.files, "bytes": part.bytes} for part in found.cache},
+    }
+    output.result("du", value, _usage_text(found, every=every, whole=not targets))
+    if any(item.unique is None for item in found.used):
+        output.say("next: `mlx fetch` brings the listings that are not here, marked `?`")
+
+
+def _usage_text(found: Usage, *, every: bool, whole: bool) -> Iterator[Line]:
+    rows = [
+        (size_text(item.size), _size(item.unique), _size(item.shared), *([item.revision or ""] * every), item.path)
+        for item in found.used
+    ]
+    yield from table(("size", "unique", "shared", *(["recorded in"] * every), "path"), rows)
+    if rows:
+        yield f"all together: {size_text(found.total)}, each object counted once"
+    else:
+        yield "nothing is tracked yet"
+    if whole:
+        yield ""
+        parts = [(part.name, f"{part.files:,}", size_text(part.bytes)) for part in found.cache if part.files]
+        yield from table(("cache", "files", "size"), parts)
+        yield f"the cache takes {size_text(sum(part.bytes for part in found.cache))}"
+
+
+def _size(size: int | None) -> str:
+    return "?" if size is None else size_text(size)
+
+
+def fsck(
+    context: typer.Context,
+    sample: Annotated[
+        float, typer.Option("--sample", metavar="PERCENT", show_default=False, help="Read that much of it only")
+    ] = 100.0,
+    max_duration: Annotated[
+        float | None, typer.Option("--max-duration", metavar="SECONDS", min=0, help="Begin nothing after that time")
+    ] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Bring good copies from a remote")] = False,
+    remote: RemoteName = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Read every stored byte and tell what is damaged
+
+    Damaged objects move to quarantine/ in the cache, and are named with the tracked path that they belong to; so is
+    what the records need and the cache lacks. With --sample or --max-duration, what was not read for the longest time
+    is read first, so that a little each day comes round to all. Exits with 5 when something is damaged, 4 when
+    something is only absent.
+    """
+    from mlops_cli.store.checkup import Scope
+    from mlops_cli.workspace.integrity import examine
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    if not 0 < sample <= 100:
+        raise UsageError(f"`--sample {sample:g}` is not a share", hint="give a number above 0, up to 100")
+    with reporting(output) as reporter:
+        found = examine(
+            project, Scope(sample, max_duration), repair=repair, remote=remote, dry_run=dry_run, reporter=reporter
+        )
+    checkup = found.checkup
+    value = {
+        "dry_run": dry_run,
+        "complete": checkup.complete,
+        "objects": checkup.objects,
+        "bytes": checkup.bytes,
+        "damaged": [asdict(fault) for fault in found.damaged],
+        "absent": [{key: asdict(fault)[key] for key in _ABSENT} for fault in found.absent],
+        "files": [asdict(file) for file in checkup.files],
+        "strays": checkup.strays,
+        "leftovers": checkup.leftovers,
+        "remote": found.remote,
+        "repaired": found.repaired,
+    }
+    output.result("fsck", value, _findings(found))
+    for line in _advice(project, found):
+        output.say(line)
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+_NAMED = 3  # paths that a line names
+_ABSENT = ("digest", "paths", "stage", "mended")
+
+
+def _findings(found: Examination) -> Iterator[Line]:
+    checkup = found.checkup
+    for file in checkup.files:
+        rebuilt = "what is good in it was kept" if file.rebuilt else "it is as it was"
+        yield Styled(f"damaged: {file.file}: {file.why}; {rebuilt}", Style.YELLOW if file.rebuilt else Style.RED)
+    for fault in found.damaged:
+        moved = f"; it is in {fault.moved} now" if fault.moved else ""
+        yield Styled(f"damaged: {_owner(fault)}: {fault.why}{moved}{_mended(fault)}", Style.RED)
+    for fault in found.absent:
+        yield Styled(f"absent: {_owner(fault)}{_mended(fault)}", Style.YELLOW)
+    for stray in checkup.strays:
+        yield f"stray: {stray} is not named like an object"
+    if checkup.leftovers:
+        yield f"removed what killed commands left: {size_text(checkup.leftovers)}"
+    if found.repaired:
+        yield f"repaired {count(found.repaired, 'object')} from `{found.remote}`"
+    share = "" if checkup.complete else f", {checkup.units:,} of {checkup.of_units:,} parts of the cache"
+    read = f"read {count(checkup.objects, 'object')} ({size_text(checkup.bytes)}{share})"
+    well = not (found.damaged or found.absent or checkup.files)
+    yield f"{read}: all as stored" if well else read
+
+
+def _owner(fault: Fault) -> str:
+    name = fault.digest[:19]
+    if not fault.path:
+        return f"{name}, which no record names"
+    at = f" at {fault.revision}" if fault.revision else ""
+    more = f" and {len(fault.paths) - _NAMED:,} more" if len(fault.paths) > _NAMED else ""
+    return f"{name} of {', '.join(fault.paths[:_NAMED])}{more}{at}"
+
+
+def _mended(fault: Fault) -> str:
+    return "; good bytes are here" if fault.mended else ""
+
+
+def _advice(project: Project, found: Examination) -> Iterator[str]:
+    lost = [fault for fault in (*found.damaged, *found.absent) if not fault.mended and fault.path]
+    if not lost:
+        return
+    if not found.repairing and project.config.remotes:
+        yield "next: `mlx fsck --repair` brings good copies from a remote"
+        return
+    here = next((fault for fault in lost if fault.revision is None), None)
+    if here is None:
+        yield f"next: in a clone that has good bytes, `git checkout {lost[0].revision}`, then `mlx push`"
+    elif here.stage:
+        yield f"next: `mlx run --force {quoted(here.stage)}` makes it again"
+    else:
+        yield f"next: `mlx add {quoted(here.path)}` stores it again, if what is in the workspace is good"
+
+
+COMMANDS = {
+    "du": command(du, "mlx du", "mlx du data/raw --all-revisions"),
+    "fsck": command(fsck, "mlx fsck", "mlx fsck --sample 5", "mlx fsck --repair --remote storage"),
+}

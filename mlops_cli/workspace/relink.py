@@ -1,0 +1,291 @@
+"""How files of the workspace share bytes with the cache: `mlx unprotect` and `mlx checkout --relink`.
+
+A file that is the cache's own, by a hard link or a symlink, must not be written to. Both commands replace such files,
+or make them, one atomic rename each, and never touch bytes that no store holds.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as st
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+from mlops_cli.errors import CorruptObject, MissingObject
+from mlops_cli.files import translate_os_error
+from mlops_cli.hashing import Digest, parse_digest
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.store.cache import CLONE_FROM, Cache
+from mlops_cli.store.links import LinkMode, object_at
+from mlops_cli.store.trees import Entry, Kind, diff, find, walk
+from mlops_cli.workspace import git
+from mlops_cli.workspace.checkout import Folders
+from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.reach import damaged_at, resolve_part
+from mlops_cli.workspace.rewrite import split
+from mlops_cli.workspace.scan import Scanner, open_scanner
+from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
+
+_WRITABLE = 0o222
+_REPORT_EVERY = 256
+_ROOT_KNOWS = "root-knows"  # a file in the clone's folder: the warning was given
+
+
+@dataclass(frozen=True, slots=True)
+class Relinked:
+    """A tracked path, or a part of one, and how many of its files were (or would be) replaced."""
+
+    path: str
+    files: int
+
+
+def unprotect(
+    project: Project, targets: Sequence[str] = (), *, dry_run: bool = False, reporter: Reporter = SILENT
+) -> tuple[Relinked, ...]:
+    """Make every file at `targets` one of the workspace's own, and writable; returns the paths where some were not.
+
+    UsageError for what is not tracked; MissingObject for a link to an object that is gone; CorruptObject for one whose
+    bytes were changed through a link, which stays as it is.
+    """
+    found: list[Relinked] = []
+    with open_scanner(project) as scanner:
+        relinking = _Relinking(project, scanner, project.cache.copying())
+        for tracked, part in _chosen(project, targets):
+            path = f"{tracked.path}/{part}" if part else tracked.path
+            reporter.start("unprotecting", None, "files")
+            count = 0
+            for count, (name, info) in enumerate(relinking.protected(os.fsencode(path)), start=1):
+                if not dry_run:
+                    relinking.free(name, info)
+                if count % _REPORT_EVERY == 0:
+                    reporter.advance(_REPORT_EVERY)
+            if count:
+                found.append(Relinked(path, count))
+    return tuple(found)
+
+
+def relink(
+    project: Project, targets: Sequence[str] = (), *, dry_run: bool = False, reporter: Reporter = SILENT
+) -> tuple[Relinked, ...]:
+    """Make the files at `targets` that are as recorded be linked, cloned or copied as `cache.link` says.
+
+    Files that differ from their record, or whose object is not in the cache, stay as they are. MissingObject when a
+    listing is not in the cache; CorruptObject for a damaged object: its file stays too.
+    """
+    found: list[Relinked] = []
+    with open_scanner(project, reporter=reporter) as scanner:
+        for tracked, part in _chosen(project, targets):
+            path = f"{tracked.path}/{part}" if part else tracked.path
+            cache = project.cache
+            if cache.shares and not git.ignored_files(project.root, [tracked.path]):
+                cache = cache.copying()  # Git would commit a link into this machine's cache
+            relinking = _Relinking(project, scanner, cache)
+            reporter.start("checking", None, "files")
+            try:
+                wrong = relinking.unlike(tracked, part)
+            except MissingObject as error:
+                hint = f"`mlx pull {tracked.path}` brings it"
+                raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
+            reporter.start("relinking", len(wrong), "files")
+            count = len(wrong) if dry_run else sum(relinking.place(*item) for item in wrong)
+            if count:
+                found.append(Relinked(path, count))
+    return tuple(found)
+
+
+def warn_root(project: Project, reporter: Reporter) -> None:
+    """Tell root, once in a clone, that read-only does not keep root from writing to the cache through a hard link."""
+    if project.config.cache_link != LinkMode.HARDLINK or os.geteuid() != 0 or (project.local / _ROOT_KNOWS).exists():
+        return
+    reporter.note("root can write to read-only files, and so change the cache: `mlx unprotect` before editing data")
+    with suppress(OSError):
+        (project.local / _ROOT_KNOWS).touch()
+
+
+def _chosen(project: Project, targets: Sequence[str]) -> list[tuple[Tracked, str]]:
+    tracked = [entry for entry in workspace_snapshot(project).tracked() if not entry.git]
+    return list(select(tracked, targets))
+
+
+class _Relinking:
+    """Replaces files of the workspace by what `cache` makes of their objects."""
+
+    def __init__(self, project: Project, scanner: Scanner, cache: Cache) -> None:
+        self._root = os.fsencode(project.root)
+        self._scanner = scanner
+        self._cache = cache
+        self._project = project
+
+    # What there is ---------------------------------------------------------------------------------------------------
+
+    def protected(self, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Yield the files at or below `path` that are the cache's own, or read-only as if they were."""
+        for name, info in _files(self._root, path):
+            if st.S_ISLNK(info.st_mode):
+                if self._linked(name) is not None:
+                    yield name, info
+            elif not info.st_mode & _WRITABLE or (info.st_nlink > 1 and self._object_of(info) is not None):
+                yield name, info
+
+    def unlike(self, tracked: Tracked, part: str) -> list[tuple[bytes, Entry, os.stat_result]]:
+        """Return the files that are as recorded but not as `cache` would make them, with their stats."""
+        cache = self._project.cache
+        kind, digest, _ = resolve_part(cache, tracked, part)
+        path = os.fsencode(f"{tracked.path}/{part}" if part else tracked.path)
+        if kind is ObjectKind.TREE:
+            wanted = walk(cache, digest, path)
+        else:
+            lone = find(cache, tracked.digest, split(part)) if part else as_entry(tracked)
+            wanted = iter([(path, lone)] if lone else [])
+        found: list[tuple[bytes, Entry, os.stat_result]] = []
+        for name, entry in wanted:
+            if entry.kind in (Kind.FILE, Kind.EXECUTABLE):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    info = os.lstat(self._root + b"/" + name)
+                    if self._is_unlike(name, entry, info):
+                        found.append((name, entry, info))
+        differing = self._differing(os.fsdecode(path), kind, digest) if found else frozenset()
+        here = {entry.digest for _, entry, _ in found}
+        here -= cache.missing(here)
+        return [item for item in found if item[0] not in differing and item[1].digest in here]
+
+    def _differing(self, path: str, kind: ObjectKind, digest: Digest) -> frozenset[bytes]:
+        """Return the files at `path` that are not what the record names, from a scan."""
+        present = self._scanner.look(path)
+        place = os.fsencode(path)
+        if present is None or (present.kind == Kind.FOLDER) != (kind is ObjectKind.TREE):
+            return frozenset([place])
+        if kind is ObjectKind.BLOB:
+            return frozenset([place] if present.digest != digest else [])
+        changes = diff(self._scanner, digest, present.digest)
+        return frozenset(place + b"/" + change.path for part in changes for change in part)
+
+    def _is_unlike(self, name: bytes, entry: Entry, info: os.stat_result) -> bool:
+        mode = self._cache.link
+        loose = entry.kind == Kind.FILE and self._cache.packs.find(entry.digest) is None
+        linked = st.S_ISLNK(info.st_mode)
+        shared = self._is_shared(entry.digest, info)
+        if mode is LinkMode.REFLINK and loose and info.st_size > CLONE_FROM and self._cache.clones:
+            return True  # whether it is a clone already cannot be seen
+        if mode in (LinkMode.COPY, LinkMode.REFLINK) or not loose:
+            return shared
+        if mode is LinkMode.SYMLINK:
+            return not linked or os.readlink(self._root + b"/" + name) != self._object_path(entry.digest)
+        return linked or not self._is_object(entry.digest, info)
+
+    def _is_shared(self, digest: Digest, info: os.stat_result) -> bool:
+        return st.S_ISLNK(info.st_mode) or (info.st_nlink > 1 and self._is_object(digest, info))
+
+    def _is_object(self, digest: Digest, info: os.stat_result) -> bool:
+        try:
+            own = os.lstat(self._object_path(digest))
+        except OSError:
+            return False
+        return (own.st_ino, own.st_dev) == (info.st_ino, info.st_dev)
+
+    def _object_path(self, digest: Digest) -> bytes:
+        return os.fsencode(self._cache.object_path(digest))
+
+    def _linked(self, name: bytes) -> Digest | None:
+        return object_at(os.readlink(self._root + b"/" + name))
+
+    def _object_of(self, info: os.stat_result) -> Digest | None:
+        return self._objects.get((info.st_dev, info.st_ino))
+
+    @cached_property
+    def _objects(self) -> dict[tuple[int, int], Digest]:
+        """The loose objects of the cache that have another name somewhere, by device and inode."""
+        found: dict[tuple[int, int], Digest] = {}
+        for place, info in _files(os.fsencode(self._cache.root), b"objects"):
+            if info.st_nlink > 1:
+                with suppress(ValueError):
+                    digits = os.fsdecode(place).removeprefix("objects/").replace("/", "")
+                    found[info.st_dev, info.st_ino] = parse_digest(f"blake3:{digits}")
+        return found
+
+    # What is done ----------------------------------------------------------------------------------------------------
+
+    def free(self, name: bytes, info: os.stat_result) -> None:
+        """Make a protected file a writable one of its own."""
+        executable = bool(info.st_mode & 0o100) and not st.S_ISLNK(info.st_mode)
+        digest = (
+            self._linked(name) if st.S_ISLNK(info.st_mode) else self._object_of(info) if info.st_nlink > 1 else None
+        )
+        if digest is not None:
+            self._replace(name, Entry(b"", Kind.EXECUTABLE if executable else Kind.FILE, 0, 1, digest), None)
+            return
+        try:
+            os.chmod(self._root + b"/" + name, st.S_IMODE(info.st_mode) | 0o200)
+        except OSError as error:
+            raise translate_os_error(error, f"make `{os.fsdecode(name)}` writable") from error
+
+    def place(self, name: bytes, entry: Entry, seen: os.stat_result) -> bool:
+        """Make a file that is still what was `seen` as the cache would; returns whether it was."""
+        if self._cache.link is LinkMode.REFLINK and not self._cache.clones and not self._is_shared(entry.digest, seen):
+            return False  # the file system does not clone: the copy that is there will do
+        now = os.lstat(self._root + b"/" + name)
+        if (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (
+            seen.st_ino,
+            seen.st_size,
+            seen.st_mtime_ns,
+            seen.st_ctime_ns,
+        ):
+            return False
+        if self._cache.shares and not st.S_ISLNK(seen.st_mode):
+            try:
+                self._cache.check(entry.digest)  # the file may be the only good copy: it must not give way to a bad one
+            except CorruptObject as error:
+                raise damaged_at(os.fsdecode(name), error) from error
+        self._replace(name, entry, entry.size)
+        return True
+
+    def _replace(self, name: bytes, entry: Entry, size: int | None) -> None:
+        path = os.fsdecode(name)
+        parent, _, base = name.rpartition(b"/")
+        try:
+            with Folders(self._project) as folders:
+                placed = self._cache.place(
+                    entry.digest,
+                    os.fsdecode(base),
+                    executable=entry.kind == Kind.EXECUTABLE,
+                    dir_fd=folders.open(parent),
+                    size=size,
+                    replace=True,
+                )
+        except CorruptObject as error:
+            raise damaged_at(path, error) from error
+        except MissingObject as error:
+            raise MissingObject(
+                f"`{path}` is a link to an object that is not in the cache", hint=f"`mlx pull {path}` brings it"
+            ) from error
+        except OSError as error:
+            raise translate_os_error(error, f"write `{path}`") from error
+        if placed is not None:
+            self._scanner.remember(name, placed, entry.digest)
+
+
+def _files(root: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield every file and link at or below `path`, relative to `root`, with its own stat."""
+    try:
+        info = os.lstat(root + b"/" + path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not st.S_ISDIR(info.st_mode):
+        if st.S_ISREG(info.st_mode) or st.S_ISLNK(info.st_mode):
+            yield path, info
+        return
+    waiting = [path]
+    while waiting:
+        folder = waiting.pop()
+        with os.scandir(root + b"/" + folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                name = folder + b"/" + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
+                elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                    with suppress(FileNotFoundError):
+                        yield name, entry.stat(follow_symlinks=False)

@@ -1,0 +1,273 @@
+"""Tracked data moves with its record; nothing is overwritten, and a killed move is completed by the same again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.workspace import move as module
+from mlops_cli.workspace.move import Moved, move
+from tests.workspace.projects import Sandbox, listing
+
+
+def run(box: Sandbox, old: str, new: str, *, dry_run: bool = False) -> Moved:
+    return move(box.project(), old, new, dry_run=dry_run)
+
+
+@pytest.fixture
+def filled(box: Sandbox) -> Sandbox:
+    """Return a project with a lone file and two folders."""
+    box.write("a.bin", "lone")
+    box.write("data/x.txt", "x")
+    box.write("data/sub/y.txt", "y", mode=0o755)
+    box.write("other/z.txt", "z")
+    box.add("a.bin", "data", "other")
+    box.commit()
+    return box
+
+
+def rebuilt(box: Sandbox) -> bool:
+    """Say whether adding everything anew changes no record: what was recorded is what a scan finds."""
+    box.settle()
+    return not any(item.changed for item in box.add(*box.snapshot().pointer_paths).added)
+
+
+def test_a_file_moves_with_its_pointer(filled: Sandbox) -> None:
+    done = run(filled, "a.bin", "models/b.bin")
+
+    assert (done.data, done.written, done.removed) == (True, ("models/b.bin.mlx",), ("a.bin.mlx",))
+    assert set(done.gitignores) == {".gitignore", "models/.gitignore"}
+    assert filled.read("models/b.bin") == "lone"
+    assert not filled.exists("a.bin")
+    assert "/a.bin" not in filled.read(".gitignore")
+    assert filled.clean()
+    assert rebuilt(filled)
+    assert filled.changed_in_git() == sorted(["a.bin.mlx", "models/b.bin.mlx", ".gitignore", "models/.gitignore"])
+
+
+def test_a_folder_moves(filled: Sandbox) -> None:
+    before = listing(filled.root / "data")
+
+    run(filled, "data", "images")
+
+    assert listing(filled.root / "images") == before
+    assert filled.states() == {"a.bin": "ok", "images": "ok", "other": "ok"}
+
+
+def test_changes_in_the_workspace_stay_changes(filled: Sandbox) -> None:
+    filled.write("data/x.txt", "changed")
+
+    run(filled, "data.mlx", "images")
+
+    assert filled.states()["images"] == "modified"
+    assert filled.read("images/x.txt") == "changed"
+
+
+def test_a_pointer_moves_without_data(filled: Sandbox) -> None:
+    shutil.rmtree(filled.root / "data")
+
+    done = run(filled, "data", "images")
+
+    assert not done.data
+    assert filled.states()["images"] == "missing"
+    filled.checkout()
+    assert filled.read("images/x.txt") == "x"
+
+
+def test_into_a_plain_folder(filled: Sandbox) -> None:
+    (filled.root / "models").mkdir()
+
+    assert run(filled, "a.bin", "models").new == "models/a.bin"
+    assert filled.clean()
+
+
+def test_inside_a_tracked_folder(filled: Sandbox) -> None:
+    done = run(filled, "data/sub/y.txt", "data/new/w.txt")
+
+    assert (done.written, done.removed, done.gitignores) == (("data.mlx",), (), ())
+    assert filled.clean()
+    assert not filled.exists("data/sub")
+    assert os.access(filled.root / "data/new/w.txt", os.X_OK)
+    assert rebuilt(filled)
+
+
+def test_a_folder_inside_a_tracked_folder(filled: Sandbox) -> None:
+    run(filled, "data/sub", "data/renamed")
+
+    assert filled.clean()
+    assert filled.read("data/renamed/y.txt") == "y"
+    assert rebuilt(filled)
+
+
+def test_into_a_tracked_folder(filled: Sandbox) -> None:
+    done = run(filled, "a.bin", "data")
+
+    assert (done.new, done.written, done.removed) == ("data/a.bin", ("data.mlx",), ("a.bin.mlx",))
+    assert filled.states() == {"data": "ok", "other": "ok"}
+    assert rebuilt(filled)
+
+
+def test_out_of_a_tracked_folder(filled: Sandbox) -> None:
+    done = run(filled, "data/sub/y.txt", "tool")
+
+    assert done.written == ("tool.mlx", "data.mlx")
+    assert filled.states() == {"a.bin": "ok", "data": "ok", "other": "ok", "tool": "ok"}
+    assert rebuilt(filled)
+
+
+def test_between_tracked_folders(filled: Sandbox) -> None:
+    run(filled, "data/sub", "other")
+
+    assert filled.clean()
+    assert filled.read("other/sub/y.txt") == "y"
+    assert rebuilt(filled)
+
+
+def test_between_tracked_folders_that_are_not_here(filled: Sandbox) -> None:
+    shutil.rmtree(filled.root / "data")
+    shutil.rmtree(filled.root / "other")
+
+    run(filled, "data/sub", "other")
+    filled.checkout()
+
+    assert filled.read("other/sub/y.txt") == "y"
+    assert not filled.exists("data/sub")
+
+
+def test_what_was_renamed_by_hand_is_recorded(filled: Sandbox) -> None:
+    (filled.root / "data").rename(filled.root / "images")
+
+    assert run(filled, "data", "images").new == "images/data"  # as `mv`: it is a folder
+
+
+def test_a_file_that_was_renamed_by_hand_is_recorded(filled: Sandbox) -> None:
+    (filled.root / "a.bin").rename(filled.root / "b.bin")
+
+    done = run(filled, "a.bin", "b.bin")
+
+    assert not done.data
+    assert filled.clean()
+
+
+def test_a_dry_run_tells_the_same_and_changes_nothing(filled: Sandbox) -> None:
+    before = listing(filled.root)
+
+    planned = run(filled, "data/sub", "other", dry_run=True)
+
+    after = {path: facts for path, facts in listing(filled.root).items() if not path.startswith(b".git/")}
+    assert after == {path: facts for path, facts in before.items() if not path.startswith(b".git/")}
+    assert planned == run(filled, "data/sub", "other")
+
+
+def test_a_stage_that_reads_it_is_named(filled: Sandbox) -> None:
+    filled.pipeline("stages:\n  use:\n    cmd: cat a.bin\n    deps: [a.bin]\n")
+
+    assert run(filled, "a.bin", "b.bin").stages == ("use",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("absent", "b", "nothing tracks `absent`"),
+        ("a.bin", "a.bin", "cannot move"),
+        ("data", "data/sub/deep", "cannot move"),
+        ("a.bin", "other/z.txt", "is tracked already"),
+        ("a.bin", "plain.txt", "exists already"),
+        ("a.bin", "plain.txt/below", "is not a folder"),
+        ("a.bin", "link/below", "is a symbolic link"),
+        ("a.bin", "out/below", "is made by stage"),
+        ("out", "elsewhere", "is made by stage"),
+        ("a.bin", ".mlx/a.bin", "cannot be tracked"),
+        ("a.bin", "data/skipped.log", "left out by a `.mlxignore`"),
+        ("a.bin", "mlx.yaml", "exists already"),
+    ],
+)
+def test_what_cannot_move_is_refused_and_nothing_changes(old: str, new: str, message: str, filled: Sandbox) -> None:
+    filled.pipeline("stages:\n  make:\n    cmd: mkdir -p out && echo 1 > out/x\n    outs: [out]\n")
+    filled.run()
+    filled.write("plain.txt", "mine")
+    filled.write(".mlxignore", "*.log\n")
+    (filled.root / "link").symlink_to("data")
+    before = listing(filled.root)
+
+    with pytest.raises(UsageError, match=message):
+        run(filled, old, new)
+
+    after = listing(filled.root)
+    assert {p: f for p, f in after.items() if not p.startswith(b".git/")} == {
+        p: f for p, f in before.items() if not p.startswith(b".git/")
+    }
+
+
+def test_a_part_of_a_folder_whose_listing_is_not_here(filled: Sandbox) -> None:
+    shutil.rmtree(filled.project().cache.root)
+
+    with pytest.raises(MissingObject, match="listing of `data`"):
+        run(filled, "data/x.txt", "x.txt")
+
+
+class Killed(BaseException):
+    """Stands for a `kill -9`: nothing that mlx does about errors may count."""
+
+
+@pytest.mark.parametrize("moving", [("a.bin", "b.bin"), ("data", "images"), ("a.bin", "data/a.bin")])
+@pytest.mark.parametrize("point", range(8))
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_killed_move_is_completed_by_the_same_again(
+    point: int, moving: tuple[str, str], changed: bool, filled: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if changed:
+        filled.write("a.bin" if moving[0] == "a.bin" else "data/x.txt", "changed")
+    check_killed(filled, monkeypatch, moving, point)
+
+
+@pytest.mark.parametrize(
+    "moving", [("data/x.txt", "data/w.txt"), ("data/sub", "other/sub"), ("data/x.txt", "x.txt"), ("data/sub", "data/s")]
+)
+@pytest.mark.parametrize("point", range(6))
+def test_a_killed_move_of_a_part_is_completed_by_the_same_again(
+    point: int, moving: tuple[str, str], filled: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_killed(filled, monkeypatch, moving, point)
+
+
+def check_killed(box: Sandbox, monkeypatch: pytest.MonkeyPatch, moving: tuple[str, str], point: int) -> None:
+    """End a move before its step number `point`, then do it again: it must be done, with every byte."""
+    before = {facts for path, facts in listing(box.root).items() if b".git" not in path and facts[0] != "folder"}
+    before = {facts for facts in before if not facts[1].startswith(b"mlx: 1")}
+    steps = 0
+
+    def counted(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **more: object) -> object:
+            nonlocal steps
+            steps += 1
+            if steps > point:
+                raise Killed
+            return function(*args, **more)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("write_atomic", "rename_new", "hide_from_git", "show_to_git"):
+            patch.setattr(module, name, counted(getattr(module, name)))
+        patch.setattr(Path, "unlink", counted(Path.unlink))
+        killed = True
+        try:
+            run(box, *moving)
+            killed = False
+        except Killed:
+            pass
+    if killed:
+        run(box, *moving)
+
+    after = {facts for path, facts in listing(box.root).items() if b".git" not in path and facts[0] != "folder"}
+    assert {facts for facts in after if not facts[1].startswith(b"mlx: 1")} == before
+    assert box.exists(moving[1])
+    assert not box.exists(moving[0])
+    assert not box.exists(f"{moving[0]}.mlx")
+    assert set(box.states().values()) <= {"ok", "modified"}

@@ -1,0 +1,183 @@
+"""Links into the cache become writable copies and back, and no byte of the workspace is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mlops_cli.errors import CorruptObject, UsageError
+from mlops_cli.hashing import hash_bytes
+from mlops_cli.workspace.relink import relink, unprotect, warn_root
+from tests.workspace.projects import Notes, Sandbox, listing
+
+LARGE = os.urandom(100_000)
+SHARING = ["hardlink", "symlink"]
+
+
+def fill(box: Sandbox, mode: str) -> Sandbox:
+    box.configure("cache.link", mode)
+    box.write("data/large.bin", LARGE)
+    box.write("data/small.txt", "small")
+    box.write("data/tool", LARGE + b"tool", mode=0o755)
+    box.write("lone.bin", LARGE[::-1])
+    box.add("data", "lone.bin")
+    relink(box.project())
+    return box
+
+
+def how(box: Sandbox, path: str) -> str:
+    """Return how a file is shared with the cache."""
+    place = box.root / path
+    if place.is_symlink():
+        return "symlink"
+    own = Path(box.project().cache.object_path(hash_bytes(place.read_bytes())))
+    return "hardlink" if own.exists() and own.samefile(place) else "copy"
+
+
+@pytest.mark.parametrize("mode", SHARING)
+def test_unprotected_files_are_writable_and_their_own(mode: str, box: Sandbox) -> None:
+    fill(box, mode)
+    before = {path: content for path, (_, content) in listing(box.root / "data").items() if path != b"large.bin"}
+    assert how(box, "data/large.bin") == mode
+
+    done = unprotect(box.project(), ["data"])
+
+    assert [(item.path, item.files) for item in done] == [("data", 1)]
+    assert how(box, "data/large.bin") == "copy"
+    assert how(box, "lone.bin") == mode
+    place = box.root / "data/large.bin"
+    assert place.stat().st_mode & 0o200
+    assert place.read_bytes() == LARGE
+    place.write_bytes(b"edited")
+    assert box.project().cache.read(hash_bytes(LARGE), limit=None) == LARGE
+    assert {path: content for path, (_, content) in listing(box.root / "data").items() if path in before} == before
+
+
+@pytest.mark.parametrize("mode", SHARING)
+def test_a_part_and_a_lone_file_can_be_unprotected(mode: str, box: Sandbox) -> None:
+    fill(box, mode)
+
+    assert [item.path for item in unprotect(box.project(), ["data/large.bin", "lone.bin"])] == [
+        "data/large.bin",
+        "lone.bin",
+    ]
+    assert unprotect(box.project(), ["data/large.bin", "lone.bin"]) == ()
+    assert box.clean()
+
+
+def test_a_read_only_file_that_is_no_link_becomes_writable(box: Sandbox) -> None:
+    fill(box, "copy")
+    (box.root / "lone.bin").chmod(0o444)
+
+    assert [item.path for item in unprotect(box.project(), ["lone.bin"])] == ["lone.bin"]
+    assert (box.root / "lone.bin").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_is_not_tracked_is_not_unprotected(box: Sandbox) -> None:
+    box.write("mine", "mine").chmod(0o444)
+
+    with pytest.raises(UsageError, match="nothing tracks `mine`"):
+        unprotect(box.project(), ["mine"])
+
+
+def test_a_users_own_link_stays(box: Sandbox) -> None:
+    box.write("data/a", "a")
+    (box.root / "data/link").symlink_to("a")
+    box.add("data")
+
+    assert unprotect(box.project(), ["data"]) == ()
+    assert (box.root / "data/link").is_symlink()
+
+
+def test_bytes_that_were_changed_through_a_hard_link_are_told_and_stay(box: Sandbox) -> None:
+    fill(box, "hardlink")
+    place = box.root / "lone.bin"
+    place.chmod(0o644)
+    with place.open("r+b") as stream:
+        stream.write(b"edited")
+    place.chmod(0o444)
+
+    with pytest.raises(CorruptObject, match=r"`lone\.bin`"):
+        unprotect(box.project(), ["lone.bin"])
+
+    assert place.read_bytes().startswith(b"edited")
+
+
+@pytest.mark.parametrize("before", ["copy", *SHARING])
+@pytest.mark.parametrize("after", ["copy", "reflink", *SHARING])
+def test_relinking_follows_the_setting(before: str, after: str, box: Sandbox) -> None:
+    fill(box, before)
+    box.configure("cache.link", after)
+
+    relink(box.project())
+
+    shared = after if after in SHARING else "copy"
+    assert [how(box, path) for path in ("data/large.bin", "lone.bin")] == [shared] * 2
+    assert [how(box, path) for path in ("data/small.txt", "data/tool")] == ["copy"] * 2
+    assert (box.root / "data/large.bin").read_bytes() == LARGE
+    assert os.access(box.root / "data/tool", os.X_OK)
+    assert box.read("data/small.txt") == "small"
+    assert box.clean()
+    if after != "reflink":  # whether a file is a clone cannot be seen
+        assert relink(box.project()) == ()
+
+
+@pytest.mark.parametrize("mode", SHARING)
+def test_a_modified_file_is_never_relinked(mode: str, box: Sandbox) -> None:
+    fill(box, "copy")
+    box.configure("cache.link", mode)
+    box.write("data/large.bin", LARGE[1:] + b"x")
+
+    assert [item.path for item in relink(box.project())] == ["lone.bin"]
+    assert (box.root / "data/large.bin").read_bytes() == LARGE[1:] + b"x"
+    assert how(box, "data/large.bin") == "copy"
+
+
+def test_a_damaged_object_does_not_replace_a_good_file(box: Sandbox) -> None:
+    fill(box, "copy")
+    box.configure("cache.link", "hardlink")
+    path = Path(box.project().cache.object_path(hash_bytes(LARGE)))
+    path.chmod(0o644)
+    path.write_bytes(LARGE[::-1])
+    path.chmod(0o444)
+
+    with pytest.raises(CorruptObject, match=r"data/large\.bin"):
+        relink(box.project(), ["data"])
+
+    assert (box.root / "data/large.bin").read_bytes() == LARGE
+
+
+def test_what_is_not_in_the_cache_stays(box: Sandbox) -> None:
+    fill(box, "copy")
+    box.configure("cache.link", "hardlink")
+    Path(box.project().cache.object_path(hash_bytes(LARGE))).unlink()
+
+    assert [item.path for item in relink(box.project())] == ["lone.bin"]
+    assert (box.root / "data/large.bin").read_bytes() == LARGE
+
+
+def test_a_dry_run_counts_and_changes_nothing(box: Sandbox) -> None:
+    fill(box, "hardlink")
+    planned = unprotect(box.project(), dry_run=True)
+
+    assert [(item.path, item.files) for item in planned] == [("data", 1), ("lone.bin", 1)]
+    assert how(box, "lone.bin") == "hardlink"
+    box.configure("cache.link", "copy")
+    assert relink(box.project(), dry_run=True) == planned
+    assert how(box, "lone.bin") == "hardlink"
+
+
+def test_root_is_warned_once(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    heard = Notes()
+    warn_root(box.project(), heard)
+    assert heard.notes == []
+    box.configure("cache.link", "hardlink")
+
+    warn_root(box.project(), heard)
+    warn_root(box.project(), heard)
+
+    assert len(heard.notes) == 1
+    assert "`mlx unprotect`" in heard.notes[0]
