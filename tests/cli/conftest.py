@@ -71,6 +71,11 @@ class Project:
     root: Path
     home: Path
 
+    @property
+    def cache(self) -> Path:
+        """The folder of its own cache."""
+        return self.root / ".git" / "mlx" / "cache"
+
     def __call__(self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Result:
         home = {"HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home / ".config")}
         return InProcess(self.root)(*args, env={**home, **(env or {})}, cwd=cwd)

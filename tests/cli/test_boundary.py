@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from mlops_cli.hashing import hash_bytes
 from mlops_cli.workspace import project as project_module
 from tests.cli.conftest import Project
+from tests.objects import cache_at, damage, lose_all
 
 Started = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -73,23 +75,19 @@ def nothing_to_judge(project: Project) -> list[str]:
 
 
 def bytes_elsewhere(project: Project) -> list[str]:
-    for path in (project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"):
-        path.unlink()
+    lose_all(project.cache)
     (project.root / "data" / "labels.csv").unlink()
     return ["checkout", "data/labels.csv"]
 
 
 def damaged_bytes(project: Project) -> list[str]:
-    for path in (project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"):
-        path.chmod(0o644)
-        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    damage(cache_at(project.cache), hash_bytes(b"b,1\na,0\n"))
     return ["cat", "data/labels.csv"]
 
 
 def no_such_folder(project: Project) -> list[str]:
     project.must("remote", "add", "gone", "/nonexistent/remote")
-    for path in (project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"):
-        path.unlink()
+    lose_all(project.cache)
     return ["fetch", "--remote", "gone"]
 
 
@@ -242,7 +240,7 @@ def test_cat_passes_bytes_on_as_they_are(size: int, project: Project) -> None:
 def test_cat_of_a_large_damaged_object_fails_in_the_end(project: Project) -> None:
     (project.root / "bytes").write_bytes(bytes((8 << 20) + 1))
     project.must("add", "bytes")
-    stored = max((project.root / ".git/mlx/cache/objects").glob("*/*"), key=lambda path: path.stat().st_size)
+    stored = max((project.cache / "objects").glob("*/*"), key=lambda path: path.stat().st_size)
     stored.chmod(0o644)
     with stored.open("r+b") as file:
         file.write(b"x")

@@ -13,6 +13,7 @@ import pytest
 from mlops_cli.workspace.project import find_project
 from tests.cli.conftest import Project
 from tests.cli.test_crashes import assert_nothing_is_promised_that_is_not_here
+from tests.objects import lose_all
 
 DEADLINE = 60  # seconds; only a test that fails waits so long
 PIPELINE = """\
@@ -126,8 +127,7 @@ def test_pulls_of_two_clones_into_one_cache(project: Project, tmp_path: Path) ->
     clones = [tmp_path / name for name in ("first", "second")]
     for clone in clones:
         project.git("clone", "--quiet", str(project.root), str(clone))
-    for path in (tmp_path / "shared" / "objects").glob("*/*"):
-        path.unlink()
+    lose_all(tmp_path / "shared")
 
     finish([start(clone, "pull") for clone in clones])
 
@@ -145,8 +145,7 @@ def test_pushes_to_one_remote_at_once(project: Project, tmp_path: Path) -> None:
     finish([start(project.root, "push") for _ in range(3)])
 
     assert list((tmp_path / "storage" / "tmp").glob("*/*")) == []
-    for path in (project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"):
-        path.unlink()
+    lose_all(project.cache)
     project.must("fetch")
     assert_nothing_is_promised_that_is_not_here(project)
 

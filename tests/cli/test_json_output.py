@@ -15,6 +15,7 @@ from mlops_cli.documents import schemas
 from mlops_cli.documents.schemas import find_violations, load_schema
 from tests.cli.conftest import LEAVES, Project
 from tests.conftest import Result
+from tests.objects import lose_all
 
 SCHEMAS = Path(schemas.__file__).parents[1] / "schemas"
 RECORDS = {"config", "lock", "pipeline", "pointer"}
@@ -30,7 +31,8 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "config list": [([], 0), (["--show-origin"], 0)],
     "add": [(["labels.csv"], 0), (["data/raw", "labels.csv", "--dry-run"], 0), (["data/raw/7"], 0)],
     "status": [([], 0), (["--check"], 0)],
-    "checkout": [([], 0), (["data/raw", "--dry-run"], 0)],
+    "checkout": [([], 0), (["data/raw", "--dry-run"], 0), (["--relink"], 0)],
+    "unprotect": [(["data/raw"], 0), (["data/labels.csv", "--dry-run"], 0)],
     "diff": [([], 0), (["v1"], 0), (["v1", "HEAD", "--check"], 1), (["v1", "HEAD", "data/raw"], 0)],
     "push": [([], 0), (["data/raw", "-r", "backup"], 0), (["-r", "backup", "--dry-run"], 0)],
     "pull": [([], 0), (["data/raw", "--dry-run"], 0)],
@@ -38,6 +40,15 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "remove": [(["data/raw"], 0), (["data/labels.csv.mlx", "--dry-run"], 0)],
     "ls": [([], 0), (["data/raw"], 0), (["--recursive"], 0), (["--rev", "v1", "data/raw"], 0)],
     "cat": [(["data/labels.csv"], 0), (["data/raw/a.png", "--rev", "v1"], 0), (["data/raw", "-o", "out"], 0)],
+    "move": [(["data/raw", "images"], 0), (["data/labels.csv", "data/raw", "--dry-run"], 0)],
+    "du": [([], 0), (["data/raw"], 0), (["--rev", "v1"], 0), (["--all-revisions"], 0)],
+    "fsck": [([], 0), (["--sample", "5", "--max-duration", "60"], 0), (["--repair", "--dry-run"], 0)],
+    "gc": [
+        (["--dry-run"], 0),
+        (["--yes", "--grace", "0s"], 0),
+        (["--restore"], 0),
+        (["--empty-trash", "--yes"], 0),
+    ],
     "remote add": [(["third", "s3://bucket/project"], 0), (["storage", "../x", "--force", "--dry-run"], 0)],
     "remote list": [([], 0)],
     "remote default": [(["backup"], 0), (["backup", "--dry-run"], 0)],
@@ -139,8 +150,7 @@ def test_run_tells_actions_reasons_seconds_and_logs(project: Project) -> None:
 
 
 def test_pull_tells_what_came_and_where_it_went(project: Project) -> None:
-    for path in (project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"):
-        path.unlink()
+    lose_all(project.cache)
     (project.root / "data" / "labels.csv").unlink()
 
     document = document_of(project("pull", "data/labels.csv", "--json"))
@@ -239,6 +249,12 @@ FAILURES: list[tuple[list[str], int]] = [
     (["reproduce", "no-such-revision"], 2),
     (["stage", "show", "nonsense"], 2),
     (["push", "-r", "nonsense"], 2),
+    (["checkout", "--relink", "--force"], 2),
+    (["unprotect", "absent"], 2),
+    (["move", "data/prepared", "elsewhere"], 2),
+    (["du", "data/raw/a.png"], 2),
+    (["fsck", "-r", "storage"], 2),
+    (["fsck", "--sample", "0"], 2),
     (["cat", "blake3:" + "0" * 64], 4),
 ]
 
@@ -272,8 +288,7 @@ def test_a_failing_stage_is_one_error_and_its_output_is_in_the_log(project: Proj
 
 
 def test_an_absent_object_is_one_error(project: Project) -> None:
-    for path in (project.root / ".git" / "mlx" / "cache" / "objects").glob("*/*"):
-        path.unlink()
+    lose_all(project.cache)
     (project.root / "data" / "labels.csv").unlink()
 
     result = project("checkout", "data/labels.csv", "--json")

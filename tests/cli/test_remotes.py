@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 from tests.cli.conftest import Project
+from tests.objects import stored
 
 
 def forget(project: Project, *, cache: bool) -> None:
@@ -13,7 +14,7 @@ def forget(project: Project, *, cache: bool) -> None:
     shutil.rmtree(project.root / "data" / "raw")
     (project.root / "data" / "labels.csv").unlink()
     if cache:
-        shutil.rmtree(project.root / ".git" / "mlx" / "cache")
+        shutil.rmtree(project.cache)
 
 
 def restored(document: dict[str, Any]) -> dict[str, int]:
@@ -42,12 +43,12 @@ def test_a_dry_pull_lists_what_would_be_fetched_and_come_back(project: Project) 
 
     assert document["objects"] > 0
     assert {"data/labels.csv": 1, "data/raw": 7}.items() <= restored(document).items()
-    assert not (project.root / ".git" / "mlx" / "cache" / "objects").exists()
+    assert stored(project.cache) == set()
     assert restored(document) == restored(project("pull", "--json").json())
 
 
 def test_a_dry_pull_says_when_only_the_fetch_would_tell(project: Project) -> None:
-    shutil.rmtree(project.root / ".git" / "mlx" / "cache")
+    shutil.rmtree(project.cache)
     project.write("data/raw/new.png", "mine\n")
 
     planned = project("pull", "data/raw", "--dry-run", "--force")

@@ -9,6 +9,7 @@ import pytest
 
 from mlops_cli.errors import CorruptObject, UsageError
 from mlops_cli.pipeline.doctor import Finding, Health, examine
+from tests.objects import LARGE, damage
 from tests.workspace.projects import Sandbox
 
 
@@ -118,15 +119,13 @@ def test_remote_that_nothing_was_pushed_to(box: Sandbox):
     assert found["remote away"][0].health is Health.WARNING
 
 
-def test_damaged_objects_that_were_put_away(box: Sandbox):
-    box.write("lone", "x")
+@pytest.mark.parametrize("size", [1, LARGE])
+def test_damaged_objects_that_were_put_away(box: Sandbox, size: int):
+    box.write("lone", "x" * size)
     box.add("lone")
     assert "quarantine" not in findings(box)
     (entry,) = box.snapshot().tracked()
-    place = box.project().cache.object_path(entry.digest)
-    os.chmod(place, 0o644)
-    with open(place, "wb") as stream:
-        stream.write(b"y")
+    damage(box.project().cache, entry.digest)
     with pytest.raises(CorruptObject):
         box.project().cache.read(entry.digest)
     (finding,) = findings(box)["quarantine"]

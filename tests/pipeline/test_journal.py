@@ -21,6 +21,7 @@ from mlops_cli.pipeline.processes import Group
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.store.trees import Entry
 from mlops_cli.workspace.snapshot import workspace_snapshot
+from tests.objects import lose
 from tests.workspace.projects import Notes, Sandbox, listing
 
 
@@ -231,7 +232,7 @@ def test_waiting_entry_names_no_processes(ran: Sandbox):
     """Its group ended long ago: another of that number is none of ours."""
     begun(ran, group=Group(2**22 + 7, "boot:1"))
     took_away(ran)
-    lose(ran)
+    lose_old(ran)
     recovered(ran)
     (entry,) = ran.project().journal.iterdir()
     assert read_unfinished(entry.read_bytes()).group is None
@@ -362,18 +363,9 @@ def test_old_outputs_that_cannot_be_brought_back_stop_nobody_and_are_not_forgott
     assert ran.clean()
 
 
-def lose(box: Sandbox) -> tuple[Path, bytes]:
-    """Take the bytes of the old outputs away from the cache; returns where they belong, and what they are."""
-    name = hash_bytes(b"1").removeprefix("blake3:")
-    place = box.project().cache.root / "objects" / name[:2] / name[2:]
-    data = place.read_bytes()
-    place.unlink()
-    return place, data
-
-
-def give_back(place: Path, data: bytes) -> None:
-    place.write_bytes(data)
-    place.chmod(0o444)
+def lose_old(box: Sandbox) -> Callable[[], None]:
+    """Take the bytes of the old outputs away from the cache; returns what brings them back."""
+    return lose(box.project().cache, hash_bytes(b"1"))
 
 
 def recovered(box: Sandbox) -> list[str]:
@@ -387,14 +379,14 @@ def test_what_came_to_a_path_while_its_old_output_was_away_stays(ran: Sandbox):
     """The user was told that the old outputs are not back: what is written there afterwards is nobody's half output."""
     begun(ran)
     wrote_half(ran)
-    lost = lose(ran)
+    give_back = lose_old(ran)
     unable, aside = recovered(ran)
     assert "cannot be brought back yet: " in unable
     assert unable.endswith("(`mlx run s` makes them anew)")
     kept = Path(aside.removeprefix("what it had written is in ").strip("`"))
     assert (kept / "folder/new").read_text() == "half"
     ran.write("file", "the user's")
-    give_back(*lost)
+    give_back()
     stays, back = recovered(ran)
     assert stays == "`file` is not what stage `s` had before, and stays as it is"
     assert "its old outputs are back" in back
@@ -406,13 +398,13 @@ def test_old_outputs_are_not_forgotten_when_the_stage_runs_again_meanwhile(ran: 
     before = visible(ran)
     begun(ran)
     took_away(ran)
-    lost = lose(ran)
+    give_back = lose_old(ran)
     assert len(recovered(ran)) == 1
     pipeline = ran.read("mlx.yaml")
     ran.write("mlx.yaml", pipeline.replace("mkdir folder", "mkdir folder && false"))
     with pytest.raises(StageFailed, match="failed: exit code 1"):
         ran.run()
-    give_back(*lost)
+    give_back()
     ran.write("mlx.yaml", pipeline)
     assert recovered(ran) == ["stage `s` was cut short: its old outputs are back"]
     assert visible(ran) == before
@@ -421,7 +413,7 @@ def test_old_outputs_are_not_forgotten_when_the_stage_runs_again_meanwhile(ran: 
 def test_run_that_succeeds_ends_the_waiting(ran: Sandbox):
     begun(ran)
     took_away(ran)
-    lose(ran)
+    lose_old(ran)
     assert len(recovered(ran)) == 1
     ran.run()
     assert ran.read("folder/n") == "1"

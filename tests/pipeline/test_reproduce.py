@@ -14,6 +14,7 @@ import pytest
 from mlops_cli.errors import Inconclusive, MissingObject, RemoteError, StageFailed, UsageError
 from mlops_cli.pipeline.reproduce import MetricVerdict
 from mlops_cli.workspace.sync import push
+from tests.objects import lose, stored
 from tests.workspace.projects import Sandbox, clone, is_alive, listing, make_project, wait_for
 
 PIPELINE = """
@@ -130,7 +131,7 @@ stages:
     box.commit()
     (tmp_path / "hidden").write_text("2")
     (out,) = box.snapshot().outputs(box.snapshot().stages[0])
-    os.unlink(box.project().cache.object_path(out.digest))
+    lose(box.project().cache, out.digest)
     assert verdicts(box, "HEAD") == {"first": False}
     (note,) = box.heard.notes
     assert note.startswith("stage `second` and those after it were not judged: ")
@@ -297,7 +298,7 @@ def test_cache_that_is_relative_to_the_project(tmp_path: Path):
     box.pipeline("stages:\n  s: {cmd: cp data out, deps: [data], outs: [out]}\n")
     box.run()
     box.commit()
-    assert (tmp_path / "cache/objects").is_dir()
+    assert stored(tmp_path / "cache")
     assert verdicts(box, "HEAD") == {"s": True}
 
 

@@ -1,0 +1,102 @@
+"""`mlx fsck` and `mlx du` as people meet them: exit codes, what is said, and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.conftest import Project
+
+CACHE = Path(".git", "mlx", "cache")
+
+
+def damage(project: Project) -> None:
+    """Change a large tracked file's object."""
+    (path,) = (path for path in (project.root / CACHE / "objects").glob("*/*") if path.stat().st_size == 300_000)
+    path.chmod(0o644)
+    with path.open("r+b") as stream:
+        stream.write(b"damage")
+
+
+def add_large(project: Project) -> None:
+    (project.root / "large.bin").write_bytes(bytes(range(250)) * 1200)
+    project.must("add", "large.bin")
+
+
+def test_what_is_well_is_one_line(project: Project) -> None:
+    result = project("fsck")
+
+    assert result.code == 0
+    assert result.stdout.endswith(": all as stored\n")
+    assert result.stderr == ""
+
+
+def test_damage_is_named_and_the_next_command_mends_it(project: Project) -> None:
+    add_large(project)
+    project.must("push", "large.bin")
+    damage(project)
+
+    found = project("fsck")
+    absent = project("fsck")
+    mended = project("fsck", "--repair")
+
+    assert found.code == 5
+    assert "damaged: blake3:" in found.stdout
+    assert " of large.bin: its bytes hash to " in found.stdout
+    assert found.stderr == "next: `mlx fsck --repair` brings good copies from a remote\n"
+    assert absent.code == 4
+    assert "absent: blake3:" in absent.stdout
+    assert mended.code == 0
+    assert "repaired 1 object from `storage`" in mended.stdout
+    assert project("fsck").code == 0
+
+
+def test_without_a_remote_the_workspace_may_have_good_bytes(project: Project) -> None:
+    add_large(project)
+    damage(project)
+    for name in ("storage", "backup"):
+        project.must("remote", "remove", name)
+
+    found = project("fsck")
+
+    assert found.stderr == "next: `mlx add large.bin` stores it again, if what is in the workspace is good\n"
+    project.must("add", "large.bin")
+    assert project("fsck").code == 0
+
+
+def test_an_output_is_made_again(project: Project) -> None:
+    for name in ("storage", "backup"):
+        project.must("remote", "remove", name)
+    for path in (project.root / CACHE / "packs").iterdir():
+        path.unlink()
+
+    result = project("fsck")
+
+    assert result.code == 4
+    assert result.stderr.startswith("next: ")
+
+
+def test_du_tells_paths_and_the_cache(project: Project) -> None:
+    result = project("du")
+
+    assert result.code == 0
+    for word in ("unique", "shared", "data/raw", "data/prepared", "all together: ", "the cache takes "):
+        assert word in result.stdout
+    assert "cache" not in project("du", "data/raw").stdout
+
+
+def test_du_marks_what_it_cannot_know(project: Project) -> None:
+    for path in (project.root / CACHE / "packs").iterdir():
+        path.unlink()
+
+    result = project("du", "data/raw")
+
+    assert "   ?   " in result.stdout
+    assert "`mlx fetch`" in result.stderr
+
+
+def test_mv_is_move(project: Project) -> None:
+    result = project.must("mv", "data/raw", "data/images")
+
+    assert result.stdout == "moved data/raw to data/images\n"
+    assert "note: stage `prepare` reads `data/raw`" in result.stderr
+    assert "next: git add data/images.mlx data/raw.mlx data/.gitignore" in result.stderr
