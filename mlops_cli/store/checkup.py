@@ -23,14 +23,13 @@ from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, hash_
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.loose import READ_FLAGS, remove_abandoned
 from mlops_cli.store.objects import DamagedObjects, Durability, cut
+from mlops_cli.store.pack_folder import SEGMENT_SUFFIX, SUFFIX
 from mlops_cli.store.pack_format import FILE_HEADER, RECORD_SIZE, PackError, find_footer, scan_records
 from mlops_cli.store.pack_index import Table, footer_table, mapped, segment_table
 from mlops_cli.store.pack_writer import unpacked
 from mlops_cli.store.packed import PackedStore
-from mlops_cli.store.packs import SUFFIX
 from mlops_cli.store.tree_format import TREE_LIMIT
 
-_SEGMENT = ".idx"
 CHECKED = "checked.json"  # when each unit was read last: seconds since 1970 by its name
 
 
@@ -335,7 +334,7 @@ class _Checker:
     def _check_segments(self) -> None:
         found: dict[str, str] = {}
         for file in _listed(f"{self._root}/index"):
-            if file.endswith(_SEGMENT) and (why := self._segment_fault(file)):
+            if file.endswith(SEGMENT_SUFFIX) and (why := self._segment_fault(file)):
                 found[file] = why
         rebuilt = bool(found) and self._reindex(found)
         self._files += [DamagedFile(f"index/{file}", why, rebuilt) for file, why in found.items()]
@@ -350,7 +349,7 @@ class _Checker:
             return (error.strerror or str(error)).lower()
         except PackError as error:
             return str(error)
-        named = file.removesuffix(_SEGMENT)
+        named = file.removesuffix(SEGMENT_SUFFIX)
         return None if hash_bytes(memoryview(data)) == f"{PREFIX}{named}" else "it is not what was written"
 
     def _reindex(self, files: Collection[str]) -> bool:

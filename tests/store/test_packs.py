@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.store import pack_index, packs
+from mlops_cli.store import pack_index, pack_reader, packs
 from mlops_cli.store.loose import Scratch
 from mlops_cli.store.pack_format import FILE_HEADER, RECORD_SIZE, ROW_SIZE, TRAILER_SIZE, PackError
 from mlops_cli.store.pack_writer import Packer
@@ -224,7 +224,7 @@ def test_an_index_that_cannot_be_mapped_for_want_of_files_is_read(root, scratch,
     def refuse(path):
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(packs, "mapped", refuse)
+    monkeypatch.setattr(pack_reader, "mapped", refuse)
 
     assert Packs(str(root)).read(hash_bytes(b"x")) == b"x"
 
