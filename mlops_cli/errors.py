@@ -17,6 +17,8 @@ A message is lower case, names the thing in backticks and has no full stop; the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class MlxError(Exception):
     """Something the user can act on; `exit_code` is what the process returns."""
@@ -27,6 +29,16 @@ class MlxError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel between processes, however a subclass is made."""
+        return _revive, (type(self), self.args, self.__dict__)
+
+
+def _revive(kind: type[MlxError], args: tuple[object, ...], state: Mapping[str, object]) -> MlxError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class CheckFailed(MlxError):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 FLOORS = (
     {"errors", "progress"},
-    {"files", "hashing", "documents"},
+    {"files", "hashing", "documents", "workers"},
     {"store", "records"},
     {"workspace"},
     {"pipeline", "tracking", "quality"},

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mlops_cli.errors import UsageError
 from mlops_cli.hashing import Digest, hash_bytes, hash_file
@@ -21,6 +23,7 @@ from mlops_cli.store.loose import CREATE_FLAGS, OBJECT_MODE, Scratch
 from mlops_cli.store.objects import damaged_in_flight
 from mlops_cli.store.pack_writer import Packer
 from mlops_cli.store.sources import (
+    Stat,
     changed,
     hash_stable,
     is_open_for_writing,
@@ -58,9 +61,12 @@ class Batch:
         self._scratch = Scratch(str(cache.root))
         self._packer = Packer(self._scratch.next_path)
         self._pending: dict[Digest, str] = {}
-        self._adopted: list[tuple[str, str, os.stat_result]] = []  # file, its name under tmp/, as it was when hashed
-        self._replaced: list[tuple[str, Digest, os.stat_result]] = []  # files that symlinks take the place of
+        self._adopted: list[
+            tuple[str, str, os.stat_result | Stat]
+        ] = []  # file, its name under tmp/, as it was when hashed
+        self._replaced: list[tuple[str, Digest, os.stat_result | Stat]] = []  # files that symlinks take the place of
         self._in_memory = CLONE_FROM if cache.clones else SMALL
+        self._links_above = cache.pack_below if cache.shares else sys.maxsize
         self.was_written = False  # whether somebody had the file that came last open for writing
 
     def add_bytes(self, data: bytes) -> Digest:
@@ -69,8 +75,10 @@ class Batch:
         self._keep(digest, data)
         return digest
 
-    def add_file(self, path: str, size: int, *, copied: bool = False) -> Digest:
-        """Add a regular file of `size` bytes and return its digest; what is stored is what was hashed.
+    def add_file(self, path: str, size: int, *, copied: bool = False, seen: os.stat_result | None = None) -> Digest:
+        """Add a regular file of `size` bytes, of which `seen` may be the stat, and return its digest.
+
+        What is stored is what was hashed.
 
         In the link modes a file that is too large for a pack itself becomes the object (read-only) and, with symlinks,
         a symlink takes its place, once the batch is published; with `copied` it is left alone. A symlink to an object
@@ -78,11 +86,11 @@ class Batch:
         file, is not `size` bytes, or keeps changing while it is read.
         """
         try:
-            links = self._cache.shares and not copied and size > self._cache.pack_below
+            links = size > self._links_above and not copied
             if links or size > self._in_memory:
                 self.was_written = is_open_for_writing(path)
                 return self._adopt(path, size) if links else self._copy(path, size)
-            data, _, self.was_written = read_stable(path, size)
+            data, _, self.was_written = read_stable(path, size, seen)
         except UsageError:
             linked = self._add_linked(path, size)
             if linked is None:
@@ -126,6 +134,40 @@ class Batch:
             raise self._cache.trouble(error, "add to the cache") from error
         self._pending, self._adopted, self._replaced = {}, [], []
         self._cache.tidy(self._scratch)
+
+    def prepare(self) -> None:
+        """Make ready for copies of this process to add to this batch too, each to its part (`divide`)."""
+        try:
+            self._scratch.prepare()
+        except OSError as error:
+            raise self._cache.trouble(error, "add to the cache") from error
+
+    def divide(self, worker: int) -> None:
+        """Go on as worker number `worker`, a copy of the process whose batch this is."""
+        self._cache.divide()
+        self._scratch.divide(worker)
+        self._packer.divide()
+        self._pending, self._adopted, self._replaced = {}, [], []
+
+    def divided(self) -> tuple[object, ...]:
+        """Return what this worker added, for `absorb`: nothing can be added any more."""
+        try:
+            packed = self._packer.divided()
+        except OSError as error:
+            raise self._cache.trouble(error, "add to the cache") from error
+        adopted = [(path, name, _plain(stat)) for path, name, stat in self._adopted]
+        replaced = [(path, digest, _plain(stat)) for path, digest, stat in self._replaced]
+        return *packed, list(self._pending.items()), adopted, replaced
+
+    def absorb(self, part: tuple[Any, ...]) -> None:
+        """Take over what a worker added."""
+        sealed, raws, pending, adopted, replaced = part
+        self._packer.absorb(sealed, raws)
+        new = {digest: name for digest, name in pending if digest not in self._pending}  # or two had the same file
+        self._pending.update(new)
+        taken = set(new.values())
+        self._adopted += [(path, name, Stat(*stat)) for path, name, stat in adopted if name in taken]
+        self._replaced += [(path, digest, Stat(*stat)) for path, digest, stat in replaced]
 
     def close(self) -> None:
         """Remove what was not published."""
@@ -245,10 +287,14 @@ class Batch:
         self._adopted.append((path, temporary, info))
         return True
 
-    def _leave_symlink(self, path: str, digest: Digest, before: os.stat_result) -> None:
+    def _leave_symlink(self, path: str, digest: Digest, before: os.stat_result | Stat) -> None:
         """Put a symlink to the published object in a file's place, unless the file is no longer what was stored."""
         if not is_same_file(os.stat(path, follow_symlinks=False), before):
             return
         temporary = self._cache.beside(path)
         os.symlink(self._cache.object_path(digest), temporary)
         os.rename(temporary, path)
+
+
+def _plain(stat: os.stat_result | Stat) -> tuple[int, ...]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev

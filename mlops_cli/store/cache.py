@@ -46,6 +46,7 @@ class Cache(PackedStore):
         self._token = ""
         self._numbers = count()
         self._fresh: set[str] = set()  # files that count as new already
+        self._loose: set[str] | None = None  # folders of loose objects that were there at the first look
 
     def trouble(self, error: OSError, doing: str) -> MlxError:
         """Return what to raise when the system refuses, naming the cache's folder."""
@@ -76,6 +77,8 @@ class Cache(PackedStore):
             raise self.trouble(error, "look into the cache") from error
         if place is not None:
             return place.length == size and self._freshen(self.packs.path_of(place.pack))
+        if not self._may_be_loose(digest[7:9]):
+            return False
         path = self.object_path(digest)
         if not os.access(path, os.F_OK):
             return False
@@ -84,6 +87,12 @@ class Cache(PackedStore):
         except (MissingObject, CorruptObject):
             return False
         return self.shares or self._freshen(path)  # a link's times are those of the user's file
+
+    def _may_be_loose(self, shard: str) -> bool:
+        """Say whether loose objects were in a folder at the first look; what others store later is stored twice."""
+        if self._loose is None:
+            self._loose = set(os.listdir(self._objects)) if os.path.isdir(self._objects) else set()
+        return shard in self._loose or shard in self._shards
 
     def _freshen(self, path: str) -> bool:
         """Make a file count as new, once; returns whether it is there."""
@@ -116,18 +125,20 @@ class Cache(PackedStore):
         dir_fd: int | None = None,
         size: int | None = None,
         replace: bool = False,
+        hidden: bool = False,
     ) -> os.stat_result | None:
         """Make an object appear at `target`, in one step, as the link mode says; what cannot be linked is copied.
 
-        The target's folder must exist; with `dir_fd` the target is relative to that folder. Copies are verified as they
-        are made; links when the object's mode, or `size` when given, is not as it was stored. UsageError when something
-        is at `target`, unless `replace` lets a file or symlink there give way; MissingObject, CorruptObject. What was
-        at `target`, or nothing, is there after an error or a crash.
+        The target's folder must exist; with `dir_fd` the target is relative to that folder. `hidden` says that nobody
+        looks into it yet, so that the file may get its name before its bytes. Copies are verified as they are made;
+        links when the object's mode, or `size` when given, is not as it was stored. UsageError when something is at
+        `target`, unless `replace` lets a file or symlink there give way; MissingObject, CorruptObject. What was at
+        `target`, or nothing, is there after an error or a crash.
 
         Returns what `os.stat` says of the file that now has the object's bytes; None when somebody else was at it
         already, so that it may have others.
         """
-        goal = Goal(target, executable, dir_fd, replace)
+        goal = Goal(target, executable, dir_fd, replace, hidden)
         data = self.packed(digest)
         try:
             if data is not None:
@@ -150,7 +161,7 @@ class Cache(PackedStore):
         info = self._inspect(digest, source, size)
         if clone and info.st_size <= CLONE_FROM:
             return None
-        temporary = self.beside(goal.path)
+        temporary = self._made_at(goal)
         try:
             if self.link is LinkMode.HARDLINK:
                 os.link(source, temporary, dst_dir_fd=goal.dir_fd, follow_symlinks=False)
@@ -166,11 +177,11 @@ class Cache(PackedStore):
                 self.clones = False
             return None
         settle(temporary, goal)
-        return Placed(info, goal)
+        return Placed(info, goal, linked=not clone)
 
     def _fill(self, data: bytes, goal: Goal) -> Placed:
         """Write an object that is in memory."""
-        temporary = self.beside(goal.path)
+        temporary = self._made_at(goal)
         descriptor = os.open(temporary, CREATE_FLAGS, goal.mode, dir_fd=goal.dir_fd)
         try:
             write_all(descriptor, data)
@@ -193,7 +204,7 @@ class Cache(PackedStore):
                 if found != digest:
                     raise self.damaged(digest, found)
                 return self._fill(data, goal)
-            temporary = self.beside(goal.path)
+            temporary = self._made_at(goal)
             descriptor = os.open(temporary, CREATE_FLAGS, goal.mode, dir_fd=goal.dir_fd)
             try:
                 if (found := copy_descriptor(source, descriptor)[0]) != digest:
@@ -208,6 +219,13 @@ class Cache(PackedStore):
             os.close(source)
         settle(temporary, goal)
         return Placed(info, goal)
+
+    def _made_at(self, goal: Goal) -> str:
+        return goal.path if goal.hidden else self.beside(goal.path)
+
+    def divide(self) -> None:
+        """Share no names with the process that this one is a copy of."""
+        self._token = ""
 
     def beside(self, target: str) -> str:
         """Return an unused temporary name in the folder of `target`."""

@@ -54,6 +54,18 @@ class Scratch:
         self._lock = -1
         self._numbers = count()
         self._making = threading.Lock()
+        self._divisions = count()
+        self._mark = ""
+
+    def prepare(self) -> None:
+        """Make the folder now; then copies of this process can write there too."""
+        self.next_path()
+        next(self._divisions)
+
+    def divide(self, worker: int) -> None:
+        """Go on in a copy of the process that owns the folder, under names that none of the others uses."""
+        self._mark = f"{next(self._divisions)}-{worker}-"
+        self._lock = -1  # the owner's to give back
 
     def next_path(self) -> str:
         """Return a path for a new temporary file; nothing is there yet."""
@@ -61,7 +73,7 @@ class Scratch:
             with self._making:
                 if not self._made:
                     self._make()
-        return f"{self._folder}/{next(self._numbers)}"
+        return f"{self._folder}/{self._mark}{next(self._numbers)}"
 
     def write(self, data: bytes | memoryview) -> str:
         """Write an object's bytes under a temporary name and return that name."""

@@ -28,6 +28,7 @@ LARGEST = 8 << 20  # no object above this goes into a pack, so no record can ask
 LARGEST_PACK = 2 * (SEALED_AT + LARGEST)  # bytes: no file above this is one; most of it would be the footer
 
 _RECORD = struct.Struct("<4sB3xII32sQ")
+_HEAD = struct.Struct("<4sB3xII32s")  # of a record, without its checksum
 RECORD_SIZE = _RECORD.size
 _RECORD_MAGIC = b"MLXR"
 _TRAILER = struct.Struct("<QIQ4sB3x")
@@ -73,7 +74,7 @@ def encode_record(record: Record) -> bytes:
     raw, codec, length, data = record
     if max(length, len(data)) > LARGEST:
         raise ValueError(f"an object of {length:,} bytes is too large for a pack")
-    head = _RECORD.pack(_RECORD_MAGIC, codec, length, len(data), raw, 0)[:-8]
+    head = _HEAD.pack(_RECORD_MAGIC, codec, length, len(data), raw)
     return head + _checksum(data, seed=_checksum(head)).to_bytes(8, "little")
 
 
@@ -87,7 +88,7 @@ def decode_record(data: bytes | memoryview, offset: int = 0) -> Record:
     end = offset + RECORD_SIZE + stored
     if end > len(data):
         raise PackError("a record is cut off")
-    payload = bytes(data[offset + RECORD_SIZE : end])
+    payload = bytes(data[offset + RECORD_SIZE : end])  # no copy of what are bytes already
     if _checksum(payload, seed=_checksum(bytes(data[offset : offset + RECORD_SIZE - 8]))) != checksum:
         raise PackError("a record is not what was written")
     return Record(raw, codec, length, payload)

@@ -45,6 +45,7 @@ _U32 = struct.Struct("<I")
 _PAIR = struct.Struct("<II")
 _MOST_BITS = 24
 _MANY = 65536  # from here on numpy sorts faster than it is imported
+_PATIENCE = 1024  # look-ups in a table after which a dictionary of its rows is made, unless they are many
 _FEW = 512  # rows that are searched through as bytes
 _ODD = "it points at what cannot be there"
 # Not waiting for the other end of what is no file but a pipe.
@@ -87,11 +88,23 @@ class Table:
         self.starts = starts
         self._shift = 32 - bits
         self._spread = isqrt(count) + 8  # two standard deviations of how many digests are below one, and more
+        self._patience = _PATIENCE if count <= _MANY else -1
+        self._numbered: dict[bytes, int] = {}  # the row of each digest, once that pays
 
     def find(self, raw: bytes) -> Place | None:
         """Return where the object with the 32-byte digest `raw` is, or None; PackError when the table is damaged."""
-        row = self._row(raw)
+        if self._patience:
+            self._patience -= 1
+            row = self._row(raw)
+        else:
+            row = (self._numbered or self._number()).get(raw, -1)
         return None if row < 0 else self._place(row)
+
+    def _number(self) -> dict[bytes, int]:
+        begin = self._digests
+        rows = self.data[begin : begin + RAW_SIZE * self.count]
+        self._numbered = {rows[RAW_SIZE * row : RAW_SIZE * (row + 1)]: row for row in range(self.count)}
+        return self._numbered
 
     def _row(self, raw: bytes) -> int:
         """Return the row of a digest, or -1: of the few rows among which it must be, as bytes, a search finds it."""

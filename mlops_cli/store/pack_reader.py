@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, raw_digest
+from blake3 import blake3
+
+from mlops_cli.hashing import Digest, digest_from_raw, raw_digest
 from mlops_cli.store.pack_folder import GONE, SHORTAGES, PackFolder, read_whole, size_of
 from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, PackError, Record, Row, decode_record, scan_records
 from mlops_cli.store.pack_index import Place, Table, mapped, read_footer, rows_table, segment_table
@@ -48,6 +50,7 @@ class PackReader(PackFolder):
         self.damaged: dict[str, str] = {}
         self.lost: set[Digest] = set()
         self._unusable: set[str] = set()  # segments, and packs whose footer is
+        self._likely: Table | None = None  # knew the object that was found last
 
     def find(self, digest: Digest) -> Place | None:
         """Return where an object is, as far as is known since the last look; None when it is in no pack."""
@@ -56,14 +59,24 @@ class PackReader(PackFolder):
             return None
         raw = raw_digest(digest)
         try:
-            for table in known.tables:
+            for table in self._ordered(known):
                 place = table.find(raw)
                 if place is not None:
+                    self._likely = table
                     return place
         except PackError as error:
             self._reject(known, table, error)
             return self.find(digest)
         return None
+
+    def _ordered(self, known: Known) -> Iterator[Table]:
+        """Yield the tables, first the one that knew the object before: what is together is asked for together."""
+        likely = self._likely
+        if likely is not None and likely in known.tables:
+            yield likely
+        for table in known.tables:
+            if table is not likely:
+                yield table
 
     def look_again(self) -> bool:
         """Learn of packs that came and went; returns whether there were any."""
@@ -109,13 +122,14 @@ class PackReader(PackFolder):
     def _read_from(self, known: Known, raw: bytes) -> tuple[bytes | None, PackError | None]:
         """Return an object as the first of its good records has it, else what is wrong with one."""
         damage = None
-        for table in known.tables:
+        for table in self._ordered(known):
             try:
                 place = table.find(raw)
             except PackError as error:
                 self._reject(known, table, error)
                 continue
             if place is not None:
+                self._likely = table
                 try:
                     return self._read_at(place, raw), None
                 except PackError as error:
@@ -127,9 +141,9 @@ class PackReader(PackFolder):
         if record.raw != raw:
             raise PackError("its index leads to another object")
         data = unpacked(record)
-        found = hash_bytes(data)
-        if raw_digest(found) != raw:
-            raise PackError(f"its bytes hash to `{found[:19]}`")
+        found = blake3(data).digest()
+        if found != raw:
+            raise PackError(f"its bytes hash to `{digest_from_raw(found)[:19]}`")
         return data
 
     def rows(self) -> Iterator[tuple[Digest, Place]]:

@@ -9,7 +9,7 @@ from typing import Protocol
 from blake3 import blake3
 
 from mlops_cli.files import write_all
-from mlops_cli.hashing import Digest, raw_digest
+from mlops_cli.hashing import RAW_SIZE, Digest, digest_from_raw, raw_digest
 from mlops_cli.store.pack_format import (
     FILE_HEADER,
     LARGEST,
@@ -153,13 +153,14 @@ class Packer:
         self._writer: PackWriter | None = None
         self._sealed: list[tuple[str, str]] = []
         self._known: set[Digest] = set()
+        self._inherited: set[Digest] = set()
 
     def __contains__(self, digest: Digest) -> bool:
-        return digest in self._known
+        return digest in self._known or digest in self._inherited
 
     def add(self, digest: Digest, data: bytes) -> None:
         """Add an object whose bytes are `data`; one that was added already is not added again."""
-        if digest in self._known:
+        if digest in self:
             return
         if self._writer is None:
             self._writer = PackWriter(self._new_path())
@@ -189,6 +190,21 @@ class Packer:
             self._end_pack()
         sealed, self._sealed, self._known = self._sealed, [], set()
         return sealed
+
+    def divide(self) -> None:
+        """Go on in a copy of this process, with packs of its own; what was added before is still known."""
+        self._inherited = self._known
+        self._known, self._writer, self._sealed = set(), None, []
+
+    def divided(self) -> tuple[list[tuple[str, str]], bytes]:
+        """End the last pack; returns what `absorb` takes: file and name of each, their objects' raw digests."""
+        raws = b"".join(map(raw_digest, self._known))
+        return self.seal(), raws
+
+    def absorb(self, sealed: list[tuple[str, str]], raws: bytes) -> None:
+        """Take over what a copy of this process has packed; its packs come before the one that is being written."""
+        self._sealed += sealed
+        self._known.update(digest_from_raw(raws[at : at + RAW_SIZE]) for at in range(0, len(raws), RAW_SIZE))
 
     def close(self) -> None:
         """Close the file of a pack that was not sealed, which its owner removes."""

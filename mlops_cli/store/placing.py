@@ -18,6 +18,7 @@ class Goal(NamedTuple):
     executable: bool
     dir_fd: int | None
     replace: bool
+    hidden: bool = False  # nobody looks there yet: the folder itself gets its name later
 
     @property
     def mode(self) -> int:
@@ -30,12 +31,15 @@ class Placed(NamedTuple):
 
     before: os.stat_result
     goal: Goal
+    linked: bool = False  # to the object, whose own times change with that
 
     def untouched(self) -> os.stat_result | None:
         """Return the file's stat now; None when it is another file, or one that was written to.
 
         A symlink to an object stands for the object.
         """
+        if self.goal.hidden and not self.linked:
+            return self.before
         try:
             now = os.stat(self.goal.path, dir_fd=self.goal.dir_fd)
         except OSError:
@@ -56,7 +60,9 @@ def stamp(file: int | str, dir_fd: int | None = None) -> os.stat_result:
 
 
 def settle(temporary: str, goal: Goal) -> None:
-    """Give a finished file its name."""
+    """Give a finished file its name, unless it was made under that."""
+    if goal.hidden:
+        return
     try:
         if goal.replace:
             os.rename(temporary, goal.path, src_dir_fd=goal.dir_fd, dst_dir_fd=goal.dir_fd)

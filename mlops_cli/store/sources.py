@@ -12,6 +12,7 @@ import os
 import signal
 import stat
 import sys
+from typing import NamedTuple
 
 from mlops_cli.errors import MlxError, UsageError
 from mlops_cli.files import translate_os_error
@@ -19,6 +20,21 @@ from mlops_cli.hashing import Digest, hash_descriptor
 
 # O_NONBLOCK: opening a pipe by mistake must not hang. It means nothing to regular files.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Stat(NamedTuple):
+    """What of an `os.stat_result` tells one version of a file from another; it can travel between processes."""
+
+    st_size: int
+    st_mtime_ns: int
+    st_ctime_ns: int
+    st_ino: int
+    st_dev: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Stat:
+        """Return that part of `stat`."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
 
 
 def open_regular(path: str) -> tuple[int, os.stat_result]:
@@ -31,12 +47,15 @@ def open_regular(path: str) -> tuple[int, os.stat_result]:
     return descriptor, info
 
 
-def read_stable(path: str, size: int) -> tuple[bytes, os.stat_result, bool]:
+def read_stable(path: str, size: int, seen: os.stat_result | None = None) -> tuple[bytes, os.stat_result, bool]:
     """Read a small file whose stat is the same before and after, trying twice.
 
-    With it comes whether somebody is known to have it open for writing, as `is_open_for_writing` says.
+    When it is still what it was when it was `seen`, that was before. With it comes whether somebody is known to have it
+    open for writing, as `is_open_for_writing` says.
     """
     try:
+        if seen is not None and (found := _read_as_seen(path, size, seen)) is not None:
+            return found
         for _ in range(2):
             descriptor, before = open_regular(path)
             try:
@@ -54,6 +73,19 @@ def read_stable(path: str, size: int) -> tuple[bytes, os.stat_result, bool]:
     except OSError as error:
         raise unreadable(error, path) from error
     raise changed(path)
+
+
+def _read_as_seen(path: str, size: int, seen: os.stat_result) -> tuple[bytes, os.stat_result, bool] | None:
+    """Read a regular file at once; None when that did not do, or it is not what was seen."""
+    descriptor = os.open(path, _FLAGS)
+    try:
+        written = _is_written(descriptor)
+        data = os.read(descriptor, size + 1)
+        after = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    is_it = after.st_ino == seen.st_ino and after.st_mode == seen.st_mode and is_unchanged(after, seen)
+    return (data, after, written) if is_it and len(data) == size else None
 
 
 def hash_stable(path: str, size: int) -> tuple[Digest, os.stat_result]:
@@ -111,7 +143,7 @@ def is_unchanged(after: os.stat_result, before: os.stat_result) -> bool:
     )
 
 
-def is_same_file(now: os.stat_result, before: os.stat_result) -> bool:
+def is_same_file(now: os.stat_result, before: os.stat_result | Stat) -> bool:
     """Whether this is the file that was hashed, with its bytes; ctime does not count, since our own link changes it."""
     return (now.st_ino, now.st_size, now.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
 

@@ -24,6 +24,7 @@ from mlops_cli.store.trees import Entry, Kind, find
 from mlops_cli.workspace import git
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.ignore import leaves_out
+from mlops_cli.workspace.litter import remove_seen
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.rewrite import Parts, Rewriting, split
 from mlops_cli.workspace.scan import Scanner, open_scanner
@@ -58,12 +59,14 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
     places = tuple(dict.fromkeys(place_of(snapshot, target) for target in targets))
     refuse_unfit(project, snapshot, places)
     reporter.start("adding", None, "files")
-    if dry_run:
-        with open_scanner(project, reporter=reporter) as scanner:
+    with open_scanner(project, reporter=reporter) as scanner:
+        if dry_run:
             entries = _entries(project, scanner, None, snapshot, places)
-    else:
-        with open_batch(project.cache) as batch, open_scanner(project, batch=batch, reporter=reporter) as scanner:
-            entries = _entries(project, scanner, batch, snapshot, places)
+        else:
+            with open_batch(project.cache) as batch:
+                scanner.store_in(batch)
+                entries = _entries(project, scanner, batch, snapshot, places)
+            remove_seen(project, scanner.litter)
     added = tuple(_added(snapshot, owner, entry) for owner, entry in entries.items())
     if dry_run:
         return AddResult(added, ())

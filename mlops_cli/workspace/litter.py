@@ -1,16 +1,22 @@
 """Half-written files that a killed command left in the workspace.
 
 They begin with `TEMPORARY_PREFIX` and the number of the process that was writing them. Scans pass over them; the next
-command that holds the checkout takes them away, so that Git does not see them either.
+command that holds the checkout takes them away, so that Git does not see them either: recovery after a run looks
+everywhere, `add` and `checkout` at what they have met on their walk.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import stat
+from collections.abc import Iterable
 from contextlib import suppress
 
+from mlops_cli.errors import UsageError
 from mlops_cli.files import TEMPORARY_PREFIX
 from mlops_cli.workspace import git
+from mlops_cli.workspace.folders import Folders
 from mlops_cli.workspace.project import Project
 
 
@@ -23,6 +29,23 @@ def sweep(project: Project) -> tuple[str, ...]:
                 os.unlink(project.root / path)
                 removed.append(path)
     return tuple(removed)
+
+
+def remove_seen(project: Project, paths: Iterable[bytes]) -> None:
+    """Remove those of `paths`, found by a scan, that processes left which are gone; failing to is no error."""
+    with Folders(project) as folders:
+        for path in paths:
+            parent, _, name = path.rpartition(b"/")
+            if not is_alive(os.fsdecode(name).removeprefix(TEMPORARY_PREFIX).partition("-")[0]):
+                with suppress(OSError, UsageError):
+                    _remove(os.fsdecode(name), folders.open(parent))
+
+
+def _remove(name: str, folder: int) -> None:
+    if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        shutil.rmtree(name, dir_fd=folder)
+    else:
+        os.unlink(name, dir_fd=folder)
 
 
 def is_alive(pid: str) -> bool:

@@ -95,6 +95,14 @@ def damaged_at(path: str, error: CorruptObject, hint: str = "") -> CorruptObject
     )
 
 
+def not_cached(path: str, count: int) -> MissingObject:
+    """Return what to raise when the cache lacks `count` objects of the tracked `path`."""
+    return MissingObject(
+        f"the cache lacks {count:,} object{'' if count == 1 else 's'} of `{path}`",
+        hint=f"`mlx pull {path}` brings {'it' if count == 1 else 'them'} from a remote",
+    )
+
+
 def resolve_part(trees: TreeSource, tracked: Tracked, part: str) -> tuple[ObjectKind, Digest, int]:
     """Return the kind, digest and bytes of what is meant; UsageError when `tracked` has no such part, MissingObject."""
     if not part:

@@ -22,8 +22,8 @@ from mlops_cli.store.cache import CLONE_FROM, Cache
 from mlops_cli.store.links import LinkMode, object_at
 from mlops_cli.store.trees import Entry, Kind, diff, find, walk
 from mlops_cli.workspace import git
-from mlops_cli.workspace.checkout import Folders
 from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.folders import Folders
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import damaged_at, resolve_part
 from mlops_cli.workspace.rewrite import split

@@ -10,54 +10,52 @@ from __future__ import annotations
 import errno
 import marshal
 import os
-import shlex
 import stat as st
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import xxhash
 
 from mlops_cli.errors import MissingObject, UsageError
-from mlops_cli.files import TEMPORARY_PREFIX, is_git_folder
-from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
+from mlops_cli.hashing import Digest, digest_from_raw, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.batch import Batch
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.links import object_at
-from mlops_cli.store.sources import is_open_for_writing
+from mlops_cli.store.sources import Stat
 from mlops_cli.store.trees import MOST_WITHOUT_FILES, Entry, Kind, encode_tree, tree_objects
+from mlops_cli.store.witness import Witness
+from mlops_cli.workers import END, carried_out, crew_size
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
-from mlops_cli.workspace.ignore import IgnoreRules, rules_above
+from mlops_cli.workspace.ignore import rules_above
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.reading import (
+    TEMPORARY,
+    Fact,
+    FileReader,
+    Filler,
+    Finding,
+    Folder,
+    Knowledge,
+    Looker,
+    fingerprint,
+)
 from mlops_cli.workspace.state import Clock, Known, Row, State
 
 _REPORT_EVERY = 512
-_RETRIES = 3
-_TEMPORARY = os.fsencode(TEMPORARY_PREFIX)
 _IGNORE_NAME = os.fsencode(IGNORE_NAME)
-_TYPE = 0o170000
 _PLAIN = 2  # the version of `marshal` that spells equal values equally
-
-
-@dataclass(slots=True)
-class _Folder:
-    """A folder met on the walk, its entries gathered as its files and then its sub-folders are finished."""
-
-    path: bytes
-    parent: int
-    rules: IgnoreRules
-    entries: list[Entry] = field(default_factory=list)
-    hides: bool = False  # something in it, or below, is left out
-    seen: bytes = b""  # the fingerprint of its files' looks; empty when it cannot be known as a whole
-    known: Known | None = None  # its files are as they were: they have no entries here
+_MOST_LISTED = 65536  # files of which the names are held in memory before they are looked at
+# Files from which on several processes are faster than one: two or three microseconds each to be looked at, fifty to
+# be read and stored.
+LOOKED_AT_BY_MANY = 8192
+READ_BY_MANY = 512
 
 
 class Scanner:
     """Looks at the workspace; keeps what it learnt for the state index until `save`.
 
     `trees` holds every tree object the scan has built, by digest: the workspace's side of a diff. `ignoring` lists the
-    folders looked at that have a `.mlxignore` of their own.
+    folders looked at that have a `.mlxignore` of their own, `litter` what somebody was or is writing there.
     """
 
     def __init__(
@@ -71,20 +69,29 @@ class Scanner:
     ) -> None:
         self.trees: dict[Digest, bytes] = {}
         self.ignoring: list[str] = []
+        self.litter: list[bytes] = []
         self._root = project.root
         self._cache = project.cache
         self._prefix = os.fsencode(f"{project.prefix}/") if project.prefix else b""
         self._state = state
-        self._batch = batch
         self._reporter = reporter
-        self._as_code = as_code
         self._local = project.local
-        self._clock = Clock.read(project.local)
-        self._written: list[tuple[bytes, os.stat_result, Digest]] = []
+        self._reader = FileReader(os.fspath(project.root), Clock.read(project.local), None, as_code=as_code)
+        self._witness: Witness | None = None
+        self._held = b""  # folders with this stamp have all that is in them in the cache
+        self._written: list[tuple[bytes, os.stat_result | Stat, Digest]] = []
         self._changes: dict[bytes, tuple[dict[bytes, Row], set[bytes]]] = {}
         self._folders: dict[bytes, Known] = {}
         self._unbuilt: dict[Digest, bytes] = {}  # trees that nobody needed to build, and their folders
         self._unreported = 0
+        if batch is not None:
+            self.store_in(batch)
+
+    def store_in(self, batch: Batch) -> None:
+        """From now on, store what is read in `batch`. When that is published before `save`, the index knows it."""
+        self._reader.batch = batch
+        self._witness = Witness.of(self._cache)
+        self._held = self._witness.stamp
 
     def look(self, path: str, *, follow: bool = False, copied: bool = False) -> Entry | None:
         """Return the entry of the file, symlink or folder at `path`, or None when nothing is there.
@@ -103,13 +110,17 @@ class Scanner:
         folder, _, name = os.fsencode(path).rpartition(b"/")
         if st.S_ISDIR(stat.st_mode):
             return self._tree(os.fsencode(path), name, copied=copied)
-        row = self._state.row(self._key(folder), name)
+        key = self._key(folder)
+        row = self._state.row(key, name)
         try:
-            return self._entry(place, name, stat, row, self._key(folder), copied=copied)
+            kind, size, raw, known = self._reader.look_at(place, stat, row, copied=copied)
         except FileNotFoundError:  # gone meanwhile, or a link to an object that is gone
             return None
+        self._report(1)
+        self._learn(key, name, raw, known, is_known=row is not None)
+        return Entry(name, kind, size, 1, digest_from_raw(raw))
 
-    def remember(self, path: bytes, stat: os.stat_result, digest: Digest) -> None:
+    def remember(self, path: bytes, stat: os.stat_result | Stat, digest: Digest) -> None:
         """Note that the file just written at `path` has `digest`; kept if the clock has moved on by `save`."""
         self._written.append((path, stat, digest))
 
@@ -124,10 +135,16 @@ class Scanner:
                     row = Row(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, raw_digest(digest))
                     self._changes.setdefault(self._key(folder), ({}, set()))[0][name] = row
             self._written = []
-        if self._changes or self._folders:
+        before, after = (b"", b"") if self._witness is None else self._now_held(self._witness)
+        if self._changes or self._folders or before != after:
             changes = ((folder, rows, gone) for folder, (rows, gone) in self._changes.items())
-            self._state.save(changes, self._folders)
+            self._state.save(changes, self._folders, held=after, held_before=before)
             self._changes, self._folders = {}, {}
+
+    def _now_held(self, before: Witness) -> tuple[bytes, bytes]:
+        """Return by which stamps folders were and are known to be held by the cache."""
+        now = Witness.of(self._cache)
+        return before.stamp, (now.stamp if now.still_has(before) else b"")
 
     def read(self, digest: Digest) -> bytes:
         """Return a tree object, from this scan or from the cache (so that trees can be compared across the two)."""
@@ -144,15 +161,24 @@ class Scanner:
 
     def _tree(self, path: bytes, name: bytes, *, copied: bool, whole: bool = True) -> Entry:
         """Return the entry of a folder; with `whole`, one that is as it was is not looked into file by file."""
-        whole = whole and self._batch is None  # a batch stores each file that the cache has lost
-        folders = [_Folder(path, -1, rules_above(self._root, os.fsdecode(path)))]
-        number = 0
+        folders = [Folder(path, self._key(path), -1, rules_above(self._root, os.fsdecode(path)))]
+        listed: list[Folder] = []
+        number = files = 0
         while number < len(folders):  # parents first: the list grows while it is walked
-            folders.extend(self._list(folders[number], number, copied=copied, whole=whole))
+            folder = folders[number]
+            folders.extend(self._list(folder, number))
+            listed.append(folder)
+            files += len(folder.files)
+            if files >= _MOST_LISTED:
+                self._look_into(listed, copied=copied, whole=whole)
+                listed, files = [], 0
             number += 1
+        self._look_into(listed, copied=copied, whole=whole)
         without_files = 0
         for folder in reversed(folders[1:]):  # children are complete before their parents
             parent = folders[folder.parent]
+            if folder.hides and folder.known is not None:
+                self._fill_again(folder)
             if folder.entries or not folder.hides:
                 entry = self._encode(folder, folder.path.rpartition(b"/")[2])
                 parent.entries.append(entry)
@@ -166,73 +192,124 @@ class Scanner:
             )
         return self._encode(folders[0], name)
 
-    def _list(self, folder: _Folder, number: int, *, copied: bool, whole: bool) -> Iterator[_Folder]:
-        """Fill in the files of `folder`, unless all of them are as they were; yield its sub-folders."""
-        place = os.path.join(os.fsencode(self._root), folder.path)
-        with os.scandir(place) as listing:
+    def _list(self, folder: Folder, number: int) -> Iterator[Folder]:
+        """Note which files are in `folder`, without those that rules leave out; yield its sub-folders."""
+        with os.scandir(os.path.join(os.fsencode(self._root), folder.path)) as listing:
             children = list(listing)
-        if any(child.name == _IGNORE_NAME for child in children):
-            folder.rules = folder.rules.enter(self._root, os.fsdecode(folder.path))
-            self.ignoring.append(os.fsdecode(folder.path))
-        files = []
+        for name in [child.name for child in children if child.name[:4] == b".mlx"]:
+            if name == _IGNORE_NAME:
+                folder.rules = folder.rules.enter(self._root, os.fsdecode(folder.path))
+                self.ignoring.append(os.fsdecode(folder.path))
+            elif name.startswith(TEMPORARY):
+                self.litter.append(folder.path + b"/" + name)
         for child in children:
             is_folder = child.is_dir(follow_symlinks=False)
             if not (is_folder or folder.rules.specs):
-                files.append(child)
+                folder.files.append(child)
             elif self._hides(folder, child.name, is_folder):
                 folder.hides = True
             elif is_folder:
-                yield _Folder(folder.path + b"/" + child.name, number, folder.rules)
+                path = folder.path + b"/" + child.name
+                yield Folder(path, self._key(path), number, folder.rules)
             else:
-                files.append(child)
-        key = self._key(folder.path)
-        looks = _looks(files)
-        folder.seen = b"" if folder.rules.specs else _fingerprint(looks)
-        known = self._state.known(key) if whole and folder.seen else None
-        if known is not None and known.seen == folder.seen:
-            folder.known = known
-            self._report(len(files))
-        else:
-            self._fill(folder, looks, key, copied=copied)
+                folder.files.append(child)
 
-    def _fill(
-        self, folder: _Folder, looks: Sequence[tuple[os.DirEntry[bytes], os.stat_result]], key: bytes, *, copied: bool
-    ) -> None:
-        """Add the entries of a folder's files to it."""
-        rows = self._state.rows(key)
-        seen = set()
-        for child, stat in looks:
-            name = child.name
-            if not folder.rules.specs and self._hides(folder, name, is_folder=False):
-                folder.hides = True
-                continue
-            seen.add(name)
-            try:
-                folder.entries.append(self._entry(child.path, name, stat, rows.get(name), key, copied=copied))
-            except FileNotFoundError:
-                seen.discard(name)
-        if not seen.issuperset(rows):
-            self._changes.setdefault(key, ({}, set()))[1].update(rows.keys() - seen)
-        new, gone = self._changes.get(key, ({}, set()))
-        if seen != (rows.keys() | new.keys()) - gone:  # some are too young to be known
-            folder.seen = b""
-
-    def _hides(self, folder: _Folder, name: bytes, is_folder: bool) -> bool:
-        if folder.rules.specs:
-            path = os.fsdecode(folder.path + b"/" + name)
-            if folder.rules.hides(path, is_folder=is_folder):
-                return True
-        if name.startswith(_TEMPORARY) or (self._as_code and name in (b"__pycache__", b".git")):
+    def _hides(self, folder: Folder, name: bytes, is_folder: bool) -> bool:
+        if folder.rules.specs and folder.rules.hides(os.fsdecode(folder.path + b"/" + name), is_folder=is_folder):
             return True
-        if (b"git" in name.lower() or not name.isascii()) and is_git_folder(os.fsdecode(name)):
-            raise _git_inside(os.fsdecode(folder.path), os.fsdecode(name))
-        return False
+        return self._reader.hides(folder.path, name)
 
-    def _encode(self, folder: _Folder, name: bytes) -> Entry:
-        known, folder.known = folder.known, None
+    def _look_into(self, folders: Sequence[Folder], *, copied: bool, whole: bool) -> None:
+        """Gather the entries of the files of `folders`; with `whole`, of those alone that are not as they were."""
+        if whole and (self._reader.batch is None or self._held):
+            folders = self._pass_over(folders)
+        self._fill(folders, copied=copied)
+
+    def _pass_over(self, folders: Sequence[Folder]) -> list[Folder]:
+        """Set `known` of each folder whose files are all as they were; return the others."""
+        changed, asked = [], []
+        for folder in folders:
+            known = None if folder.rules.specs else self._state.known(folder.key)
+            if known is None or (self._reader.batch is not None and known.held != self._held):
+                changed.append(folder)
+            else:
+                asked.append((folder, known))
+        looker = Looker([folder for folder, _ in asked])
+        crew = crew_size() if sum(len(folder.files) for folder, _ in asked) >= LOOKED_AT_BY_MANY else 0
+        facts: dict[int, list[Fact]] = {}
+        seen: dict[int, tuple[bytes, int]] = {}
+        for task, value in carried_out(looker, len(looker.tasks), crew):
+            for piece, (print_, largest, part) in zip(looker.tasks[task], value, strict=True) if task != END else ():
+                self._report(piece.end - piece.start)
+                if part or not print_:
+                    facts.setdefault(piece.folder, []).extend(part)
+                seen[piece.folder] = print_, largest
+        for number, (folder, known) in enumerate(asked):
+            print_, largest = seen[number]
+            if number in facts:
+                print_ = fingerprint(facts[number])
+                largest = max((fact[2] for fact in facts[number]), default=0)
+            if print_ != known.seen or (self._reader.batch is not None and largest > self._cache.pack_below):
+                changed.append(folder)
+            else:
+                folder.known, folder.seen, folder.files = known, print_, []
+        return changed
+
+    def _fill(self, folders: Sequence[Folder], *, copied: bool = False) -> None:
+        """Add the entries of the files of `folders` to them."""
+        rows = [self._state.rows(folder.key) for folder in folders]
+        filler = Filler(folders, rows, self._reader, copied=copied)
+        files, known = sum(len(folder.files) for folder in folders), sum(map(len, rows))
+        crew = crew_size() if files - known >= READ_BY_MANY or files >= LOOKED_AT_BY_MANY else 0
+        batch = self._reader.batch
+        if crew and batch is not None:
+            batch.prepare()
+        facts: list[list[Fact]] = [[] for _ in folders]
+        young: set[int] = set()
+        for task, value in carried_out(filler, len(filler.tasks), crew):
+            if task == END:
+                if value is not None and batch is not None:
+                    batch.absorb(value)
+                continue
+            for piece, (looks, found, hides) in zip(filler.tasks[task], value, strict=True):
+                folder = folders[piece.folder]
+                folder.hides = folder.hides or hides
+                facts[piece.folder] += looks
+                if self._take(folder, found, rows[piece.folder]):
+                    young.add(piece.folder)
+                self._report(piece.end - piece.start)
+        for number, folder in enumerate(folders):
+            gone = rows[number].keys() - {entry.name for entry in folder.entries if entry.kind != Kind.FOLDER}
+            if gone:
+                self._changes.setdefault(folder.key, ({}, set()))[1].update(gone)
+            folder.seen = b"" if folder.rules.specs or number in young else fingerprint(facts[number])
+            folder.files = []
+
+    def _take(self, folder: Folder, found: Sequence[Finding], rows: Mapping[bytes, Row]) -> bool:
+        """Add entries to a folder, and note what is learnt; return whether some are too young to be known."""
+        young = False
+        entries = folder.entries
+        for name, kind, size, raw, known in found:
+            entries.append(Entry(name, kind, size, 1, digest_from_raw(raw)))
+            if known is not True:
+                self._learn(folder.key, name, raw, known, is_known=name in rows)
+                young = young or not known
+        return young
+
+    def _learn(self, key: bytes, name: bytes, raw: bytes, known: Knowledge, *, is_known: bool) -> None:
+        if known is True or not (known or is_known):
+            return
+        rows, gone = self._changes.setdefault(key, ({}, set()))
+        if known:
+            rows[name] = Row(*known, raw)
+        else:
+            gone.add(name)
+
+    def _encode(self, folder: Folder, name: bytes) -> Entry:
+        known = folder.known
         below = _fingerprint_below(folder.entries) if known or folder.seen else b""
         if known is not None:
-            if known.below == below and not folder.hides:
+            if known.below == below:
                 digest = digest_from_raw(known.tree)
                 self._unbuilt[digest] = folder.path
                 return Entry(name, Kind.FOLDER, known.size, known.files, digest)
@@ -242,73 +319,21 @@ class Scanner:
         objects = encode_tree(folder.entries)
         for digest, data in objects:
             self.trees[digest] = data
-            if self._batch is not None:
-                self._batch.add_bytes(data)
+            if self._reader.batch is not None:
+                self._reader.batch.add_bytes(data)
         size = sum(entry.size for entry in folder.entries)
         files = sum(entry.files for entry in folder.entries)
         digest = objects[-1][0]
         if folder.seen and not folder.hides:
-            self._folders[self._key(folder.path)] = Known(folder.seen, below, raw_digest(digest), size, files)
+            self._folders[folder.key] = Known(folder.seen, below, raw_digest(digest), size, files)
         return Entry(name, Kind.FOLDER, size, files, digest)
 
-    def _fill_again(self, folder: _Folder) -> None:
+    def _fill_again(self, folder: Folder) -> None:
         """Add the entries of files that were passed over, for a sub-folder is not as it was."""
         with os.scandir(os.path.join(os.fsencode(self._root), folder.path)) as listing:
-            files = [child for child in listing if not child.is_dir(follow_symlinks=False)]
-        looks = _looks(files)
-        folder.seen = _fingerprint(looks)
-        self._fill(folder, looks, self._key(folder.path), copied=False)
-
-    def _entry(
-        self, place: bytes, name: bytes, stat: os.stat_result, row: Row | None, key: bytes, *, copied: bool
-    ) -> Entry:
-        mode = stat.st_mode
-        if st.S_ISREG(mode):
-            kind = Kind.EXECUTABLE if mode & st.S_IXUSR else Kind.FILE
-            digest, size = self._digest(place, name, stat, row, key, copied=copied)
-            return Entry(name, kind, size, 1, digest)
-        if st.S_ISLNK(mode):
-            target = os.readlink(place)
-            if object_at(target) is not None:
-                digest, size = self._digest(place, name, os.stat(place), row, key, copied=copied)
-                return Entry(name, Kind.FILE, size, 1, digest)
-            if self._as_code and os.path.isfile(place):  # code that is linked from elsewhere is still code
-                return self._entry(place, name, os.stat(place), row, key, copied=copied)
-            if self._batch is not None:
-                self._batch.add_bytes(target)
-            return Entry(name, Kind.SYMLINK, len(target), 1, hash_bytes(target))
-        path = os.path.relpath(os.fsdecode(place), self._root)
-        raise UsageError(
-            f"`{path}` is a {_kind_name(mode)}, which holds no bytes to store",
-            hint="remove it, or name it in a `.mlxignore`",
-        )
-
-    def _digest(
-        self, place: bytes, name: bytes, stat: os.stat_result, row: Row | None, key: bytes, *, copied: bool
-    ) -> tuple[Digest, int]:
-        """Return the digest and size of a regular file, storing its bytes when there is a batch.
-
-        Learnt is only what a later edit must contradict: not of a file as young as the scan, nor of one that somebody
-        may be writing through a mapping into memory, which changes no time once a page of it is dirty.
-        """
-        self._report(1)
-        if row is not None and row.matches(stat):
-            digest = digest_from_raw(row.digest)
-            if self._batch is None or self._batch.has(digest, row.size):
-                return digest, row.size
-        text = os.fsdecode(place)
-        if self._batch is None:
-            written = is_open_for_writing(text)  # asked before the bytes are read: who opens it later changes its times
-            digest, seen = _hash_settled(text)
-        else:
-            digest, seen = self._batch.add_file(text, stat.st_size, copied=copied), stat
-            written = self._batch.was_written
-        rows, gone = self._changes.setdefault(key, ({}, set()))
-        if self._clock.is_settled(seen) and not written:
-            rows[name] = Row(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, raw_digest(digest))
-        elif row is not None:
-            gone.add(name)
-        return digest, seen.st_size
+            folder.files = [child for child in listing if not child.is_dir(follow_symlinks=False)]
+        folder.known = None
+        self._fill([folder])
 
     def _report(self, count: int, *, force: bool = False) -> None:
         self._unreported += count
@@ -331,24 +356,6 @@ def open_scanner(
         state.close()
 
 
-def _looks(files: Iterable[os.DirEntry[bytes]]) -> list[tuple[os.DirEntry[bytes], os.stat_result]]:
-    """Stat directory entries; those that are gone by now are left out."""
-    found = []
-    for child in files:
-        with suppress(FileNotFoundError):
-            found.append((child, child.stat(follow_symlinks=False)))
-    return found
-
-
-def _fingerprint(looks: Sequence[tuple[os.DirEntry[bytes], os.stat_result]]) -> bytes:
-    """Return 16 bytes that tell these names and stats from others; nothing when there is a link or a special file."""
-    facts = [(c.name, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for c, s in looks]
-    if any(fact[1] & _TYPE != st.S_IFREG for fact in facts):
-        return b""
-    facts.sort()
-    return xxhash.xxh3_128_digest(marshal.dumps(facts, _PLAIN))
-
-
 def _fingerprint_below(folders: Sequence[Entry]) -> bytes:
     facts = sorted((folder.name, folder.size, folder.files, folder.digest) for folder in folders)
     return xxhash.xxh3_128_digest(marshal.dumps(facts, _PLAIN))
@@ -362,34 +369,3 @@ def is_stored(cache: Cache, entry: Entry) -> bool:
         return not cache.missing([digest for digest, _ in tree_objects(cache, entry.digest)])
     except MissingObject:
         return False
-
-
-def _hash_settled(path: str) -> tuple[Digest, os.stat_result]:
-    """Hash a file that may be being written: the stat is of the very bytes that were hashed."""
-    for _ in range(_RETRIES):
-        before = os.stat(path)
-        digest = hash_file(path)
-        after = os.stat(path)
-        if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
-            after.st_size,
-            after.st_mtime_ns,
-            after.st_ctime_ns,
-        ):
-            return digest, after
-    raise UsageError(f"`{path}` keeps changing while it is read", hint="run this again when nothing writes to it")
-
-
-def _git_inside(folder: str, name: str) -> UsageError:
-    said = f"`{folder}` holds a Git repository of its own (`{folder}/{name}`)"
-    if name.lower() != ".git":
-        said = f"`{folder}/{name}` has a name that some file systems take for `.git`"
-    leave_out = f"echo {shlex.quote(name)} >> {shlex.quote(f'{folder}/{IGNORE_NAME}')}"
-    return UsageError(said, hint=f"`{leave_out}` leaves it out")
-
-
-def _kind_name(mode: int) -> str:
-    if st.S_ISFIFO(mode):
-        return "FIFO"
-    if st.S_ISSOCK(mode):
-        return "socket"
-    return "device"

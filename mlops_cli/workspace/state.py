@@ -19,14 +19,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-VERSION = 2
+from mlops_cli.store.sources import Stat
+
+VERSION = 3
 GRAIN_NS = 20_000_000  # kernels stamp files with a clock that ticks every 1 to 10 ms
 COARSE_GRAIN_NS = 2_000_000_000  # FAT, some network file systems, and clocks that cannot be compared
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS folder(
     id INTEGER PRIMARY KEY, checkout TEXT NOT NULL, path BLOB NOT NULL,
-    seen BLOB, below BLOB, tree BLOB, size INTEGER, files INTEGER, UNIQUE(checkout, path)
+    seen BLOB, below BLOB, tree BLOB, size INTEGER, files INTEGER, held BLOB, UNIQUE(checkout, path)
 );
 CREATE TABLE IF NOT EXISTS file(
     folder INTEGER NOT NULL, name BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
@@ -44,7 +46,7 @@ class Row(NamedTuple):
     inode: int
     digest: bytes
 
-    def matches(self, stat: os.stat_result) -> bool:
+    def matches(self, stat: os.stat_result | Stat) -> bool:
         """Say whether a file with this `stat` is the one the row is about, unchanged."""
         return (
             self.size == stat.st_size
@@ -57,7 +59,8 @@ class Row(NamedTuple):
 class Known(NamedTuple):
     """A folder as a whole: fingerprints of its files' looks (`seen`) and of its sub-folders' trees (`below`).
 
-    With them come the raw digest of its tree, and the bytes and number of the files in and below it.
+    With them come the raw digest of its tree, and the bytes and number of the files in and below it; `held` is the
+    cache's stamp under which the tree and all files in it were there.
     """
 
     seen: bytes
@@ -65,6 +68,7 @@ class Known(NamedTuple):
     tree: bytes
     size: int
     files: int
+    held: bytes = b""
 
 
 class Clock:
@@ -90,7 +94,7 @@ class Clock:
             os.close(descriptor)
         return cls(stat.st_mtime_ns, stat.st_dev)
 
-    def is_settled(self, stat: os.stat_result) -> bool:
+    def is_settled(self, stat: os.stat_result | Stat) -> bool:
         """Say whether any edit after this moment must give the file another `ctime` than `stat` has."""
         same = stat.st_dev == self._device and stat.st_ctime_ns % 1_000_000_000 != 0
         return stat.st_ctime_ns < self._now_ns - (GRAIN_NS if same else COARSE_GRAIN_NS)
@@ -154,9 +158,13 @@ class State:
         self,
         changes: Iterable[tuple[bytes, dict[bytes, Row], Iterable[bytes]]],
         folders: Mapping[bytes, Known] = MappingProxyType({}),
+        *,
+        held: bytes = b"",
+        held_before: bytes = b"",
     ) -> None:
         """Record, per folder, new rows and the names whose rows are gone, and what folders are in all; all or nothing.
 
+        The cache holds all of `folders` under the stamp `held`, and so what it held under `held_before` (empty: none).
         A failure to write is not an error: the files are hashed again next time.
         """
         try:
@@ -170,11 +178,15 @@ class State:
                         "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
                         ((number, name, *row) for name, row in rows.items()),
                     )
+                if held and held_before and held != held_before:
+                    self._database.execute("UPDATE folder SET held = ? WHERE held = ?", (held, held_before))
                 for folder, known in folders.items():
                     number = self._number(folder)
-                    query = "UPDATE folder SET seen = ?, below = ?, tree = ?, size = ?, files = ? WHERE id = ?"
-                    self._database.execute(query, (*known, number))
-                    self._all()[folder] = (number, known)
+                    query = (
+                        "UPDATE folder SET seen = ?, below = ?, tree = ?, size = ?, files = ?, held = ? WHERE id = ?"
+                    )
+                    self._database.execute(query, (*known[:-1], held, number))
+                self._folders = None
         except sqlite3.DatabaseError:
             self._folders = None
 
@@ -188,7 +200,7 @@ class State:
 
     def _all(self) -> dict[bytes, tuple[int, Known | None]]:
         if self._folders is None:
-            query = "SELECT path, id, seen, below, tree, size, files FROM folder WHERE checkout = ?"
+            query = "SELECT path, id, seen, below, tree, size, files, held FROM folder WHERE checkout = ?"
             try:
                 rows = self._database.execute(query, (self._checkout,))
                 self._folders = {

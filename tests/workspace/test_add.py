@@ -13,6 +13,8 @@ from mlops_cli.errors import MissingObject, MlxError, UsageError
 from tests.objects import large
 from tests.workspace.projects import Sandbox, clone, listing, make_project, make_repo
 
+pytestmark = pytest.mark.usefixtures("crew")
+
 
 def refused(box: Sandbox, *paths: str) -> UsageError:
     """Return why adding is refused, having seen that it changed nothing."""

@@ -21,6 +21,8 @@ from tests.disks import small_disk
 from tests.objects import LARGE, damage, large, lose
 from tests.workspace.projects import Sandbox, listing, make_project
 
+pytestmark = pytest.mark.usefixtures("crew")
+
 
 @pytest.fixture
 def tracked(box: Sandbox) -> Sandbox:

@@ -19,6 +19,8 @@ from mlops_cli.store.trees import EMPTY_TREE
 from mlops_cli.workspace import scan
 from tests.workspace.projects import Sandbox
 
+pytestmark = pytest.mark.usefixtures("crew")
+
 GOOD = b"good"
 
 

@@ -14,6 +14,8 @@ from mlops_cli.workspace.snapshot import workspace_snapshot
 from tests.objects import large
 from tests.workspace.projects import Sandbox
 
+pytestmark = pytest.mark.usefixtures("crew")
+
 SHARING = ["hardlink", "symlink"]
 SCORED = """
 stages:

@@ -11,6 +11,8 @@ import pytest
 from tests.objects import LARGE, large
 from tests.workspace.projects import Sandbox, clone, listing
 
+pytestmark = pytest.mark.usefixtures("crew")
+
 LINKS = ("copy", "reflink", "hardlink", "symlink")
 
 NASTY = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import mlops_cli.workspace.scan as scanning
+import mlops_cli.workspace.reading as scanning
 from mlops_cli.hashing import Digest, hash_bytes, raw_digest
 from mlops_cli.store.sources import is_open_for_writing
 from mlops_cli.workspace.state import COARSE_GRAIN_NS, GRAIN_NS, Clock, Row, State

@@ -1,0 +1,142 @@
+"""What carrying out changes would destroy, or stumble over: found before the workspace is touched."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Collection, Sequence
+
+from mlops_cli.errors import CorruptObject, MissingObject, UsageError
+from mlops_cli.hashing import Digest
+from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.links import object_at
+from mlops_cli.store.trees import Change, Kind
+from mlops_cli.workspace.folders import not_a_folder
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.snapshot import Tracked
+
+_NAMED = 3  # paths that a message names
+
+
+def refuse_harm(project: Project, plans: Sequence[tuple[Tracked, list[Change]]], *, force: bool) -> None:
+    """Raise UsageError when carrying `plans` out would lose bytes (unless `force`), or stop half-way."""
+    if not force:
+        _refuse_loss(project.cache, plans)
+    _refuse_obstacles(os.fsencode(project.root), [change for _, plan in plans for change in plan])
+
+
+def _refuse_loss(cache: Cache, plans: Sequence[tuple[Tracked, list[Change]]]) -> None:
+    held = [
+        (tracked, change.path, change.old.digest)
+        for tracked, plan in plans
+        for change in plan
+        if change.old and change.old.kind != Kind.FOLDER
+    ]
+    kept = {digest: _is_kept(cache, digest) for digest in {digest for _, _, digest in held}}
+    lost = [(tracked, os.fsdecode(path)) for tracked, path, digest in held if not kept[digest]]
+    if lost:
+        more = f" and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
+        named = ", ".join(f"`{path}`" for _, path in lost[:_NAMED]) + more
+        them = "it" if len(lost) == 1 else "them"
+        raise UsageError(
+            f"{named} would be overwritten or deleted, and no store holds the bytes",
+            hint=f"{_keeping(lost)} {them}; `--force` throws {them} away",
+        )
+
+
+def _keeping(lost: Sequence[tuple[Tracked, str]]) -> str:
+    """Return the start of a sentence: the commands that store what would be lost, and that they keep."""
+    data = dict.fromkeys(
+        path if tracked.kind is ObjectKind.TREE else tracked.path for tracked, path in lost if not tracked.stage
+    )
+    stages = dict.fromkeys(tracked.stage for tracked, _ in lost if tracked.stage)
+    told = [
+        f"`mlx {verb} {' '.join(map(shlex.quote, list(names)[:_NAMED]))}{' …' if len(names) > _NAMED else ''}`"
+        for verb, names in (("add", data), ("run", stages))
+        if names
+    ]
+    return f"{' and '.join(told)} {'keeps' if len(told) == 1 else 'keep'}"
+
+
+def _refuse_obstacles(root: bytes, changes: Sequence[Change]) -> None:
+    """Raise UsageError when what is to be written would meet something that no change takes away.
+
+    No scan sees what a `.mlxignore` leaves out, but it is there: nothing can be written in its place.
+    """
+    gone = {change.path for change in changes if change.old and (change.new is None or is_in_the_way(change))}
+    folders: dict[bytes, bool] = {b"": True}
+    for change in changes:
+        path, old, new = change
+        if new is None or not (old is None or is_in_the_way(change)):
+            continue
+        place = root + b"/" + path
+        if not _is_there(root, path.rpartition(b"/")[0], gone, folders) or not os.path.lexists(place):
+            continue
+        if new.kind == Kind.FOLDER:
+            obstacle = None if path in gone or _is_folder(place) else path
+        else:
+            obstacle = None if is_dead_link(place) else _obstacle(root, path, gone)
+        if obstacle:
+            raise in_the_way(os.fsdecode(obstacle), os.fsdecode(path))
+
+
+def _is_there(root: bytes, folder: bytes, gone: Collection[bytes], known: dict[bytes, bool]) -> bool:
+    """Say whether `folder` is there, or will have to be made; UsageError when something else is in its place."""
+    if folder and folder not in known:
+        there = True
+        names = folder.split(b"/")
+        for depth in range(1, len(names) + 1):
+            above = b"/".join(names[:depth])
+            if above not in known:
+                known[above] = there = there and above not in gone and os.path.lexists(root + b"/" + above)
+                if there and not _is_folder(root + b"/" + above):
+                    raise not_a_folder(above)
+            there = known[above]
+    return not folder or known[folder]
+
+
+def _obstacle(root: bytes, path: bytes, gone: Collection[bytes]) -> bytes | None:
+    """Return the first thing at or below `path` that is not `gone`; None when nothing will be left there."""
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        place = root + b"/" + path
+        names = sorted(os.listdir(place), reverse=True) if _is_folder(place) else []
+        waiting += [path + b"/" + name for name in names]
+        if not names and path not in gone:
+            return path
+    return None
+
+
+def _is_folder(place: bytes) -> bool:
+    return os.path.isdir(place) and not os.path.islink(place)
+
+
+def in_the_way(obstacle: str, path: str) -> UsageError:
+    """Return what to raise for something at `obstacle` that keeps `path` from being written."""
+    of = "" if obstacle == path else f" of `{path}`"
+    return UsageError(f"`{obstacle}` is in the way{of}, and nothing tracks it", hint="move it away, or delete it")
+
+
+def _is_kept(cache: Cache, digest: Digest) -> bool:
+    """Say whether the cache holds an object, read to its end: the copy that is to go may be the only good one."""
+    try:
+        cache.check(digest)
+    except (MissingObject, CorruptObject):
+        return False
+    return True
+
+
+def is_in_the_way(change: Change) -> bool:
+    """Say whether what is at the path must go first: a rename cannot put a file where a folder is, or the reverse."""
+    old, new = change.old, change.new
+    return old is not None and new is not None and (old.kind == Kind.FOLDER) != (new.kind == Kind.FOLDER)
+
+
+def is_dead_link(place: bytes, folder: int | None = None) -> bool:
+    """Say whether `place` is a link that `cache.link: symlink` made, to an object that is there no more."""
+    try:
+        return object_at(os.readlink(place, dir_fd=folder)) is not None and not os.access(place, os.F_OK, dir_fd=folder)
+    except OSError:
+        return False

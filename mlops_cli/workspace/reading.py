@@ -1,0 +1,281 @@
+"""The files of folders, looked at and read: by this process or, when they are many, by several copies of it.
+
+A look tells whether the files of a folder are as they were. Filling reads those whose digest the state index does not
+know, and stores them in the same pass when there is a batch to store them in.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import shlex
+import stat as st
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import NamedTuple
+
+import xxhash
+
+from mlops_cli.errors import UsageError
+from mlops_cli.files import TEMPORARY_PREFIX, is_git_folder
+from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
+from mlops_cli.store.batch import Batch
+from mlops_cli.store.links import object_at
+from mlops_cli.store.sources import is_open_for_writing
+from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.workers import MOST_TASKS
+from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
+from mlops_cli.workspace.ignore import IgnoreRules
+from mlops_cli.workspace.state import Clock, Known, Row
+
+_RETRIES = 3
+TEMPORARY = os.fsencode(TEMPORARY_PREFIX)
+_TYPE = 0o170000
+_PLAIN = 2  # the version of `marshal` that spells equal values equally
+_TASK = 256  # files at least, unless no more are left
+
+Fact = tuple[bytes, int, int, int, int, int]
+"""What a file looks like: name, mode, size, mtime and ctime in ns, inode."""
+
+Knowledge = tuple[int, int, int, int] | bool
+"""What the state index is to know of a file: a new row (without the digest), what it knew (True), nothing (False)."""
+
+Finding = tuple[bytes, int, int, bytes, Knowledge]
+"""An entry: name, kind, size, raw digest; with it, what the state index is to know."""
+
+
+class Piece(NamedTuple):
+    """Some of the files of one folder, by numbers."""
+
+    folder: int
+    start: int
+    end: int
+
+
+def pieces(folders: Sequence[Sequence[object]]) -> list[list[Piece]]:
+    """Cut folders of files into tasks of about the same size, not too many."""
+    least = max(_TASK, sum(map(len, folders)) // (MOST_TASKS // 2))
+    tasks: list[list[Piece]] = []
+    filled = least
+    for number, files in enumerate(folders):
+        for start in range(0, max(len(files), 1), least):
+            piece = Piece(number, start, min(start + least, len(files)))
+            if filled >= least:
+                tasks.append([])
+                filled = 0
+            tasks[-1].append(piece)
+            filled += piece.end - piece.start
+    return tasks
+
+
+@dataclass(slots=True)
+class Folder:
+    """A folder met on the walk, its entries gathered as its files and then its sub-folders are finished."""
+
+    path: bytes
+    key: bytes  # of its rows in the state index
+    parent: int
+    rules: IgnoreRules
+    files: list[os.DirEntry[bytes]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    hides: bool = False  # something in it, or below, is left out
+    seen: bytes = b""  # the fingerprint of its files' looks; empty when it cannot be known as a whole
+    known: Known | None = None  # its files are as they were: they have no entries here
+
+
+class Looker:
+    """Stats the files of folders, and says what they look like."""
+
+    def __init__(self, folders: Sequence[Folder]) -> None:
+        self._folders = folders
+        self.tasks = pieces([folder.files for folder in folders])
+
+    def begin(self, worker: int) -> None:
+        """Go on in another process: nothing is shared."""
+
+    def do(self, task: int) -> list[tuple[bytes, int, list[Fact]]]:
+        """Return, for each piece, fingerprint and largest file when it is a whole folder, else what its files are."""
+        return [self._look(piece) for piece in self.tasks[task]]
+
+    def end(self) -> None:
+        """Nothing is left to say."""
+
+    def _look(self, piece: Piece) -> tuple[bytes, int, list[Fact]]:
+        files = self._folders[piece.folder].files
+        found = []
+        for child in files[piece.start : piece.end]:
+            with suppress(FileNotFoundError):
+                stat = child.stat(follow_symlinks=False)
+                found.append(_fact(child.name, stat))
+        if piece.end - piece.start < len(files):
+            return b"", 0, found
+        return fingerprint(found), max(map(itemgetter(2), found), default=0), []
+
+
+def _fact(name: bytes, stat: os.stat_result) -> Fact:
+    return name, stat.st_mode, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def fingerprint(facts: list[Fact]) -> bytes:
+    """Return 16 bytes that tell these names and stats from others; nothing when there is a link or a special file."""
+    if any(mode & _TYPE != st.S_IFREG for _, mode, *_ in facts):
+        return b""
+    facts.sort()
+    return xxhash.xxh3_128_digest(marshal.dumps(facts, _PLAIN))
+
+
+class Filler:
+    """Reads the files of folders whose digest is not known, storing them when there is a batch.
+
+    `rows` are what the state index knows of each folder's files.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Folder],
+        rows: Sequence[Mapping[bytes, Row]],
+        reader: FileReader,
+        *,
+        copied: bool = False,
+    ) -> None:
+        self._folders = folders
+        self._rows = rows
+        self._reader = reader
+        self._copied = copied
+        self._part: Batch | None = None
+        self.tasks = pieces([folder.files for folder in folders])
+
+    def begin(self, worker: int) -> None:
+        """Go on in another process."""
+        self._part = self._reader.batch
+        if self._part is not None:
+            self._part.divide(worker)
+
+    def do(self, task: int) -> list[tuple[list[Fact], list[Finding], bool]]:
+        """Return, for each piece, what its files look like, its entries, and whether something is left out."""
+        return [self._fill(piece) for piece in self.tasks[task]]
+
+    def end(self) -> object:
+        """Return what another process than the batch's owner stored, for `Batch.absorb`."""
+        return None if self._part is None else self._part.divided()
+
+    def _fill(self, piece: Piece) -> tuple[list[Fact], list[Finding], bool]:
+        folder, rows = self._folders[piece.folder], self._rows[piece.folder]
+        look_at, unruled = self._reader.look_at, not folder.rules.specs
+        facts: list[Fact] = []
+        found: list[Finding] = []
+        hides = False
+        for child in folder.files[piece.start : piece.end]:
+            name = child.name
+            with suppress(FileNotFoundError):
+                stat = child.stat(follow_symlinks=False)
+                facts.append(_fact(name, stat))
+                if unruled and self._reader.hides(folder.path, name):
+                    hides = True
+                else:
+                    found.append((name, *look_at(child.path, stat, rows.get(name), copied=self._copied)))
+        return facts, found, hides
+
+
+class FileReader:
+    """Says what files are: their kinds, sizes and digests."""
+
+    def __init__(self, root: str, clock: Clock, batch: Batch | None, *, as_code: bool) -> None:
+        self.batch = batch
+        self._root = root
+        self._clock = clock
+        self._as_code = as_code
+
+    def hides(self, folder: bytes, name: bytes) -> bool:
+        """Say whether a name is left out everywhere; UsageError for that of a Git repository inside `folder`."""
+        if name.startswith(TEMPORARY) or (self._as_code and name in (b"__pycache__", b".git")):
+            return True
+        if (b"git" in name.lower() or not name.isascii()) and is_git_folder(os.fsdecode(name)):
+            raise _git_inside(os.fsdecode(folder), os.fsdecode(name))
+        return False
+
+    def look_at(
+        self, place: bytes, stat: os.stat_result, row: Row | None, *, copied: bool = False
+    ) -> tuple[int, int, bytes, Knowledge]:
+        """Return kind, size, raw digest and knowledge of a file or symlink; UsageError when it is neither.
+
+        FileNotFoundError when it is gone, or is a link to an object that is.
+        """
+        mode = stat.st_mode
+        if st.S_ISREG(mode):
+            kind = Kind.EXECUTABLE if mode & st.S_IXUSR else Kind.FILE
+            return int(kind), *self._read(place, stat, row, copied=copied)
+        if st.S_ISLNK(mode):
+            target = os.readlink(place)
+            if object_at(target) is not None:
+                return int(Kind.FILE), *self._read(place, os.stat(place), row, copied=copied)
+            if self._as_code and os.path.isfile(place):  # code that is linked from elsewhere is still code
+                return self.look_at(place, os.stat(place), row, copied=copied)
+            if self.batch is not None:
+                self.batch.add_bytes(target)
+            return int(Kind.SYMLINK), len(target), raw_digest(hash_bytes(target)), row is None
+        path = os.path.relpath(os.fsdecode(place), self._root)
+        raise UsageError(
+            f"`{path}` is a {_kind_name(mode)}, which holds no bytes to store",
+            hint="remove it, or name it in a `.mlxignore`",
+        )
+
+    def _read(
+        self, place: bytes, stat: os.stat_result, row: Row | None, *, copied: bool
+    ) -> tuple[int, bytes, Knowledge]:
+        """Return size, raw digest and knowledge of a regular file, storing its bytes when there is a batch.
+
+        Learnt is only what a later edit must contradict: not of a file as young as the scan, nor of one that somebody
+        may be writing through a mapping into memory, which changes no time once a page of it is dirty.
+        """
+        batch = self.batch
+        if (
+            row is not None
+            and row.matches(stat)
+            and (batch is None or batch.has(digest_from_raw(row.digest), row.size))
+        ):
+            return row.size, row.digest, True
+        text = os.fsdecode(place)
+        if batch is None:
+            written = is_open_for_writing(text)  # asked before the bytes are read: who opens it later changes its times
+            digest, seen = _hash_settled(text)
+        else:
+            digest, seen = batch.add_file(text, stat.st_size, copied=copied, seen=stat), stat
+            written = batch.was_written
+        raw = raw_digest(digest)
+        if self._clock.is_settled(seen) and not written:
+            return seen.st_size, raw, (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)
+        return seen.st_size, raw, False
+
+
+def _hash_settled(path: str) -> tuple[Digest, os.stat_result]:
+    """Hash a file that may be being written: the stat is of the very bytes that were hashed."""
+    for _ in range(_RETRIES):
+        before = os.stat(path)
+        digest = hash_file(path)
+        after = os.stat(path)
+        if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+            after.st_size,
+            after.st_mtime_ns,
+            after.st_ctime_ns,
+        ):
+            return digest, after
+    raise UsageError(f"`{path}` keeps changing while it is read", hint="run this again when nothing writes to it")
+
+
+def _git_inside(folder: str, name: str) -> UsageError:
+    said = f"`{folder}` holds a Git repository of its own (`{folder}/{name}`)"
+    if name.lower() != ".git":
+        said = f"`{folder}/{name}` has a name that some file systems take for `.git`"
+    leave_out = f"echo {shlex.quote(name)} >> {shlex.quote(f'{folder}/{IGNORE_NAME}')}"
+    return UsageError(said, hint=f"`{leave_out}` leaves it out")
+
+
+def _kind_name(mode: int) -> str:
+    if st.S_ISFIFO(mode):
+        return "FIFO"
+    if st.S_ISSOCK(mode):
+        return "socket"
+    return "device"

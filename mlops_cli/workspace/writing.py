@@ -1,0 +1,223 @@
+"""Carrying out changes to the workspace: deletions, then files folder by folder.
+
+A file appears in one step, by a rename. One folder that is new altogether, with nothing below it but files, appears as
+a whole: it is filled under a name that nobody looks at. Many files are shared out to worker processes.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+from mlops_cli.errors import CorruptObject, MissingObject, OutsideError, UsageError
+from mlops_cli.files import translate_os_error
+from mlops_cli.progress import Reporter
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.links import rename_new
+from mlops_cli.store.sources import Stat
+from mlops_cli.store.trees import Change, Kind, read_link
+from mlops_cli.workers import END, MOST_TASKS, carried_out, crew_size
+from mlops_cli.workspace.folders import OPEN_FOLDER, Folders
+from mlops_cli.workspace.hazards import in_the_way, is_dead_link, is_in_the_way
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.reach import damaged_at, not_cached
+from mlops_cli.workspace.scan import Scanner
+
+WRITTEN_BY_MANY = 1024  # files; fewer are written sooner than workers are made
+_TASK = 256  # files at least, unless no more are left
+_MOST_AT_ONCE = 4096  # files of a folder that appears as a whole
+
+
+class _Part(NamedTuple):
+    """Files of one folder; `new` when the folder is not there and nothing else comes into it."""
+
+    folder: bytes
+    changes: Sequence[Change]
+    new: bool
+
+
+class _Writer:
+    """Writes the files of some parts; what it writes shares no name with what another process does."""
+
+    def __init__(self, project: Project, cache: Cache, tasks: Sequence[Sequence[_Part]]) -> None:
+        self._cache = cache
+        self._tasks = tasks
+        self._folders = Folders(project)
+
+    def begin(self, worker: int) -> None:  # noqa: ARG002
+        """Go on in another process."""
+        self._cache.divide()
+
+    def do(self, task: int) -> object:
+        """Write the files of a task: (number, stat) of each whose look is sure, and a damaged one's error, pickled."""
+        placed: list[tuple[int, ...]] = []
+        failed: CorruptObject | None = None
+        number = 0
+        for part in self._tasks[task]:
+            with self._open(part) as folder:
+                for change in part.changes:
+                    try:
+                        stat = self._write(change, folder, hidden=part.new)
+                        if stat is not None:
+                            placed.append((number, *Stat.of(stat)))
+                    except CorruptObject as error:
+                        failed = failed or error
+                    number += 1
+        return placed, failed and pickle.dumps(failed)
+
+    def end(self) -> None:
+        """Close what is open."""
+        self._folders.close()
+
+    @contextmanager
+    def _open(self, part: _Part) -> Iterator[int]:
+        """Yield a handle of the part's folder; a new one gets its name afterwards, with what is in it by then."""
+        try:
+            if not part.new:
+                yield self._folders.open(part.folder)
+                return
+            parent, _, name = part.folder.rpartition(b"/")
+            above = self._folders.open(parent)
+            temporary = self._cache.beside(os.fsdecode(name))
+            os.mkdir(temporary, dir_fd=above)
+            folder = os.open(temporary, OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=above)
+            try:
+                yield folder
+            finally:
+                os.close(folder)
+                self._name(part.folder, temporary, above)
+        except OSError as error:
+            raise translate_os_error(error, f"write `{os.fsdecode(part.folder)}`") from error
+
+    def _name(self, path: bytes, temporary: str, above: int) -> None:
+        try:
+            rename_new(temporary, os.fsdecode(path.rpartition(b"/")[2]), dir_fd=above)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True, dir_fd=above)  # nothing but copies of objects
+            if isinstance(error, FileExistsError):
+                raise in_the_way(os.fsdecode(path), os.fsdecode(path)) from error
+            raise
+
+    def _write(self, change: Change, folder: int, *, hidden: bool) -> os.stat_result | None:
+        path = os.fsdecode(change.path)
+        try:
+            return self._write_entry(change, folder, hidden=hidden)
+        except CorruptObject as error:
+            raise damaged_at(path, error) from error
+        except MissingObject as error:
+            raise not_cached(path, 1) from error
+        except OSError as error:
+            raise translate_os_error(error, f"write `{path}`") from error
+
+    def _write_entry(self, change: Change, folder: int, *, hidden: bool) -> os.stat_result | None:
+        path, old, entry = change
+        assert entry is not None
+        name = path.rpartition(b"/")[2]
+        if entry.kind == Kind.FOLDER:
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=folder)
+            return None
+        text = os.fsdecode(name)
+        if entry.kind == Kind.SYMLINK:
+            _write_link(folder, self._cache.beside(text), text, read_link(self._cache, entry))
+            return None
+        replace = not hidden and ((old is not None and not is_in_the_way(change)) or is_dead_link(name, folder))
+        executable = entry.kind == Kind.EXECUTABLE
+        try:
+            return self._cache.place(
+                entry.digest,
+                text,
+                executable=executable,
+                dir_fd=folder,
+                size=entry.size,
+                replace=replace,
+                hidden=hidden,
+            )
+        except (UsageError, OutsideError) as error:  # it knows the name only
+            message = error.message.replace(f"`{text}`", f"`{os.fsdecode(path)}`")
+            raise type(error)(message, hint=error.hint) from error
+
+
+def _write_link(folder: int, temporary: str, name: str, target: bytes) -> None:
+    os.symlink(target, temporary, dir_fd=folder)
+    try:
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+def apply_changes(
+    project: Project, scanner: Scanner, changes: Sequence[Change], reporter: Reporter, *, cache: Cache | None = None
+) -> None:
+    """Carry out `changes` (project paths): deletions first, then files folder by folder, from `cache` when given.
+
+    CorruptObject for the first whose object is damaged, once all the others are in place.
+    """
+    deleted = [change.path for change in changes if change.new is None or is_in_the_way(change)]
+    with Folders(project) as folders:
+        for path in sorted(deleted, reverse=True):
+            folders.delete(path)
+    written = sorted((change for change in changes if change.new is not None), key=_by_folder)
+    tasks = _tasks(_parts(os.fsencode(project.root), written), len(written))
+    damaged: list[tuple[int, CorruptObject]] = []
+    crew = crew_size() if len(written) >= WRITTEN_BY_MANY else 0
+    for number, value in carried_out(_Writer(project, cache or project.cache, tasks), len(tasks), crew):
+        if number == END:
+            continue
+        placed, failed = value
+        files = [change for part in tasks[number] for change in part.changes]
+        for at, *stat in placed:
+            path, _, new = files[at]
+            assert new is not None
+            scanner.remember(path, Stat(*stat), new.digest)
+        if failed:
+            damaged.append((number, pickle.loads(failed)))  # noqa: S301 - this process or its child wrote it
+        reporter.advance(len(files))
+    if damaged:
+        raise min(damaged, key=itemgetter(0))[1]
+
+
+def _by_folder(change: Change) -> tuple[bytes, bytes, bytes]:
+    return change.path.rpartition(b"/")
+
+
+def _parts(root: bytes, written: Sequence[Change]) -> Iterator[_Part]:
+    """Cut what is to be written, sorted by folder, into folders and slices of large ones."""
+    groups = [(folder, list(group)) for folder, group in groupby(written, lambda change: _by_folder(change)[0])]
+    above: set[bytes] = set()
+    for folder, _ in groups:
+        path = folder
+        while path and (path := path.rpartition(b"/")[0]) not in above:
+            above.add(path)
+    for folder, changes in groups:
+        if (
+            folder
+            and folder not in above
+            and len(changes) <= _MOST_AT_ONCE
+            and not os.path.lexists(root + b"/" + folder)
+        ):
+            yield _Part(folder, changes, new=True)
+        else:
+            for start in range(0, len(changes), _TASK):
+                yield _Part(folder, changes[start : start + _TASK], new=False)
+
+
+def _tasks(parts: Iterable[_Part], files: int) -> list[list[_Part]]:
+    """Put small parts together, so that tasks are not too many."""
+    least = max(_TASK, files // (MOST_TASKS // 2))
+    tasks: list[list[_Part]] = []
+    filled = least
+    for part in parts:
+        if filled >= least:
+            tasks.append([])
+            filled = 0
+        tasks[-1].append(part)
+        filled += len(part.changes)
+    return tasks

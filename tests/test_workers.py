@@ -1,0 +1,183 @@
+"""Work that is shared out to processes: all of it is done, what goes wrong is told, and nobody is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from mlops_cli import workers
+from mlops_cli.errors import CorruptObject, OutsideError
+from mlops_cli.store.objects import DamagedObjects
+from mlops_cli.workers import END, MOST_TASKS, carried_out, crew_size
+
+
+class Squares:
+    """Squares numbers; in the end it says who did how many."""
+
+    def __init__(self) -> None:
+        self.worker = -1
+        self.done = 0
+
+    def begin(self, worker: int) -> None:
+        self.worker = worker
+
+    def do(self, task: int) -> object:
+        self.done += 1
+        return task * task, b"\xff" * task
+
+    def end(self) -> object:
+        return self.worker, self.done, os.getpid()
+
+
+@pytest.mark.parametrize("crew", [0, 1, 2, 5])
+@pytest.mark.parametrize("tasks", [0, 1, 7, 600])
+def test_every_task_is_done_once(crew: int, tasks: int):
+    outcomes = list(carried_out(Squares(), tasks, crew))
+    assert sorted(outcome for outcome in outcomes if outcome.task != END) == [
+        (task, (task * task, b"\xff" * task)) for task in range(tasks)
+    ]
+    said = [value for task, value in outcomes if task == END]
+    assert sum(done for _, done, _ in said) == tasks
+    assert sorted(worker for worker, _, _ in said) == (list(range(crew)) if crew else [-1])
+    assert len({pid for _, _, pid in said} - {os.getpid()}) == crew
+
+
+def test_too_many_tasks_are_refused():
+    with pytest.raises(ValueError, match="more than"):
+        list(carried_out(Squares(), MOST_TASKS + 1, 2))
+    assert len(list(carried_out(Squares(), MOST_TASKS, 2))) == MOST_TASKS + 2
+
+
+class Failing(Squares):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def do(self, task: int) -> object:
+        if task == 3:
+            raise self.error
+        return super().do(task)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CorruptObject("`x` is bad", hint="mend it"),
+        DamagedObjects(["blake3:00"], "`y` is bad", hint="pull"),  # type: ignore[list-item]
+        FileNotFoundError(2, "No such file", "name"),
+        KeyboardInterrupt(),
+    ],
+)
+@pytest.mark.parametrize("crew", [0, 2])
+def test_what_a_worker_raises_is_raised_here(error: BaseException, crew: int):
+    with pytest.raises(type(error)) as raised:
+        list(carried_out(Failing(error), 10, crew))
+    assert raised.value.args == error.args
+    assert vars(raised.value) == vars(error)
+    assert nobody_is_left()
+
+
+class Dying(Squares):
+    def do(self, task: int) -> object:
+        if task == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().do(task)
+
+
+def test_worker_that_is_killed_is_missed():
+    with pytest.raises(OutsideError, match="was killed") as raised:
+        list(carried_out(Dying(), 10, 2))
+    assert raised.value.hint is not None
+    assert nobody_is_left()
+
+
+class Cleaning(Squares):
+    """Waits in its only task until it is stopped, and then leaves a note."""
+
+    def __init__(self, started: int, note: Path) -> None:
+        super().__init__()
+        self.started = started
+        self.note = note
+
+    def do(self, task: int) -> object:
+        if task == 0:
+            return "free"
+        os.write(self.started, b"x")
+        try:
+            signal.pause()
+        finally:
+            self.note.write_text("cleaned up")
+        return "never"
+
+
+def test_leaving_early_lets_workers_clean_up(tmp_path: Path):
+    heard, started = os.pipe()
+    results = carried_out(Cleaning(started, tmp_path / "note"), 2, 2)
+    assert next(results) == (0, "free")
+    os.read(heard, 1)
+    results.close()  # type: ignore[attr-defined]
+    assert (tmp_path / "note").read_text() == "cleaned up"
+    assert nobody_is_left()
+    os.close(heard)
+    os.close(started)
+
+
+def test_workers_end_when_their_parent_is_killed():
+    """The pipe ends for its reader when no process has its other end any more."""
+    alive, held = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        os.close(alive)
+
+        class Telling(Squares):
+            def do(self, task: int) -> object:
+                if task == 100:
+                    os.kill(os.getppid(), signal.SIGKILL)
+                return super().do(task)
+
+        for _ in carried_out(Telling(), 4000, 2):
+            pass
+        os._exit(0)
+    os.close(held)
+    _, status = os.waitpid(parent, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert os.read(alive, 1) == b""
+    os.close(alive)
+
+
+def test_no_crew_beside_threads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    go = threading.Event()
+    alone = threading.active_count() == 1
+    assert crew_size() == (4 if alone else 0)
+    thread = threading.Thread(target=go.wait)
+    thread.start()
+    try:
+        assert crew_size() == 0
+    finally:
+        go.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(("cores", "crew"), [(1, 0), (2, 2), (64, 8)])
+def test_crew_is_as_large_as_the_machine(monkeypatch: pytest.MonkeyPatch, cores: int, crew: int):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    assert crew_size() == crew
+
+
+def test_no_crew_where_a_fork_breaks_libraries(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers.sys, "platform", "darwin")
+    assert crew_size() == 0
+
+
+def nobody_is_left() -> bool:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return False
