@@ -1,6 +1,7 @@
 """Which projects use a cache, noted in `<cache>/projects/`: a collection must know what every one of them needs.
 
 A project notes itself when it first uses a cache outside its own Git directory; a cache inside one serves that clone.
+`<cache>/symlinks` is there as soon as one of them may have symlinks to objects: those are somebody's files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from mlops_cli.errors import OutsideError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_atomic
 from mlops_cli.hashing import fingerprint
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.links import LinkMode
+
+_LINKED = "symlinks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +35,25 @@ def register(cache: Cache, root: Path, common_dir: Path) -> None:
 
     A cache inside the clone needs no note.
     """
-    if cache.root.is_relative_to(common_dir) or not os.access(cache.root, os.W_OK):
+    if not os.access(cache.root, os.W_OK):
         return
     path = _notes(cache) / f"{fingerprint(os.fsdecode(root))}.json"
     data = json.dumps({"root": str(root), "git": str(common_dir)}).encode()
     try:
+        if cache.link is LinkMode.SYMLINK:
+            os.close(os.open(cache.root / _LINKED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        if cache.root.is_relative_to(common_dir):
+            return
         if path.is_file() and path.read_bytes() == data:
             return
         write_atomic(path, data)
     except OSError as error:
         raise translate_os_error(error, f"register this project at the cache `{cache.root}`") from error
+
+
+def has_links(cache: Cache) -> bool:
+    """Say whether files of some workspace may be symlinks to objects of a cache, whatever the settings are here."""
+    return cache.link is LinkMode.SYMLINK or os.path.lexists(cache.root / _LINKED)
 
 
 def list_registered(cache: Cache) -> list[Registered]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,18 +19,18 @@ from enum import StrEnum
 from pathlib import Path
 
 from mlops_cli.errors import CorruptObject, Inconclusive, MissingObject, OutsideError, RecordError
-from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error
+from mlops_cli.files import POLL_SECONDS, TEMPORARY_PREFIX, translate_os_error
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, OutputRecord, read_lock
 from mlops_cli.records.pointers import SUFFIX, ObjectKind, is_meant, read_pointer
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.contents import Run
-from mlops_cli.store.links import LinkMode, object_at
+from mlops_cli.store.links import object_at
 from mlops_cli.store.objects import DamagedObjects
 from mlops_cli.store.trees import Kind
 from mlops_cli.workspace import git, repository
-from mlops_cli.workspace.clients import is_there, list_registered
+from mlops_cli.workspace.clients import has_links, is_there, list_registered
 from mlops_cli.workspace.reach import children
 from mlops_cli.workspace.snapshot import WorkspaceFiles
 
@@ -37,6 +38,7 @@ _DIGEST = re.compile(rb"blake3:[0-9a-f]{64}(?![0-9a-f])")
 _CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)
 # Outputs of a run record may lie above the folder of its stage, which it does not name: any deep one will do.
 _DEEP = "/".join(["x"] * 64)
+_GIT_WRITES_SECONDS = 5.0  # that long a record may be half written while Git checks another commit out
 
 
 class Source(StrEnum):
@@ -134,9 +136,7 @@ class Marker:
                 hint="`git fetch --unshallow` gets the rest, or `--allow-shallow` goes by what is here",
             )
         worktrees = repository.list_worktrees(common_dir)
-        for worktree in worktrees:
-            self._look_at_history(common_dir, worktree.git_dir)
-            self._take_blobs(Source.INDEX, common_dir, repository.in_index(worktree.git_dir))
+        self._look_at_git(common_dir, worktrees)
         if common_dir == self._common_dir and self._top not in {worktree.top for worktree in worktrees}:
             self._look_at_files(self._top)
         for worktree in worktrees:
@@ -149,9 +149,16 @@ class Marker:
                 )
             elif worktree.git_dir != common_dir:
                 self._note(f"the worktree `{worktree.git_dir.name}` is gone from disk: its commits and index count")
+        # Git asks nobody: what was only in files just now may have become a commit and left the workspace meanwhile.
+        self._look_at_git(common_dir, worktrees)
         self._look_at_journal(common_dir / "mlx" / "journal")
-        if self._cache.link is LinkMode.SYMLINK:
+        if has_links(self._cache):
             self._look_at_links(common_dir / "mlx" / "failed")
+
+    def _look_at_git(self, common_dir: Path, worktrees: Iterable[repository.Worktree]) -> None:
+        for worktree in worktrees:
+            self._look_at_history(common_dir, worktree.git_dir)
+            self._take_blobs(Source.INDEX, common_dir, repository.in_index(worktree.git_dir))
 
     def _look_at_history(self, common_dir: Path, git_dir: Path) -> None:
         known = self._tips.setdefault(common_dir, set())
@@ -170,14 +177,26 @@ class Marker:
             if not _is_record(path):
                 continue
             try:
-                data = files.read(path)
+                self._take_file(files, top, path)
             except OSError as error:
                 raise translate_os_error(error, f"read `{top / path}`, a record") from error
-            if data is not None:
-                name = f"{top / path} (in the workspace)"
-                self._take(Source.WORKSPACE, name, data, is_lock=not path.endswith(SUFFIX))
-        if self._cache.link is LinkMode.SYMLINK:
+        if has_links(self._cache):
             self._look_at_links(top)
+
+    def _take_file(self, files: WorkspaceFiles, top: Path, path: str) -> None:
+        """Keep what a record in a workspace names: one that Git has yet to finish writing once it has."""
+        name = f"{top / path} (in the workspace)"
+        deadline = time.monotonic() + _GIT_WRITES_SECONDS
+        while (data := files.read(path)) is not None:
+            try:
+                self._take(Source.WORKSPACE, name, data, is_lock=not path.endswith(SUFFIX))
+                return
+            except RecordError:
+                writing = _is_git_writing(top)
+                if time.monotonic() > deadline or not (writing or files.read(path) != data):
+                    raise
+                if writing:
+                    time.sleep(POLL_SECONDS)
 
     def _look_at_journal(self, folder: Path) -> None:
         for path in sorted(folder.glob("*/*")):
@@ -228,7 +247,8 @@ class Marker:
 
     def _take(self, source: Source, name: str, data: bytes, *, is_lock: bool, salvage: bool = False) -> None:
         """Keep what one record names; `name` is for messages, and not that of a file, which need not fit it here."""
-        if not self._is_new("lock" if is_lock else "pointer", data):
+        kind = "lock" if is_lock else "pointer"
+        if not self._is_new(kind, data):
             return
         if is_lock:
             self.needed.locks.add(_mark(data))
@@ -239,6 +259,7 @@ class Marker:
             roots = _in_lock(data, name) if is_lock else _in_pointer(data, name)
         except RecordError as error:
             if not (salvage or self._salvage or _CONFLICT.search(data)):
+                self._read.discard((kind, _mark(data)))  # so that it is an error the next time, too
                 raise RecordError(
                     f"nobody can tell what a record needs: {error.message}",
                     hint="nothing was collected; mend it, or `--salvage` keeps what it spells and goes on",
@@ -309,6 +330,11 @@ class Marker:
         if message not in self._noted:
             self._noted.add(message)
             self._reporter.note(message)
+
+
+def _is_git_writing(top: Path) -> bool:
+    checkout = git.find_checkout(top)
+    return checkout is not None and os.path.lexists(checkout.git_dir / "index.lock")
 
 
 def _is_record(path: str) -> bool:

@@ -535,6 +535,56 @@ def test_symlinks_to_objects_keep_them(box: Sandbox) -> None:
     assert box.read("data/a") == content("a", LARGE)
 
 
+def test_symlinks_of_others_keep_objects_too(box: Sandbox, tmp_path: Path) -> None:
+    other = make_project(tmp_path / "other")
+    for each, link in ((box, "symlink"), (other, "copy")):
+        each.configure("cache.dir", str(tmp_path / "cache"))
+        each.configure("cache.link", link)
+    box.write("data/a", content("a", LARGE))
+    box.add("data")
+    (box.root / "data.mlx").unlink()
+    box.configure("cache.link", "copy")
+    gone = add_new(other, "x", OLD)
+    (other.root / "x.mlx").unlink()
+
+    gc(other)
+
+    assert box.read("data/a") == content("a", LARGE)
+    assert not held(other, gone)
+
+
+def test_a_record_that_git_is_writing_is_read_when_it_is_there(old: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    pointer, lock = old.root / "data.mlx", old.root / ".git" / "index.lock"
+    data = pointer.read_bytes()
+    pointer.write_bytes(b"")
+    lock.touch()
+
+    def finish(seconds: float) -> None:
+        pointer.write_bytes(data)
+        lock.unlink()
+
+    monkeypatch.setattr("mlops_cli.workspace.roots.time.sleep", finish)
+    gc(old)
+
+    assert held(old, OLD_DIGEST)
+
+
+def test_a_record_that_git_left_half_written_stops_every_collection(
+    old: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old.root / "data.mlx").write_bytes(b"")
+    (old.root / ".git" / "index.lock").touch()
+    seconds = iter(range(0, 10**6, 2))
+    monkeypatch.setattr("mlops_cli.workspace.roots.time.sleep", lambda _: None)
+    monkeypatch.setattr("mlops_cli.workspace.roots.time.monotonic", lambda: float(next(seconds)))
+
+    for _ in range(2):
+        with pytest.raises(RecordError, match="nobody can tell what a record needs"):
+            gc(old)
+
+    assert held(old, OLD_DIGEST)
+
+
 def test_a_separate_git_folder_is_found(tmp_path: Path) -> None:
     box = make_project(tmp_path / "project")
     box.git("init", "--quiet", "--separate-git-dir", tmp_path / "elsewhere")
