@@ -70,6 +70,12 @@ def pin_world() -> None:
 pin_world()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the stress run be longer, or be one that failed."""
+    parser.addoption("--stress", type=float, default=8.0, metavar="SECONDS", help="length of the stress run (8)")
+    parser.addoption("--stress-seed", type=int, default=0, metavar="N", help="what the stress run does (random)")
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How one command ended; `stdout` and `stderr` are decoded, `stdout_bytes` is as it came."""
