@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -22,14 +21,14 @@ from mlops_cli.cli.text import count, size_text
 from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from mlops_cli.progress import Reporter
     from mlops_cli.workspace.collect import Amount, Collected
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+    from mlops_cli.workspace.project import Project
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 Grace = Annotated[
-    str, typer.Option("--grace", metavar="DURATION", help="Leave alone what is younger, as in 12h, 14d or 2w")
+    str | None,
+    typer.Option("--grace", metavar="DURATION", help="Leave alone what is younger, as in 12h; gc.grace otherwise"),
 ]
 Restore = Annotated[bool, typer.Option("--restore", help="Bring back all that is in the trash")]
 Empty = Annotated[bool, typer.Option("--empty-trash", help="Delete, for good, all that is in the trash")]
@@ -42,7 +41,7 @@ Salvage = Annotated[bool, typer.Option("--salvage", help="Of records that cannot
 
 def gc(
     context: typer.Context,
-    grace: Grace = "14d",
+    grace: Grace = None,
     yes: Yes = False,
     restore: Restore = False,
     empty_trash: Empty = False,
@@ -56,56 +55,86 @@ def gc(
 
     Kept is what any commit that Git can reach, the index, a worktree, a run that was cut short or a young run cache
     entry names, in every project that uses the cache. The rest goes to the trash once it is older than --grace; what
-    has been there for as long is deleted. Remotes are left alone.
+    has been there for as long is deleted, unless it is needed by then: that comes back. Remotes are left alone.
     """
-    from mlops_cli.workspace import collect
-
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    chosen = [name for name, on in (("restore", restore), ("empty-trash", empty_trash), ("forget", forget)) if on]
-    if len(chosen) > 1:
-        raise UsageError(f"`--{chosen[0]}` and `--{chosen[1]}` are two different things", hint="choose one of them")
-    seconds = _seconds(grace)
-    if not (dry_run or restore or forget or yes or _can_ask(output)):
+    action = _chosen({"restore": restore, "empty-trash": empty_trash, "forget": forget is not None})
+    if not (dry_run or action in ("restore", "forget") or yes or _can_ask(output)):
         raise UsageError("`mlx gc` asks before it does anything, and nobody is there to ask", hint="add `--yes`")
-    details = None
-    if forget:
-        gone = Path(os.path.normpath(session.cwd / forget))
-        collect.forget_project(project, gone, dry_run=dry_run)
-        amount = collect.Amount()
-        lines = [f"{'would collect' if dry_run else 'collecting'} without regard to {forget} from now on"]
-    elif restore:
-        amount = collect.restore_trash(project, dry_run=dry_run)
-        lines = [f"{'would bring' if dry_run else 'brought'} back {_amount(amount, 'file')}"]
-    elif empty_trash:
-        asked = _asking(output, yes, lambda found: f"delete {_amount(found, 'file')} for good?")
-        amount = collect.empty_trash(project, dry_run=dry_run, agree=asked)
-        lines = [f"{'would delete' if dry_run else 'deleted'} {_amount(amount, 'file')}"]
-    else:
-        with reporting(output) as reporter:
-            asked = _asking(output, yes, lambda found: _question(output, found))
-            found = collect.collect(
-                project,
-                now=time.time(),
-                grace=seconds,
-                dry_run=dry_run,
-                agree=asked,
-                allow_shallow=allow_shallow,
-                salvage=salvage,
-                reporter=reporter,
-            )
-        amount, details, lines = found.plan.going, _details(found), _text(found, dry_run=dry_run)
-    value = {"dry_run": dry_run, "action": chosen[0] if chosen else "collect", **asdict(amount), "details": details}
-    output.result("gc", value, lines)
-    if details and amount.objects and not dry_run:
+    options = {"allow_shallow": allow_shallow, "salvage": salvage, "dry_run": dry_run}
+    with reporting(output) as reporter:
+        if forget is not None:
+            done = _forget(project, session.cwd, forget, dry_run=dry_run)
+        elif restore:
+            done = _restore(project, reporter, dry_run=dry_run)
+        elif empty_trash:
+            done = _empty(project, output, yes=yes, reporter=reporter, **options)
+        else:
+            done = _collect(project, output, grace, yes=yes, reporter=reporter, **options)
+    value = {"dry_run": dry_run, "action": action, **asdict(done.amount), "returned": asdict(done.returned)}
+    output.result("gc", {**value, "details": done.details}, done.lines)
+    if done.details and done.amount.objects and not dry_run:
         output.say("next: `mlx gc --restore` brings it back; `mlx gc --empty-trash` frees the space at once")
 
 
+def _chosen(asked: Mapping[str, bool]) -> str:
+    chosen = [name for name, on in asked.items() if on]
+    if len(chosen) > 1:
+        raise UsageError(f"`--{chosen[0]}` and `--{chosen[1]}` are two different things", hint="choose one of them")
+    return chosen[0] if chosen else "collect"
+
+
+class _Done(NamedTuple):
+    """What an action came to, for people (`lines`) and for programs."""
+
+    amount: Amount
+    returned: Amount
+    lines: Sequence[str]
+    details: dict[str, Any] | None = None
+
+
+def _forget(project: Project, cwd: Path, path: str, *, dry_run: bool) -> _Done:
+    from mlops_cli.workspace.collect import Amount, forget_project
+
+    forget_project(project, Path(os.path.normpath(cwd / path)), dry_run=dry_run)
+    verb = "would collect" if dry_run else "collecting"
+    return _Done(Amount(), Amount(), [f"{verb} without regard to {path} from now on"])
+
+
+def _restore(project: Project, reporter: Reporter, *, dry_run: bool) -> _Done:
+    from mlops_cli.workspace.collect import restore_trash
+
+    amount = restore_trash(project, dry_run=dry_run, reporter=reporter)
+    return _Done(amount, amount, [f"{'would bring' if dry_run else 'brought'} back {_amount(amount, 'file')}"])
+
+
+def _empty(project: Project, output: Output, *, yes: bool, dry_run: bool, **options: Any) -> _Done:
+    from mlops_cli.workspace.collect import empty_trash
+
+    agree = _asking(output, yes, lambda found: f"delete {_amount(found.gone, 'file')} for good?")
+    found = empty_trash(project, agree=agree, dry_run=dry_run, **options)
+    lines = [f"{'would delete' if dry_run else 'deleted'} {_amount(found.gone, 'file')}"]
+    return _Done(found.gone, found.returning, [*_returning(found.returning, dry_run=dry_run), *lines])
+
+
+def _collect(project: Project, output: Output, grace: str | None, *, yes: bool, dry_run: bool, **options: Any) -> _Done:
+    from mlops_cli.workspace.collect import collect
+
+    seconds = None if grace is None else _seconds(grace)
+    agree = _asking(output, yes, lambda found: _question(output, found))
+    found = collect(project, now=time.time(), grace=seconds, agree=agree, dry_run=dry_run, **options)
+    return _Done(found.plan.going, found.returning, _text(found, dry_run=dry_run), _details(found))
+
+
 def _seconds(text: str) -> float:
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise UsageError(f"`--grace {text}` is not a duration", hint="a number with s, m, h, d or w: `--grace 14d`")
-    return float(match[1]) * _SECONDS[match[2]]
+    from mlops_cli.records.config import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        hint = "a number with s, m, h, d or w: `--grace 14d`"
+        raise UsageError(f"`--grace {text}` is not a duration", hint=hint) from error
 
 
 def _can_ask(output: Output) -> bool:
@@ -166,9 +195,18 @@ def _text(found: Collected, *, dry_run: bool) -> list[str]:
         lines.append(f"run cache: {count(len(plan.runs), 'old entry').replace('entrys', 'entries')}")
     if found.expired.objects:
         lines.append(f"{'would delete' if dry_run else 'deleted'} from the trash: {_amount(found.expired, 'file')}")
+    lines.extend(_returning(found.returning, dry_run=dry_run))
     verb = "would put" if dry_run else "put"
     lines.append(f"{verb} into the trash: {_amount(plan.going)}" if not plan.empty else "nothing to put into the trash")
     return lines
+
+
+def _returning(amount: Amount, *, dry_run: bool) -> list[str]:
+    if not amount.objects:
+        return []
+    return [
+        f"{'would bring' if dry_run else 'brought'} back from the trash, for it is needed: {_amount(amount, 'file')}"
+    ]
 
 
 _PLACES = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mlops_cli.documents import Fields, check_version, describe, dump_yaml, nearest, parse_scalar, parse_yaml
@@ -17,6 +18,8 @@ DURABILITIES = ("batch", "strict", "none")
 LINKS = ("copy", "reflink", "hardlink", "symlink")
 MAX_JOBS = 1024
 
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)([smhdw]?)", re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _REMOTE_KEY = re.compile(r"remotes\.(.+)\.url\Z", re.DOTALL)
 # `user:secret@`, but not `host:8080/path@version`.
@@ -32,7 +35,7 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings in force; `None` means that nothing says."""
+    """The settings in force; `None` means that nothing says. Times are in seconds."""
 
     core_remote: str | None
     core_lock_timeout: float
@@ -41,6 +44,7 @@ class Config:
     cache_dir: str | None
     cache_link: str
     remotes: Mapping[str, Remote]
+    gc_grace: float = 14 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class _Option:
-    """What a key may hold: `choices`, or a value of `kind` not below zero."""
+    """What a key may hold: `choices`, or a value of `kind`, not below zero when it is a number."""
 
     kind: str
     default: object = None
@@ -76,8 +80,10 @@ _OPTIONS: Mapping[str, _Option] = {
     "core.jobs": _Option("count", 0),
     "cache.dir": _Option("text"),
     "cache.link": _Option("choice", "reflink", LINKS),
+    "gc.grace": _Option("duration", "14d"),
 }
-_SECTIONS = ("core", "cache")
+_SECTIONS = ("core", "cache", "gc")
+_VARIABLES = tuple(f"MLX_{section.upper()}_" for section in _SECTIONS)
 
 
 def read_config(data: bytes, name: str) -> dict[str, object]:
@@ -133,14 +139,14 @@ def write_config(values: Mapping[str, object]) -> bytes:
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """Return what `MLX_CORE_*` and `MLX_CACHE_*` variables set; an empty variable sets nothing.
+    """Return what `MLX_CORE_*`, `MLX_CACHE_*` and `MLX_GC_*` variables set; an empty variable sets nothing.
 
     UsageError for an unknown variable of these, or a wrong value. Other `MLX_*` variables are not settings.
     """
     variables = {_variable(key): key for key in _OPTIONS}
     values: dict[str, object] = {}
     for variable in sorted(environ):
-        if not variable.startswith(("MLX_CORE_", "MLX_CACHE_")) or not environ[variable]:
+        if not variable.startswith(_VARIABLES) or not environ[variable]:
             continue
         if variable not in variables:
             raise UsageError(
@@ -184,11 +190,20 @@ def resolve(layers: Sequence[Layer]) -> Config:
         cache_dir=_text_or_none(values.get("cache.dir")),
         cache_link=str(values["cache.link"]),
         remotes=remotes,
+        gc_grace=parse_duration(str(values["gc.grace"])),
     )
 
 
 def _text_or_none(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that `14d`, `12h` or `90` (seconds) mean; ValueError."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"`{text}` is not a duration such as 12h, 14d or 2w")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def set_value(values: Mapping[str, object], key: str, text: str) -> dict[str, object]:
@@ -249,6 +264,8 @@ def _find_fault(key: str, value: object) -> str | None:
     elif option.kind == "count":
         if type(value) is not int or not 0 <= value <= MAX_JOBS:
             return f"`{key}` must be a whole number from 0 to {MAX_JOBS}, not {describe(value)}"
+    elif option.kind == "duration":
+        return _find_duration_fault(key, value)
     elif not isinstance(value, str) or not value or "\0" in value:
         return f"`{key}` must be text, not {'an empty text' if value == '' else describe(value)}"
     elif option.kind == "choice" and value not in option.choices:
@@ -258,6 +275,14 @@ def _find_fault(key: str, value: object) -> str | None:
     elif option.kind == "url" and _LOGIN.match(value):
         return f"`{key}` holds a password, which must not be written down here"
     return None
+
+
+def _find_duration_fault(key: str, value: object) -> str | None:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        with suppress(ValueError):
+            parse_duration(str(value))
+            return None
+    return f"`{key}` must be a duration such as 12h, 14d or 2w, not {describe(value)}"
 
 
 def _find_name_fault(name: str) -> str | None:

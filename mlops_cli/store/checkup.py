@@ -312,7 +312,7 @@ class _Checker:
         """
         if self._dry_run:
             return None
-        target = self._away(name)
+        target = self._away(f"{name}{SUFFIX}")
         packs = self._store.packs
         try:
             with self._store.scratch() as scratch, packs.replacing(wait=True):

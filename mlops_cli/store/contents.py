@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from mlops_cli.hashing import RAW_SIZE
+from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.pack_format import RECORD_SIZE, PackError
-from mlops_cli.store.pack_index import footer_table, mapped
+from mlops_cli.store.pack_index import read_footer
 from mlops_cli.store.packed import PackedStore
 
 
@@ -35,7 +36,7 @@ class Packed(NamedTuple):
     name: str
     size: int
     time: float
-    objects: tuple[tuple[bytes, int], ...] | None
+    objects: Collection[tuple[bytes, int]] | None
 
 
 class Run(NamedTuple):
@@ -54,9 +55,9 @@ class Contents(NamedTuple):
     runs: tuple[Run, ...] = ()
 
 
-def read_contents(store: PackedStore) -> Contents:
+def read_contents(store: PackedStore, reporter: Reporter = SILENT) -> Contents:
     """Return what `store` holds now; OSError passes through."""
-    return Contents(tuple(_loose(store)), tuple(_packs(store)), tuple(_runs(store)))
+    return Contents(tuple(_loose(store, reporter)), tuple(_packs(store, reporter)), tuple(_runs(store)))
 
 
 def changed_at(info: os.stat_result) -> float:
@@ -64,11 +65,13 @@ def changed_at(info: os.stat_result) -> float:
     return max(info.st_mtime, info.st_ctime)
 
 
-def _loose(store: PackedStore) -> Iterator[Loose]:
+def _loose(store: PackedStore, reporter: Reporter) -> Iterator[Loose]:
     for shard in _listed(f"{store.root}/objects"):
         if len(shard.name) != 2:
             continue
-        for entry in _listed(shard.path):
+        found = _listed(shard.path)
+        reporter.advance(len(found))
+        for entry in found:
             with suppress(ValueError, FileNotFoundError):
                 raw = bytes.fromhex(shard.name + entry.name)
                 if len(raw) == RAW_SIZE:
@@ -76,26 +79,46 @@ def _loose(store: PackedStore) -> Iterator[Loose]:
                     yield Loose(raw, info.st_size, changed_at(info))
 
 
-def _packs(store: PackedStore) -> Iterator[Packed]:
+def _packs(store: PackedStore, reporter: Reporter) -> Iterator[Packed]:
     for name in store.packs.names():
+        reporter.advance(1)
         path = store.packs.path_of(name)
         with suppress(FileNotFoundError):
             info = os.stat(path)
             yield Packed(name, info.st_size, changed_at(info), read_pack(path, name))
 
 
-def read_pack(path: str, name: str) -> tuple[tuple[bytes, int], ...] | None:
+def read_pack(path: str, name: str) -> Collection[tuple[bytes, int]] | None:
     """Return the 32-byte digest of each object in a pack, with what its record takes; None if it cannot be read."""
     try:
-        table = footer_table(mapped(path), name, whole=True)
+        table = read_footer(path, name)
+        table.verify()
     except PackError:
         return None
     digests, _, rest = map(bytes, table.columns())
-    stored = struct.unpack(f"<{table.count}I", rest[8 * table.count :])
-    return tuple(
-        (digests[at : at + RAW_SIZE], size + RECORD_SIZE)
-        for at, size in zip(range(0, len(digests), RAW_SIZE), stored, strict=True)
-    )
+    return _Rows(digests, rest[8 * table.count :])
+
+
+class _Rows(Collection[tuple[bytes, int]]):
+    """The objects of a pack, in the columns that they were read in: there may be millions."""
+
+    __slots__ = ("_digests", "_stored")
+
+    def __init__(self, digests: bytes, stored: bytes) -> None:
+        self._digests = digests
+        self._stored = stored
+
+    def __len__(self) -> int:
+        return len(self._digests) // RAW_SIZE
+
+    def __iter__(self) -> Iterator[tuple[bytes, int]]:
+        digests = self._digests
+        starts = range(0, len(digests), RAW_SIZE)
+        for at, (size,) in zip(starts, struct.iter_unpack("<I", self._stored), strict=True):
+            yield digests[at : at + RAW_SIZE], size + RECORD_SIZE
+
+    def __contains__(self, item: object) -> bool:
+        return any(item == mine for mine in self)
 
 
 def _runs(store: PackedStore) -> Iterator[Run]:

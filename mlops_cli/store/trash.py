@@ -1,20 +1,33 @@
 """Where `mlx gc` puts what nothing needs: `<cache>/trash/<seconds since the epoch>/`, laid out as the cache is.
 
 Everything moves by one rename, so that a crash leaves each file in one place or the other. Nothing is served from the
-trash; `restore` brings all of it back. Whoever calls holds the guard alone.
+trash, but `read` tells what a tree there names, and what is needed after all comes back. Whoever moves anything holds
+the guard: alone, unless it is only `bring_back`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
-from mlops_cli.hashing import Digest, digest_from_raw, raw_digest
+from mlops_cli.errors import MissingObject
+from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.store.contents import read_contents
+from mlops_cli.store.links import rename_new
 from mlops_cli.store.objects import Durability
+from mlops_cli.store.pack_folder import SUFFIX
+from mlops_cli.store.pack_format import PackError
 from mlops_cli.store.packed import PackedStore
+from mlops_cli.store.tree_format import TREE_LIMIT
+
+_DIGITS = re.compile("[0-9a-f]{64}")
 
 
 class Thrown(NamedTuple):
@@ -28,17 +41,60 @@ class Thrown(NamedTuple):
 class Trash:
     """The trash of one cache; no I/O before the first verb. OSError passes through."""
 
-    def __init__(self, store: PackedStore) -> None:
+    def __init__(self, store: PackedStore, reporter: Reporter = SILENT) -> None:
         self._store = store
         self._root = f"{store.root}/trash"
+        self._reporter = reporter
+
+    # What is in it ---------------------------------------------------------------------------------------------------
 
     def thrown(self) -> tuple[Thrown, ...]:
         """Return what is in the trash, the oldest first."""
-        found = []
-        for time in self._times():
-            sizes = [os.stat(path, follow_symlinks=False).st_size for path, _ in self._files(time)]
-            found.append(Thrown(time, len(sizes), sum(sizes)))
-        return tuple(found)
+        return tuple(Thrown(time, *_measure(path for path, _ in self._files(time))) for time in self._times())
+
+    def read(self, digest: Digest) -> bytes:
+        """Return the verified bytes of a tree in the trash; MissingObject when no good one is there."""
+        for store in self._stores:
+            with suppress(PackError, OSError):
+                data = store.packs.read(digest)
+                if data is None:
+                    with open(store.object_path(digest), "rb") as stream:
+                        data = stream.read(TREE_LIMIT + 1)
+                if hash_bytes(data) == digest:
+                    return data
+        raise MissingObject(f"object `{digest}` is not in the trash")
+
+    def holding(self, wanted: Collection[bytes]) -> tuple[str, ...]:
+        """Return the files in the trash, relative to it, that have objects of `wanted` which the store lacks.
+
+        `wanted` are 32-byte digests. Of an object that was thrown away twice, the newest file counts.
+        """
+        places: dict[Digest, str] = {}
+        for store in reversed(self._stores):
+            folder = str(store.root).rpartition("/")[2]
+            contents = read_contents(store)
+            for pack in contents.packs:
+                for raw, _ in pack.objects or ():
+                    if raw in wanted:
+                        places[digest_from_raw(raw)] = f"{folder}/packs/{pack.name}{SUFFIX}"
+            for loose in contents.loose:
+                if loose.raw in wanted:
+                    digest = digest_from_raw(loose.raw)
+                    places[digest] = f"{folder}/objects/{store.object_path(digest)[-65:]}"
+        absent = self._store.missing(places.keys()) if places else ()
+        return tuple(sorted({places[digest] for digest in absent}))
+
+    def measure(self, files: Sequence[str]) -> Thrown:
+        """Return the number and the bytes of some files in the trash."""
+        return Thrown(0, *_measure(f"{self._root}/{name}" for name in files))
+
+    @cached_property
+    def _stores(self) -> tuple[PackedStore, ...]:
+        """What each collection put away, as a store to look into, the newest first."""
+        times = reversed(self._times())
+        return tuple(PackedStore(Path(self._root, str(time)), Durability.NONE, pack_below=0) for time in times)
+
+    # Into it ---------------------------------------------------------------------------------------------------------
 
     def throw(self, time: int, raws: Sequence[bytes], packs: Sequence[str], runs: Sequence[str]) -> None:
         """Put loose objects, whole packs and run records away; what is gone already is passed over."""
@@ -46,7 +102,7 @@ class Trash:
         for key in runs:
             self._move(f"{self._store.root}/runs/{key}.yaml", f"{folder}/runs/{key}.yaml")
         for name in packs:
-            self._move(self._store.packs.path_of(name), f"{folder}/packs/{name}.pack")
+            self._move(self._store.packs.path_of(name), f"{folder}/packs/{name}{SUFFIX}")
         for raw in raws:
             path = self._store.object_path(digest_from_raw(raw))
             self._move(path, f"{folder}/objects/{path[-65:]}")
@@ -64,13 +120,16 @@ class Trash:
         def wanted(digest: Digest) -> bool:
             return keep(raw_digest(digest))
 
+        def dispose(path: str) -> None:
+            self._move(path, f"{folder}/{path.rpartition('/')[2]}")
+
         with self._store.scratch() as scratch:
             packs.rewrite(
                 sound,
                 scratch.next_path,
                 durable=self._store.durability is not Durability.NONE,
                 keep=wanted,
-                dispose=lambda path: self._move(path, f"{folder}/{path.rpartition('/')[2]}"),
+                dispose=dispose,
             )
         return tuple(name for name in names if name not in sound)
 
@@ -79,30 +138,71 @@ class Trash:
         with self._store.scratch() as scratch:
             self._store.packs.reindex(scratch.next_path)
 
+    # Out of it -------------------------------------------------------------------------------------------------------
+
+    def bring_back(self, files: Sequence[str]) -> Thrown:
+        """Bring some files (relative to the trash) back, as if they had just been stored; returns what came."""
+        count = size = 0
+        for name in files:
+            source, target = f"{self._root}/{name}", f"{self._store.root}/{name.partition('/')[2]}"
+            with suppress(FileNotFoundError, FileExistsError):  # somebody else did, or stored it again
+                found = os.stat(source, follow_symlinks=False).st_size
+                self._age(source)
+                os.makedirs(target.rpartition("/")[0], exist_ok=True)
+                rename_new(source, target)
+                count, size = count + 1, size + found
+        self._store.packs.forget()
+        return Thrown(0, count, size)
+
     def restore(self) -> Thrown:
-        """Bring everything back, the newest first, as if it had just been stored; returns what came back."""
+        """Bring everything back, the newest first, as if it had just been stored; returns what came back.
+
+        What is in the store already stays as it is there, unless it is damaged: then it goes to `quarantine/`.
+        """
         files = size = 0
+        self._reporter.start("bringing back", sum(each.files for each in self.thrown()), "files")
         for time in reversed(self._times()):
             for path, relative in self._files(time):
                 target = f"{self._store.root}/{relative}"
-                info = os.stat(path, follow_symlinks=False)
-                if os.path.lexists(target):
+                if os.path.lexists(target) and self._is_good(relative):
                     os.unlink(path)
+                    self._reporter.advance(1)
                     continue
-                with suppress(PermissionError):  # somebody else's file: its name changes now, which counts too
-                    os.utime(path)
+                size += os.stat(path, follow_symlinks=False).st_size
+                files += 1
+                self._age(path)
                 self._move(path, target)
-                files, size = files + 1, size + info.st_size
             shutil.rmtree(f"{self._root}/{time}")
         self._store.packs.forget()
         return Thrown(0, files, size)
 
+    def _is_good(self, relative: str) -> bool:
+        """Say whether a file of the store is as it was written; a damaged one is put away."""
+        kind, _, name = relative.partition("/")
+        digits = name.removesuffix(SUFFIX).replace("/", "")
+        if kind not in ("objects", "packs") or not _DIGITS.fullmatch(digits):
+            return True
+        path = f"{self._store.root}/{relative}"
+        with suppress(OSError):
+            if hash_file(path) == PREFIX + digits:
+                return True
+        folder = f"{self._store.root}/quarantine"
+        os.makedirs(folder, exist_ok=True)
+        os.rename(path, f"{folder}/{name.replace('/', '')}.{os.urandom(4).hex()}")
+        return False
+
     def empty(self, before: float) -> Thrown:
         """Delete, for good, what was put away before `before` (s since the epoch); returns what that was."""
         gone = [each for each in self.thrown() if each.time < before]
+        self._reporter.start("deleting", sum(each.files for each in gone), "files")
         for each in gone:
+            for path, _ in self._files(each.time):
+                os.unlink(path)
+                self._reporter.advance(1)
             shutil.rmtree(f"{self._root}/{each.time}")
         return Thrown(0, sum(each.files for each in gone), sum(each.size for each in gone))
+
+    # How -------------------------------------------------------------------------------------------------------------
 
     def _times(self) -> list[int]:
         try:
@@ -119,8 +219,8 @@ class Trash:
                 path = f"{folder}/{name}"
                 yield path, path[len(start) + 1 :]
 
-    @staticmethod
-    def _move(source: str, target: str) -> None:
+    def _move(self, source: str, target: str) -> None:
+        self._reporter.advance(1)
         try:
             os.rename(source, target)
         except FileNotFoundError:
@@ -128,3 +228,18 @@ class Trash:
                 return
             os.makedirs(target.rpartition("/")[0], exist_ok=True)
             os.rename(source, target)
+
+    @staticmethod
+    def _age(path: str) -> None:
+        """Make a file count as new; of somebody else's, the name changes now, which counts too."""
+        with suppress(PermissionError):
+            os.utime(path)
+
+
+def _measure(paths: Iterable[str]) -> tuple[int, int]:
+    """Return the number of files and their bytes."""
+    sizes = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            sizes.append(os.stat(path, follow_symlinks=False).st_size)
+    return len(sizes), sum(sizes)

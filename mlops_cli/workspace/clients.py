@@ -1,13 +1,14 @@
 """Which projects use a cache, noted in `<cache>/projects/`: a collection must know what every one of them needs.
 
-A project notes itself when it first uses a cache outside its own Git directory; a cache inside one serves that clone.
-`<cache>/symlinks` is there as soon as one of them may have symlinks to objects: those are somebody's files.
+A project notes itself when it first uses a cache outside its own Git directory. A cache inside one serves that clone,
+which needs no note, and perhaps others. What counts is where folders really are: a link may lead out of a clone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,6 @@ from mlops_cli.errors import OutsideError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_atomic
 from mlops_cli.hashing import fingerprint
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.links import LinkMode
-
-_LINKED = "symlinks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +33,17 @@ def register(cache: Cache, root: Path, common_dir: Path) -> None:
 
     A cache inside the clone needs no note.
     """
-    if not os.access(cache.root, os.W_OK):
+    inside = Path(os.path.realpath(cache.root)).is_relative_to(os.path.realpath(common_dir))
+    if inside or not os.access(cache.root, os.W_OK):
         return
     path = _notes(cache) / f"{fingerprint(os.fsdecode(root))}.json"
     data = json.dumps({"root": str(root), "git": str(common_dir)}).encode()
     try:
-        if cache.link is LinkMode.SYMLINK:
-            os.close(os.open(cache.root / _LINKED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
-        if cache.root.is_relative_to(common_dir):
-            return
         if path.is_file() and path.read_bytes() == data:
             return
         write_atomic(path, data)
     except OSError as error:
         raise translate_os_error(error, f"register this project at the cache `{cache.root}`") from error
-
-
-def has_links(cache: Cache) -> bool:
-    """Say whether files of some workspace may be symlinks to objects of a cache, whatever the settings are here."""
-    return cache.link is LinkMode.SYMLINK or os.path.lexists(cache.root / _LINKED)
 
 
 def list_registered(cache: Cache) -> list[Registered]:
@@ -75,6 +65,14 @@ def list_registered(cache: Cache) -> list[Registered]:
     return found
 
 
+def find_owner(cache: Cache) -> Path | None:
+    """Return the Git directory that a cache lies in, None when it lies in none: that clone needs it, noted or not."""
+    for folder in Path(os.path.realpath(cache.root)).parents:
+        if (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir():
+            return folder
+    return None
+
+
 def _notes(cache: Cache) -> Path:
     return cache.root / "projects"
 
@@ -94,5 +92,12 @@ def forget(cache: Cache, root: Path, *, dry_run: bool = False) -> None:
 
 
 def is_there(project: Registered) -> bool:
-    """Say whether a project's clone is on disk."""
-    return Path(project.git_dir, "HEAD").is_file()
+    """Say whether a project's clone is on disk; OutsideError when nobody may look."""
+    head = f"{project.git_dir}/HEAD"
+    try:
+        return stat.S_ISREG(os.stat(head).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        doing = f"look at the project `{project.root}`, which uses this cache"
+        raise translate_os_error(error, doing) from error

@@ -1,27 +1,28 @@
 """`mlx gc`: put away what no project needs, in three steps.
 
 Look: which objects must stay (`roots`) and what is there. Plan: a pure function of the two. Do: with the guard held
-alone, look again, plan again, and move what is to go into the trash, where it stays for the grace age. Whatever kills
-this in between, nothing that is needed has moved, and doing it again does the rest.
+alone, look again, plan again, bring back what is needed and lies in the trash, and move what is to go there, where it
+stays for the grace age. Whatever kills this in between, nothing that is needed has gone, and doing it again does the
+rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlops_cli.files import translate_os_error
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.contents import Contents, Packed, read_contents
 from mlops_cli.store.guard import alone
-from mlops_cli.store.trash import Trash
+from mlops_cli.store.trash import Thrown, Trash
 from mlops_cli.workspace import clients
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.roots import Marker, Source
 
-GRACE = 14 * 24 * 3600.0  # seconds
 _SPARSE = 0.5  # a pack is written anew when less of it than this is needed
 
 
@@ -35,6 +36,10 @@ class Amount:
     def __add__(self, other: Amount) -> Amount:
         """Return both together."""
         return Amount(self.objects + other.objects, self.size + other.size)
+
+    def __sub__(self, other: Amount) -> Amount:
+        """Return this without what is in `other`."""
+        return Amount(self.objects - other.objects, self.size - other.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +63,36 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether nothing is to go."""
         return not (self.loose or self.dead or self.sparse or self.runs)
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """A plan, what it was made from, and what is in the trash besides: `expired` is deleted, `thrown` stays."""
+    """A plan, what it was made from, and files in the trash: all that is `thrown`, what of it goes and what comes back.
+
+    `expired` is deleted, `returning` is needed after all.
+    """
 
     plan: Plan
     projects: tuple[str, ...]
     records: dict[Source, int]
     expired: Amount
     thrown: Amount
+    returning: Amount
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.plan.empty and not self.expired.objects and not self.returning.objects
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """What was in the trash: files that were deleted for good, and those that came back, for they are needed."""
+
+    gone: Amount
+    returning: Amount
 
 
 def plan_collection(contents: Contents, needed: Collection[bytes], runs: Collection[str], before: float) -> Plan:
@@ -128,62 +150,72 @@ def collect(
     project: Project,
     *,
     now: float,
-    grace: float = GRACE,
+    grace: float | None = None,
     dry_run: bool = False,
     agree: Callable[[Collected], bool] = lambda _: True,
     allow_shallow: bool = False,
     salvage: bool = False,
     reporter: Reporter = SILENT,
 ) -> Collected:
-    """Put away what no project needs and is older than `grace` (s) at the time `now`; returns what was done.
+    """Put away what no project needs and is older than `grace` (s; `gc.grace` when None) at the time `now` (s).
 
-    Trash older than `grace` is deleted. `agree` is asked once, with what would be done. Nothing has moved after
-    Inconclusive, RecordError, CorruptObject or OutsideError (somebody may need what cannot be read), or LockedError.
+    Trash older than that is deleted, but what is needed of it comes back. `agree` is asked once, with what would be
+    done; returns what was. Nothing has moved after Inconclusive, RecordError, CorruptObject or OutsideError (somebody
+    may need what cannot be read), or LockedError.
     """
-    before = now - grace
-    reporter.start("looking for what is needed", None, "files")
-    marker = Marker(
-        project.cache,
-        project.git.common_dir,
-        project.git.top,
-        allow_shallow=allow_shallow,
-        salvage=salvage,
-        reporter=reporter,
-    )
-    foreseen = _look(project, marker, before)
+    before = now - (project.config.gc_grace if grace is None else grace)
+    marker = _marker(project, allow_shallow=allow_shallow, salvage=salvage, reporter=reporter)
+    foreseen, _ = _look(project, marker, before, reporter)
     for name in foreseen.plan.unreadable:
         reporter.note(f"pack `{name[:12]}` cannot be read, and stays as it is: `mlx fsck` tells more")
-    if dry_run or (foreseen.plan.empty and not foreseen.expired.objects) or not agree(foreseen):
+    if dry_run or foreseen.empty or not agree(foreseen):
         return foreseen
     with _alone(project, "mlx gc"):
-        found = _look(project, marker, before)
-        Trash(project.cache).empty(before)  # not what comes now, however short the grace age
+        trash = Trash(project.cache, reporter)
+        found, files = _look(project, marker, before, reporter)
+        if files:
+            trash.bring_back(files)
+            found = replace(_survey(project, marker, before, reporter)[0], returning=found.returning)
+        trash.empty(before)  # not what comes now, however short the grace age
         _carry_out(project, found.plan, marker.needed.objects, now, reporter)
         return found
 
 
-def _look(project: Project, marker: Marker, before: float) -> Collected:
-    cache = project.cache
-    cache.packs.forget()
+def _marker(project: Project, *, allow_shallow: bool, salvage: bool, reporter: Reporter) -> Marker:
+    return Marker(project.cache, project.git, allow_shallow=allow_shallow, salvage=salvage, reporter=reporter)
+
+
+def _look(project: Project, marker: Marker, before: float, reporter: Reporter) -> tuple[Collected, tuple[str, ...]]:
+    """Return what is to be done now, and the files in the trash that are needed after all."""
+    project.cache.packs.forget()
+    reporter.start("looking for what is needed", None, "files")
     try:
         marker.look()
-        contents = read_contents(cache)
+    except OSError as error:
+        raise translate_os_error(error, f"read `{error.filename}`, which may tell what is needed") from error
+    return _survey(project, marker, before, reporter)
+
+
+def _survey(project: Project, marker: Marker, before: float, reporter: Reporter) -> tuple[Collected, tuple[str, ...]]:
+    cache, trash = project.cache, Trash(project.cache)
+    reporter.start("looking through the cache", None, "files")
+    try:
+        contents = read_contents(cache, reporter)
         runs = marker.keep_runs(contents.runs, before)
-        thrown = Trash(cache).thrown()
+        files = trash.holding(marker.needed.objects)
+        returning, thrown = trash.measure(files), trash.thrown()
     except OSError as error:
         raise translate_os_error(error, f"look through the cache `{cache.root}`") from error
-    expired = [each for each in thrown if each.time < before]
-    return Collected(
-        plan_collection(contents, marker.needed.objects, runs, before),
-        marker.projects,
-        dict(marker.needed.records),
-        Amount(sum(each.files for each in expired), sum(each.size for each in expired)),
-        Amount(sum(each.files for each in thrown), sum(each.size for each in thrown)),
-    )
+    back = [each for each in files if int(each.partition("/")[0]) < before]
+    expired = _sum(each for each in thrown if each.time < before) - _amount(trash.measure(back))
+    plan = plan_collection(contents, marker.needed.objects, runs, before)
+    records = dict(marker.needed.records)
+    return Collected(plan, marker.projects, records, expired, _sum(thrown), _amount(returning)), files
 
 
 def _carry_out(project: Project, plan: Plan, needed: Collection[bytes], now: float, reporter: Reporter) -> None:
-    trash = Trash(project.cache)
+    trash = Trash(project.cache, reporter)
+    reporter.start("putting away", len(plan.runs) + len(plan.dead) + len(plan.sparse) + len(plan.loose), "files")
     trash.throw(int(now), (), (), plan.runs)  # first what names objects
     if plan.dead or plan.sparse:
         with project.cache.packs.replacing(wait=True):
@@ -205,38 +237,48 @@ def _alone(project: Project, doing: str) -> Iterator[None]:
         raise translate_os_error(error, f"clear the cache `{cache.root}`") from error
 
 
-def restore_trash(project: Project, *, dry_run: bool = False) -> Amount:
+def restore_trash(project: Project, *, dry_run: bool = False, reporter: Reporter = SILENT) -> Amount:
     """Bring everything in the trash back into the cache; returns what that is."""
-    return _on_trash(project, "mlx gc --restore", Trash.restore, dry_run=dry_run)
+    trash = Trash(project.cache, reporter)
+    if dry_run or not project.cache.root.is_dir():
+        return _sum(trash.thrown())
+    with _alone(project, "mlx gc --restore"):
+        return _amount(trash.restore())
 
 
-def empty_trash(project: Project, *, dry_run: bool = False, agree: Callable[[Amount], bool] = lambda _: True) -> Amount:
-    """Delete everything in the trash for good; returns what that was."""
+def empty_trash(
+    project: Project,
+    *,
+    dry_run: bool = False,
+    agree: Callable[[Emptied], bool] = lambda _: True,
+    allow_shallow: bool = False,
+    salvage: bool = False,
+    reporter: Reporter = SILENT,
+) -> Emptied:
+    """Delete everything in the trash for good, but for what is needed: that comes back. Returns what that was.
 
-    def delete(trash: Trash) -> object:
-        return trash.empty(float("inf"))
-
-    found = _on_trash(project, "", delete, dry_run=True)
-    if dry_run or not found.objects or not agree(found):
-        return found
-    return _on_trash(project, "mlx gc --empty-trash", delete, dry_run=False)
-
-
-def _on_trash(project: Project, doing: str, verb: Callable[[Trash], object], *, dry_run: bool) -> Amount:
-    trash = Trash(project.cache)
-    if not project.cache.root.is_dir():
-        return Amount()
-    if dry_run:
-        return _sum(trash)
-    with _alone(project, doing):
-        found = _sum(trash)
-        verb(trash)
-    return found
+    Nothing has moved after the errors of `collect`.
+    """
+    if not Trash(project.cache).thrown():
+        return Emptied(Amount(), Amount())
+    marker = _marker(project, allow_shallow=allow_shallow, salvage=salvage, reporter=reporter)
+    foreseen, _ = _look(project, marker, math.inf, reporter)
+    if dry_run or not agree(Emptied(foreseen.expired, foreseen.returning)):
+        return Emptied(foreseen.expired, foreseen.returning)
+    with _alone(project, "mlx gc --empty-trash"):
+        trash = Trash(project.cache, reporter)
+        found, files = _look(project, marker, math.inf, reporter)
+        trash.bring_back(files)
+        trash.empty(math.inf)
+        return Emptied(found.expired, found.returning)
 
 
-def _sum(trash: Trash) -> Amount:
-    thrown = trash.thrown()
-    return Amount(sum(each.files for each in thrown), sum(each.size for each in thrown))
+def _amount(thrown: Thrown) -> Amount:
+    return Amount(thrown.files, thrown.size)
+
+
+def _sum(thrown: Iterable[Thrown]) -> Amount:
+    return sum(map(_amount, thrown), Amount())
 
 
 def forget_project(project: Project, root: Path, *, dry_run: bool = False) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -19,15 +19,28 @@ from typing import NamedTuple
 from mlops_cli.errors import OutsideError
 
 PATTERNS = (":(top,glob)**/*.mlx", ":(top,glob)**/mlx.lock/*.yaml")
-_CHUNK = 2000  # blobs that are in memory at once
+_CHUNK = 2000  # blobs that are in memory at once,
+_CHUNK_BYTES = 64 << 20  # and their bytes
 _LARGEST = 16 << 20  # bytes; no record is larger
-_OBJECT = re.compile(rb"\b[0-9a-f]{40}(?:[0-9a-f]{24})?\b")
+_NAME = re.compile(rb"\b[0-9a-f]{7,64}\b")  # also cut short, as a list of commits to pick has them
 # Commits that a merge, a rebase or the like has in hand.
 _IN_HAND = re.compile(r"[A-Z_]+HEAD|MERGE_AUTOSTASH|BISECT_[A-Z_]+")
 _IN_HAND_FOLDERS = ("rebase-merge", "rebase-apply", "sequencer")
 _REGULAR = b"100"
-# A hook of Git's that runs us may speak of another index or worktree.
-_ENVIRONMENT = ("env", "-u", "GIT_INDEX_FILE", "-u", "GIT_WORK_TREE", "-u", "GIT_DIR", "LC_ALL=C")
+# A hook or an alias of Git's that runs us may speak of another repository, or have patterns read in another way.
+_UNSET = (
+    "ALTERNATE_OBJECT_DIRECTORIES ATTR_SOURCE COMMON_DIR CONFIG CONFIG_COUNT CONFIG_PARAMETERS DIR GLOB_PATHSPECS "
+    "ICASE_PATHSPECS IMPLICIT_WORK_TREE INDEX_FILE LITERAL_PATHSPECS NAMESPACE NOGLOB_PATHSPECS OBJECT_DIRECTORY "
+    "PREFIX REPLACE_REF_BASE SHALLOW_FILE TRACE TRACE2 TRACE_SETUP WORK_TREE"
+)
+_ENVIRONMENT = (
+    "env",
+    *(word for name in _UNSET.split() for word in ("-u", f"GIT_{name}")),
+    "GIT_GRAFT_FILE=/dev/null/none",  # a graft cuts history off
+    "LC_ALL=C",
+)
+# A damaged commit graph hides history; a file system monitor is a program that a repository of somebody else's names.
+_GIT = ("git", "--no-replace-objects", "-c", "core.commitGraph=false", "-c", "core.fsmonitor=false")
 
 
 class Place(NamedTuple):
@@ -39,32 +52,42 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Worktree:
-    """One checkout of a repository; `top` is None when it has no files here. `locked` ones are on a disk that goes."""
+    """One checkout of a repository: its own Git directory, and the top of its files, None when it has none here.
+
+    `missed` says why its files should be here all the same: its disk may come back.
+    """
 
     git_dir: Path
     top: Path | None
-    locked: bool = False
+    missed: str = ""
 
 
 def list_worktrees(common_dir: Path) -> list[Worktree]:
     """Return the main worktree of a repository and all that Git knows to be linked to it."""
-    found = [Worktree(common_dir, _main_top(common_dir))]
+    found = [_main_worktree(common_dir)]
     with suppress(FileNotFoundError):
-        for git_dir in sorted((common_dir / "worktrees").iterdir()):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                marker = git_dir / (git_dir / "gitdir").read_text(encoding="utf-8", errors="surrogateescape").strip()
-                top = marker.parent if marker.exists() else None
-                found.append(Worktree(git_dir, top, (git_dir / "locked").exists()))
+        linked = sorted((common_dir / "worktrees").iterdir())
+        found.extend(_linked_worktree(git_dir) for git_dir in linked if (git_dir / "HEAD").is_file())
     return found
 
 
-def _main_top(common_dir: Path) -> Path | None:
+def _main_worktree(common_dir: Path) -> Worktree:
     if _config(common_dir, "--type=bool", "core.bare") == "true":
-        return None
+        return Worktree(common_dir, None)
     place = _config(common_dir, "core.worktree")
     if place:
-        return Path(os.path.normpath(common_dir / place))
-    return common_dir.parent if common_dir.name == ".git" else None
+        top = Path(os.path.normpath(common_dir / place))
+        return Worktree(common_dir, top) if top.is_dir() else Worktree(common_dir, None, f"`{top}` is gone")
+    return Worktree(common_dir, common_dir.parent if common_dir.name == ".git" else None)
+
+
+def _linked_worktree(git_dir: Path) -> Worktree:
+    missed = f"the worktree `{git_dir.name}` is locked" if (git_dir / "locked").exists() else ""
+    try:
+        marker = git_dir / (git_dir / "gitdir").read_text(encoding="utf-8", errors="surrogateescape").strip()
+    except FileNotFoundError:  # nobody knows where its files are; its commits and its index count
+        return Worktree(git_dir, None, missed)
+    return Worktree(git_dir, marker.parent) if marker.exists() else Worktree(git_dir, None, missed)
 
 
 def _config(git_dir: Path, *arguments: str) -> str:
@@ -88,10 +111,9 @@ def list_tips(git_dir: Path) -> set[str]:
     """
     named = _run(git_dir, "rev-list", "--no-walk=unsorted", "--all", quiet=True)
     logged = _run(git_dir, "rev-list", "--no-walk=unsorted", "--all", "--reflog")
-    words = b"\n".join(dict.fromkeys(_OBJECT.findall(b"\n".join(_in_hand(git_dir)))))
-    kinds = (
-        _run(git_dir, "cat-file", "--batch-check=%(objecttype) %(objectname)", given=words + b"\n") if words else b""
-    )
+    words = dict.fromkeys(_NAME.findall(b"\n".join(_in_hand(git_dir))))
+    asked = b"".join(b"%s^{commit}\n" % word for word in words)
+    kinds = _run(git_dir, "cat-file", "--batch-check=%(objecttype) %(objectname)", given=asked) if words else b""
     in_hand = [line.split()[1] for line in kinds.split(b"\n") if line.startswith(b"commit ")]
     return {word.decode() for word in (*named.split(), *logged.split(), *in_hand)}
 
@@ -147,44 +169,77 @@ def in_index(git_dir: Path) -> Iterator[Place]:
             yield Place(os.fsdecode(path), blob.decode())
 
 
+def in_files(git_dir: Path, top: Path) -> list[str]:
+    """Return the record files below the top of a worktree that Git tracks or would track, relative to it."""
+    which = ("--cached", "--others", "--exclude-standard")
+    out = _run(git_dir, f"--work-tree={top}", "ls-files", "-z", *which, "--", *PATTERNS, folder=top)
+    return sorted({os.fsdecode(name) for name in out.split(b"\0") if name})
+
+
 def read_blobs(git_dir: Path, blobs: Sequence[str]) -> Iterator[bytes | None]:
     """Yield the bytes of each blob, None for one too large to be a record; OutsideError for what is not there."""
     for start in range(0, len(blobs), _CHUNK):
         chunk = blobs[start : start + _CHUNK]
-        sizes = _run(git_dir, "cat-file", "--batch-check=%(objecttype) %(objectsize)", given=_lines(chunk))
-        small = []
-        for blob, line in zip(chunk, sizes.decode().splitlines(), strict=True):
+        lines = _run(git_dir, "cat-file", "--batch-check=%(objecttype) %(objectsize)", given=_lines(chunk))
+        sizes = {}
+        for blob, line in zip(chunk, lines.decode().splitlines(), strict=True):
             kind, _, size = line.partition(" ")
             if kind != "blob":
                 raise _unreadable(git_dir, f"object `{blob}` is missing or damaged")
-            if int(size) <= _LARGEST:
-                small.append(blob)
-        data = _run(git_dir, "cat-file", "--batch=%(objectsize)", given=_lines(small)) if small else b""
-        read = {}
-        at = 0
-        for blob in small:
-            end = data.index(b"\n", at)
-            length = int(data[at:end])
-            read[blob] = data[end + 1 : end + 1 + length]
-            at = end + length + 2
-        yield from map(read.get, chunk)
+            sizes[blob] = int(size)
+        yield from _read_sized(git_dir, chunk, sizes)
+
+
+def _read_sized(git_dir: Path, blobs: Sequence[str], sizes: Mapping[str, int]) -> Iterator[bytes | None]:
+    """Yield the bytes of each blob, of so many at once as the memory is to hold."""
+    part: list[str] = []
+    total = 0
+    for blob in blobs:
+        if total + sizes[blob] > _CHUNK_BYTES and part:
+            yield from _read_part(git_dir, part, sizes)
+            part, total = [], 0
+        part.append(blob)
+        total += sizes[blob] if sizes[blob] <= _LARGEST else 0
+    yield from _read_part(git_dir, part, sizes)
+
+
+def _read_part(git_dir: Path, blobs: Sequence[str], sizes: Mapping[str, int]) -> Iterator[bytes | None]:
+    small = [blob for blob in blobs if sizes[blob] <= _LARGEST]
+    data = _run(git_dir, "cat-file", "--batch=%(objectsize)", given=_lines(small)) if small else b""
+    read = {}
+    at = 0
+    for blob in small:
+        start = data.find(b"\n", at) + 1
+        if data[at:start] != b"%d\n" % sizes[blob]:
+            raise _unreadable(git_dir, f"object `{blob}` went while it was read")
+        read[blob] = data[start : start + sizes[blob]]
+        at = start + sizes[blob] + 1
+    yield from map(read.get, blobs)
 
 
 def _lines(words: Iterable[str]) -> bytes:
     return "".join(f"{word}\n" for word in words).encode()
 
 
-def _run(git_dir: Path, *arguments: str, given: bytes = b"", fine: Sequence[int] = (0,), quiet: bool = False) -> bytes:
-    """Run Git on a Git directory; with `quiet`, a warning is a failure too."""
-    command = [*_ENVIRONMENT, "git", "--no-replace-objects", f"--git-dir={git_dir}", *arguments]
+def _run(
+    git_dir: Path,
+    *arguments: str,
+    given: bytes = b"",
+    fine: Sequence[int] = (0,),
+    quiet: bool = False,
+    folder: Path | None = None,
+) -> bytes:
+    """Run Git on a Git directory, in `folder` (None: there); with `quiet`, a warning is a failure too."""
+    command = [*_ENVIRONMENT, *_GIT, f"--git-dir={git_dir}", *arguments]
     try:
-        done = subprocess.run(command, cwd=git_dir, capture_output=True, check=False, input=given)
+        done = subprocess.run(command, cwd=folder or git_dir, capture_output=True, check=False, input=given)
     except FileNotFoundError as error:
         raise _unreadable(git_dir, "it is gone") from error
     if done.returncode not in fine or (quiet and done.stderr.strip()):
         said = done.stderr.decode(errors="replace").strip().splitlines()
         fatal = [line for line in said if line.startswith("fatal: ")]
-        first = (fatal or said or [f"`git {arguments[0]}` failed"])[0]
+        verb = next(word for word in arguments if not word.startswith("-"))
+        first = (fatal or said or [f"`git {verb}` failed"])[0]
         raise _unreadable(git_dir, first.removeprefix("fatal: ").removeprefix("warning: "))
     return done.stdout
 

@@ -3,7 +3,7 @@
 A root is a digest in a record. Records are looked for in all that Git can still reach (refs, reflogs, stashes, indices,
 merges in progress), in the files of every worktree, in the journals of runs, and in the run cache while an entry is
 young. What cannot be read might name anything, so it is an error, never a gap: only `salvage` passes over it, and keeps
-every digest that its bytes spell.
+every digest that its bytes spell. Symlinks to objects count too, wherever a worktree has one: they are files.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from mlops_cli.errors import CorruptObject, Inconclusive, MissingObject, OutsideError, RecordError
+from mlops_cli.errors import CorruptObject, Inconclusive, MissingObject, MlxError, OutsideError, RecordError
 from mlops_cli.files import POLL_SECONDS, TEMPORARY_PREFIX, translate_os_error
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
@@ -26,13 +27,18 @@ from mlops_cli.records.locks import Input, OutputRecord, read_lock
 from mlops_cli.records.pointers import SUFFIX, ObjectKind, is_meant, read_pointer
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.contents import Run
-from mlops_cli.store.links import object_at
-from mlops_cli.store.objects import DamagedObjects
+from mlops_cli.store.links import LinkMode
+from mlops_cli.store.objects import DamagedObjects, cut
+from mlops_cli.store.pack_folder import SUFFIX as PACK
+from mlops_cli.store.quarantine import read_lost
+from mlops_cli.store.trash import Trash
 from mlops_cli.store.trees import Kind
-from mlops_cli.workspace import git, repository
-from mlops_cli.workspace.clients import has_links, is_there, list_registered
+from mlops_cli.workspace import repository
+from mlops_cli.workspace.clients import find_owner, is_there, list_registered
+from mlops_cli.workspace.git import READ_AT_MOST, Checkout, find_checkout
 from mlops_cli.workspace.reach import children
 from mlops_cli.workspace.snapshot import WorkspaceFiles
+from mlops_cli.workspace.symlinks import linked_objects
 
 _DIGEST = re.compile(rb"blake3:[0-9a-f]{64}(?![0-9a-f])")
 _CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)
@@ -66,14 +72,13 @@ class Needed:
 class Marker:
     """Finds what must stay in `cache`, and again, later, what has come since: what was read once is not read twice.
 
-    `common_dir` is the Git directory of the clone that asks, and `top` the checkout.
+    `checkout` is the one that asks.
     """
 
     def __init__(
         self,
         cache: Cache,
-        common_dir: Path,
-        top: Path,
+        checkout: Checkout,
         *,
         allow_shallow: bool = False,
         salvage: bool = False,
@@ -82,8 +87,8 @@ class Marker:
         self.needed = Needed()
         self.projects: tuple[str, ...] = ()
         self._cache = cache
-        self._common_dir = common_dir
-        self._top = top
+        self._trash = Trash(cache)
+        self._checkout = checkout
         self._allow_shallow = allow_shallow
         self._salvage = salvage
         self._reporter = reporter
@@ -91,29 +96,43 @@ class Marker:
         self._blobs: set[tuple[str, bool]] = set()  # and whether it is a lock
         self._read: set[tuple[str, bytes]] = set()
         self._entered: set[bytes] = set()  # trees
-        self._absent: dict[Digest, str] = {}  # trees that are not here, and the record that needs each
+        self._absent: dict[
+            Digest, tuple[str, bool | None]
+        ] = {}  # trees that are not here: who needs them, and is it one
         self._noted: set[str] = set()
 
     def look(self) -> None:
         """Add what the projects need now; Inconclusive, OutsideError, RecordError or CorruptObject if not all is known.
 
-        An object that is not here is no error: it may be on a remote.
+        An object that is not here is no error, for it may be on a remote; a tree that was damaged is one.
         """
         waiting, self._absent = self._absent, {}
-        for digest, name in waiting.items():
-            self._mark_all([(digest, True)], name)
-        clones = [self._common_dir]
+        for digest, (name, is_tree) in waiting.items():
+            self._mark_all([(digest, is_tree)], name)
+        clones: dict[Path, list[Checkout]] = {}
+        for checkout in self._list_checkouts():
+            clones.setdefault(Path(os.path.realpath(checkout.common_dir)), []).append(checkout)
+        for common_dir, checkouts in clones.items():
+            self._look_at_clone(common_dir, checkouts)
+        self._refuse_lost()
+
+    def _list_checkouts(self) -> Iterator[Checkout]:
+        """Yield the checkouts that are known of here; their clones may have more."""
+        yield self._checkout
         registered = list_registered(self._cache)
+        self.projects = tuple(sorted({project.root for project in registered}))
         for project in registered:
             if not is_there(project):
                 raise Inconclusive(
                     f"the project `{project.root}` uses this cache, and is gone from disk: what it needs is unknown",
-                    hint=f"bring it back, or, if it is gone for good, `mlx gc --forget {project.root}`",
+                    hint=f"bring it back, or, if it is gone for good, `mlx gc --forget {shlex.quote(project.root)}`",
                 )
-            clones.append(Path(project.git_dir))
-        self.projects = tuple(sorted({project.root for project in registered}))
-        for common_dir in dict.fromkeys(clones):
-            self._look_at_clone(common_dir)
+            common_dir = Path(project.git_dir)
+            found = find_checkout(Path(project.root))
+            yield found if found and found.common_dir == common_dir else Checkout(common_dir, common_dir, common_dir)
+        owner = find_owner(self._cache)
+        if owner is not None:
+            yield Checkout(owner, owner, owner)
 
     def keep_runs(self, runs: Iterable[Run], before: float) -> set[str]:
         """Add what run records need that are younger than `before` (s), or equal a lock; return their keys."""
@@ -128,32 +147,36 @@ class Marker:
 
     # Where records are -----------------------------------------------------------------------------------------------
 
-    def _look_at_clone(self, common_dir: Path) -> None:
+    def _look_at_clone(self, common_dir: Path, checkouts: Sequence[Checkout]) -> None:
+        """Look at a clone, in which `checkouts` are known of; a Git directory stands for one without files."""
         incomplete = repository.find_incomplete(common_dir)
         if incomplete and not self._allow_shallow:
+            more = "`git fetch --unshallow` gets the rest, or " if incomplete == "shallow" else ""
             raise Inconclusive(
                 f"the clone `{common_dir}` is {incomplete}: it does not know all records that need this cache",
-                hint="`git fetch --unshallow` gets the rest, or `--allow-shallow` goes by what is here",
+                hint=f"{more}`--allow-shallow` goes by what is here",
             )
         worktrees = repository.list_worktrees(common_dir)
         self._look_at_git(common_dir, worktrees)
-        if common_dir == self._common_dir and self._top not in {worktree.top for worktree in worktrees}:
-            self._look_at_files(self._top)
+        places = {checkout.top: checkout.git_dir for checkout in checkouts if checkout.top != checkout.git_dir}
         for worktree in worktrees:
-            if worktree.top is not None and worktree.top.is_dir():
-                self._look_at_files(worktree.top)
-            elif worktree.locked:
-                raise Inconclusive(
-                    f"the worktree `{worktree.git_dir.name}` of `{common_dir}` is locked, and its files are not here",
-                    hint="bring its disk back, or `git worktree remove` it",
+            if worktree.top is not None:
+                places.setdefault(worktree.top, worktree.git_dir)
+            elif worktree.missed:
+                self._pass_over(
+                    Inconclusive(
+                        f"{worktree.missed}, and its files are not here: what they need is unknown",
+                        hint="bring its disk back; `git worktree remove` it, or `--salvage` goes on without it",
+                    )
                 )
-            elif worktree.git_dir != common_dir:
+            elif worktree.git_dir != common_dir and worktree.git_dir not in places.values():
                 self._note(f"the worktree `{worktree.git_dir.name}` is gone from disk: its commits and index count")
+        for top, git_dir in places.items():
+            self._look_at_files(git_dir, top)
         # Git asks nobody: what was only in files just now may have become a commit and left the workspace meanwhile.
         self._look_at_git(common_dir, worktrees)
         self._look_at_journal(common_dir / "mlx" / "journal")
-        if has_links(self._cache):
-            self._look_at_links(common_dir / "mlx" / "failed")
+        self._look_at_failed(common_dir / "mlx" / "failed")
 
     def _look_at_git(self, common_dir: Path, worktrees: Iterable[repository.Worktree]) -> None:
         for worktree in worktrees:
@@ -171,17 +194,14 @@ class Marker:
                 self._take_blobs(Source.HISTORY, common_dir, repository.in_tree(git_dir, tree))
                 known.add(tree)
 
-    def _look_at_files(self, top: Path) -> None:
+    def _look_at_files(self, git_dir: Path, top: Path) -> None:
         files = WorkspaceFiles(top)
-        for path in git.list_files(top, repository.PATTERNS):
-            if not _is_record(path):
-                continue
+        for path in filter(_is_record, repository.in_files(git_dir, top)):
             try:
                 self._take_file(files, top, path)
             except OSError as error:
                 raise translate_os_error(error, f"read `{top / path}`, a record") from error
-        if has_links(self._cache):
-            self._look_at_links(top)
+        self._look_at_links(top)
 
     def _take_file(self, files: WorkspaceFiles, top: Path, path: str) -> None:
         """Keep what a record in a workspace names: one that Git has yet to finish writing once it has."""
@@ -199,33 +219,52 @@ class Marker:
                     time.sleep(POLL_SECONDS)
 
     def _look_at_journal(self, folder: Path) -> None:
-        for path in sorted(folder.glob("*/*")):
-            if path.name.startswith(TEMPORARY_PREFIX):
+        for path in _below(folder):
+            data = _bytes_of(path)
+            if data is None:
                 continue
             try:
-                data = path.read_bytes()
                 found = [entry for entry in json.loads(data)["outs"].values() if entry]
                 roots = [(parse_digest(entry[3]), Kind(entry[0]) == Kind.FOLDER) for entry in found]
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-                if not self._salvage:
-                    raise OutsideError(
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+                self._pass_over(
+                    OutsideError(
                         f"`{path}` says what a run that was cut short needs, and cannot be read",
                         hint="`mlx run` puts it away and tells what is missing; `--salvage` goes on without it",
-                    ) from error
+                    ),
+                    error,
+                )
                 self._keep_spelled(data, str(path))
                 continue
             self.needed.records[Source.JOURNAL] += self._is_new("journal", data)
             self._mark_all(roots, str(path))
 
+    def _look_at_failed(self, folder: Path) -> None:
+        """Keep what is spelled in journals that could not be read and were put away, and what links there lead to."""
+        for path in _below(folder):
+            if path.name.endswith(".json") and (data := _bytes_of(path)) is not None:
+                self._keep_spelled(data, str(path))
+        self._look_at_links(folder)
+
     def _look_at_links(self, folder: Path) -> None:
-        """Keep the objects that symlinks below `folder` lead to: they are the user's files."""
-        for place, _, names in os.walk(folder):
-            for name in names:
-                path = os.path.join(place, name)
-                if os.path.islink(path) and (digest := object_at(os.fsencode(os.readlink(path)))) is not None:
-                    self.needed.objects.add(raw_digest(digest))
+        """Keep the objects that symlinks below `folder` lead to, whatever `cache.link` is now: they are files."""
+
+        def tell(place: str) -> None:
+            refused = Inconclusive(
+                f"nobody may look into `{place}`, which may hold links to objects",
+                hint="let it be read, or `--salvage` goes on without it",
+            )
+            if self._cache.link is LinkMode.SYMLINK:
+                self._pass_over(refused)
+            self._note(f"{refused.message}: they do not count")
+
+        self.needed.objects.update(map(raw_digest, linked_objects(folder, tell)))
+
+    def _pass_over(self, error: MlxError, cause: BaseException | None = None) -> None:
+        """Raise an error about what cannot be known; with `salvage`, only tell it."""
+        if not self._salvage:
+            raise error from cause
+        self._note(error.message)
 
     # What is in them -------------------------------------------------------------------------------------------------
 
@@ -247,12 +286,14 @@ class Marker:
 
     def _take(self, source: Source, name: str, data: bytes, *, is_lock: bool, salvage: bool = False) -> None:
         """Keep what one record names; `name` is for messages, and not that of a file, which need not fit it here."""
+        if not data and source is not Source.WORKSPACE:
+            return  # in the index, a file that is to be added later; in the workspace, one that was cut short
         kind = "lock" if is_lock else "pointer"
         if not self._is_new(kind, data):
             return
         if is_lock:
             self.needed.locks.add(_mark(data))
-        elif not is_meant(data) and not _DIGEST.search(data) and (data or source is Source.HISTORY):
+        elif data and not is_meant(data) and not _DIGEST.search(data):
             return  # another program's file
         self.needed.records[source] += 1
         try:
@@ -289,7 +330,7 @@ class Marker:
             if is_tree is False:
                 objects.add(raw)
             elif raw not in self._entered:
-                if is_tree is None and not self._is_tree(digest):
+                if is_tree is None and not self._is_tree(digest, name):
                     objects.add(raw)
                 else:
                     trees.append(digest)
@@ -301,30 +342,53 @@ class Marker:
             self._entered.add(raw)
             objects.add(raw)
             try:
-                inner, blobs = children(self._cache.read(digest), digest)
+                inner, blobs = children(self._tree(digest), digest)
             except MissingObject:
-                self._absent[digest] = name
+                self._absent[digest] = name, True
                 self._entered.discard(raw)  # it may have come by the next look
                 continue
             except CorruptObject as error:
-                raise CorruptObject(
-                    f"nobody can tell what `{name}` needs: {error.message}",
-                    hint=f"nothing was collected; {error.hint or '`mlx pull` may bring a good one'}",
-                ) from error
+                self._pass_over(_untold(name, error.message), error)
+                continue
             trees.extend(inner)
             objects.update(map(raw_digest, blobs))
             self._reporter.advance(len(blobs))
 
-    def _is_tree(self, digest: Digest) -> bool:
+    def _is_tree(self, digest: Digest, name: str) -> bool:
         try:
-            children(self._cache.read(digest), digest)
+            children(self._tree(digest), digest)
         except MissingObject:
+            self._absent[digest] = name, None
             return False
-        except DamagedObjects:
-            raise
+        except DamagedObjects as error:
+            self._pass_over(_untold(name, error.message), error)
+            return False
         except CorruptObject:
             return False
         return True
+
+    def _tree(self, digest: Digest) -> bytes:
+        """Return a tree, also one in the trash, from where it is about to come back."""
+        try:
+            return self._cache.read(digest)
+        except MissingObject:
+            return self._trash.read(digest)
+
+    def _refuse_lost(self) -> None:
+        """Refuse to go on when a tree that is needed may have been here, and was damaged: what it named is unknown."""
+        if not self._absent:
+            return
+        lost = read_lost(self._cache)
+        for digest, (name, _) in self._absent.items():
+            if raw_digest(digest) in lost.objects:
+                self._pass_over(
+                    _untold(name, f"object `{cut(digest)}` was damaged, and is in `quarantine/` of the cache")
+                )
+        packs = [path for path in self._cache.packs.damaged if path.endswith(PACK) and os.path.exists(path)]
+        for path in (*lost.unreadable, *packs):
+            name = next(iter(self._absent.values()))[0]
+            hint = "`mlx fsck` tells more" if path in packs else "remove that file if nothing in it is wanted"
+            self._pass_over(_untold(name, f"a part of it may be in `{path}`, which cannot be read", hint))
 
     def _note(self, message: str) -> None:
         if message not in self._noted:
@@ -333,8 +397,38 @@ class Marker:
 
 
 def _is_git_writing(top: Path) -> bool:
-    checkout = git.find_checkout(top)
+    checkout = find_checkout(top)
     return checkout is not None and os.path.lexists(checkout.git_dir / "index.lock")
+
+
+def _untold(name: str, why: str, hint: str = "`mlx fsck --repair` may bring a good one") -> CorruptObject:
+    return CorruptObject(
+        f"nobody can tell what `{name}` needs: {why}",
+        hint=f"nothing was collected; {hint}, or `--salvage` goes on without it",
+    )
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files two levels below a folder that are not in the making; OSError for what nobody may look into."""
+    for inner in _listed(folder):
+        for path in _listed(inner):
+            if not path.name.startswith(TEMPORARY_PREFIX):
+                yield path
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    """Return the bytes of a regular file; None for what is none, or gone, or larger than any record."""
+    try:
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= READ_AT_MOST else None
+    except FileNotFoundError:
+        return None
 
 
 def _is_record(path: str) -> bool:

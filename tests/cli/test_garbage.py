@@ -41,6 +41,13 @@ def test_the_young_stay(cluttered: Project) -> None:
     assert "nothing to put into the trash" in result.stdout
 
 
+def test_the_grace_age_is_a_setting_and_a_flag_comes_before_it(cluttered: Project) -> None:
+    cluttered.must("config", "set", "gc.grace", "0s")
+
+    assert "would put into the trash: 1 object" in cluttered.must("gc", "--dry-run").stdout
+    assert "too young to go: 1 object" in cluttered.must("gc", "--dry-run", "--grace", "1h").stdout
+
+
 def test_collect_restore_and_empty(cluttered: Project) -> None:
     collected = cluttered.must("gc", "--yes", "--grace", "0s")
     assert "\nput into the trash: 1 object" in collected.stdout

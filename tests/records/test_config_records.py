@@ -168,13 +168,37 @@ def test_the_strongest_layer_decides_each_key() -> None:
         Setting("core.jobs", 2, "environment"),
         Setting("cache.dir", "/c", "clone"),
         Setting("cache.link", "reflink", "default"),
+        Setting("gc.grace", "14d", "default"),
         Setting("remotes.r.url", "one", "clone"),
         Setting("remotes.s.url", "three", "project"),
     )
 
 
 def test_without_layers_there_are_defaults() -> None:
-    assert config.resolve(()) == Config(None, 10.0, "batch", 0, None, "reflink", {})
+    assert config.resolve(()) == Config(None, 10.0, "batch", 0, None, "reflink", {}, 14 * 86400.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("12h", 43200), ("2w", 1209600), ("1.5d", 129600), ("90", 90), ("5m", 300), ("0s", 0)]
+)
+def test_a_duration_is_a_number_with_a_unit(text: str, seconds: float) -> None:
+    values = config.set_value({}, "gc.grace", text)
+
+    assert config.read_config(config.write_config(values), "config.yaml") == values
+    assert config.resolve([Layer("project", values)]).gc_grace == seconds
+    assert config.environment_layer({"MLX_GC_GRACE": text}).values == values
+
+
+@pytest.mark.parametrize("text", ["soon", "-1d", "3 d", "1e9", "d", "inf", "14D", "1y"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="`gc.grace` must be a duration such as 12h, 14d or 2w"):
+        config.set_value({}, "gc.grace", text)
+
+
+def test_a_number_in_a_file_counts_seconds() -> None:
+    values = config.read_config(b"mlx: 1\ngc: {grace: 3600}\n", "config.yaml")
+
+    assert config.resolve([Layer("project", values)]).gc_grace == 3600
 
 
 def test_environment_variables_are_parsed_by_type() -> None:

@@ -23,7 +23,7 @@ from mlops_cli.store.guard import alone
 from mlops_cli.store.trees import tree_objects
 from mlops_cli.workspace import collect as collecting
 from mlops_cli.workspace import git
-from mlops_cli.workspace.collect import Amount, Plan, collect, empty_trash, plan_collection, restore_trash
+from mlops_cli.workspace.collect import Amount, Emptied, Plan, collect, empty_trash, plan_collection, restore_trash
 from mlops_cli.workspace.roots import Marker
 from tests.crashing import killed_at
 from tests.workspace.collecting import LARGE, add_new, content, gc, held, in_trash, later
@@ -232,7 +232,7 @@ def test_without_a_grace_age_there_is_still_a_trash(used: Sandbox) -> None:
 
 
 def test_the_trash_can_be_emptied(used: Sandbox) -> None:
-    assert empty_trash(used.project()) == Amount()
+    assert empty_trash(used.project()) == Emptied(Amount(), Amount())
     gc(used)
     thrown = in_trash(used)
 
@@ -457,9 +457,9 @@ def test_killed_at_any_point_it_can_be_done_again(used: Sandbox, tmp_path: Path)
         shutil.copytree(used.root, root, symlinks=True)
         box = Sandbox(root)
         project = box.project()
-        marker = Marker(project.cache, project.git.common_dir, project.git.top)
+        marker = Marker(project.cache, project.git)
         now = later()
-        plan = collecting._look(project, marker, now).plan
+        plan = collecting._look(project, marker, now, SILENT)[0].plan
         assert plan.loose
         assert plan.dead
         assert plan.sparse
