@@ -191,7 +191,7 @@ def test_a_duration_is_a_number_with_a_unit(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["soon", "-1d", "3 d", "1e9", "d", "inf", "14D", "1y"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="`gc.grace` must be a duration such as 12h, 14d or 2w"):
+    with pytest.raises(UsageError, match=r"`gc\.grace` must be a duration such as 12h, 14d or 2w"):
         config.set_value({}, "gc.grace", text)
 
 
