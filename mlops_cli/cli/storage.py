@@ -81,7 +81,7 @@ def fsck(
     max_duration: Annotated[
         float | None, typer.Option("--max-duration", metavar="SECONDS", min=0, help="Begin nothing after that time")
     ] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Bring good copies from a remote")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Bring good copies from the trash or a remote")] = False,
     remote: RemoteName = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -89,9 +89,9 @@ def fsck(
     """Read every stored byte and tell what is damaged
 
     Damaged objects move to quarantine/ in the cache, and are named with the tracked path that they belong to; so is
-    what the records need and the cache lacks. With --sample or --max-duration, what was not read for the longest time
-    is read first, so that a little each day comes round to all. Exits with 5 when something is damaged, 4 when
-    something is only absent.
+    what the records need and the cache lacks. Entries of the run cache are read too. With --sample or --max-duration,
+    what was not read for the longest time is read first, so that a little each day comes round to all. Exits with 5
+    when something is damaged, 4 when something is only absent.
     """
     from mlops_cli.store.checkup import Scope
     from mlops_cli.workspace.integrity import examine
@@ -100,13 +100,23 @@ def fsck(
     output, project = session.output(as_json), session.project()
     if not 0 < sample <= 100:
         raise UsageError(f"`--sample {sample:g}` is not a share", hint="give a number above 0, up to 100")
+    scope = Scope(sample, max_duration)
     with reporting(output) as reporter:
-        found = examine(
-            project, Scope(sample, max_duration), repair=repair, remote=remote, dry_run=dry_run, reporter=reporter
-        )
+        found = examine(project, scope, repair=repair, remote=remote, dry_run=dry_run, reporter=reporter)
+    output.result("fsck", {"dry_run": dry_run, **_value(found)}, _findings(found, dry_run=dry_run))
+    for line in _advice(project, found):
+        output.say(line)
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+_NAMED = 3  # paths that a line names
+_ABSENT = ("digest", "paths", "stage", "mended", "in_trash")
+
+
+def _value(found: Examination) -> dict[str, object]:
     checkup = found.checkup
-    value = {
-        "dry_run": dry_run,
+    return {
         "complete": checkup.complete,
         "objects": checkup.objects,
         "bytes": checkup.bytes,
@@ -116,23 +126,17 @@ def fsck(
         "strays": checkup.strays,
         "leftovers": checkup.leftovers,
         "remote": found.remote,
+        "returned": found.returned,
         "repaired": found.repaired,
+        "runs": {"count": found.runs.count, "unusable": found.runs.unusable},
     }
-    output.result("fsck", value, _findings(found))
-    for line in _advice(project, found):
-        output.say(line)
-    if found.exit_code:
-        raise typer.Exit(found.exit_code)
 
 
-_NAMED = 3  # paths that a line names
-_ABSENT = ("digest", "paths", "stage", "mended")
-
-
-def _findings(found: Examination) -> Iterator[Line]:
+def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
     checkup = found.checkup
     for file in checkup.files:
-        rebuilt = "what is good in it was kept" if file.rebuilt else "it is as it was"
+        kept = "it is put away" if file.file.startswith("runs/") else "what is good in it was kept"
+        rebuilt = kept if file.rebuilt else "it is as it was"
         yield Styled(f"damaged: {file.file}: {file.why}; {rebuilt}", Style.YELLOW if file.rebuilt else Style.RED)
     for fault in found.damaged:
         moved = f"; it is in {fault.moved} now" if fault.moved else ""
@@ -142,9 +146,14 @@ def _findings(found: Examination) -> Iterator[Line]:
     for stray in checkup.strays:
         yield f"stray: {stray} is not named like an object"
     if checkup.leftovers:
-        yield f"removed what killed commands left: {size_text(checkup.leftovers)}"
+        verb = "would remove" if dry_run else "removed"
+        yield f"{verb} what killed commands left: {size_text(checkup.leftovers)}"
+    if found.runs.unusable:
+        number = count(found.runs.unusable, "run")
+        yield f"outputs of {number} in the run cache are not here: they are made again when they are asked for"
     if found.repaired:
-        yield f"repaired {count(found.repaired, 'object')} from `{found.remote}`"
+        places = [*["the trash"] * bool(found.returned), *[f"`{found.remote}`"] * bool(found.remote)]
+        yield f"repaired {count(found.repaired, 'object')} from {' and '.join(places)}"
     share = "" if checkup.complete else f", {checkup.units:,} of {checkup.of_units:,} parts of the cache"
     read = f"read {count(checkup.objects, 'object')} ({size_text(checkup.bytes)}{share})"
     well = not (found.damaged or found.absent or checkup.files)
@@ -168,8 +177,10 @@ def _advice(project: Project, found: Examination) -> Iterator[str]:
     lost = [fault for fault in (*found.damaged, *found.absent) if not fault.mended and fault.path]
     if not lost:
         return
-    if not found.repairing and project.config.remotes:
-        yield "next: `mlx fsck --repair` brings good copies from a remote"
+    in_trash = any(fault.in_trash for fault in lost)
+    if not found.repairing and (in_trash or project.config.remotes):
+        places = [*["the trash"] * in_trash, *["a remote"] * bool(project.config.remotes)]
+        yield f"next: `mlx fsck --repair` brings good copies from {' or '.join(places)}"
         return
     here = next((fault for fault in lost if fault.revision is None), None)
     if here is None:

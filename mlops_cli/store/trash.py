@@ -64,10 +64,10 @@ class Trash:
                     return data
         raise MissingObject(f"object `{digest}` is not in the trash")
 
-    def holding(self, wanted: Collection[bytes]) -> tuple[str, ...]:
-        """Return the files in the trash, relative to it, that have objects of `wanted` which the store lacks.
+    def find(self, wanted: Collection[bytes]) -> dict[Digest, str]:
+        """Return which objects of `wanted` (32-byte digests) are in the trash, each with its file, relative to it.
 
-        `wanted` are 32-byte digests. Of an object that was thrown away twice, the newest file counts.
+        Of an object that was thrown away twice, the newest file counts.
         """
         places: dict[Digest, str] = {}
         for store in reversed(self._stores):
@@ -81,6 +81,11 @@ class Trash:
                 if loose.raw in wanted:
                     digest = digest_from_raw(loose.raw)
                     places[digest] = f"{folder}/objects/{store.object_path(digest)[-65:]}"
+        return places
+
+    def holding(self, wanted: Collection[bytes]) -> tuple[str, ...]:
+        """Return the files in the trash, relative to it, that have objects of `wanted` which the store lacks."""
+        places = self.find(wanted)
         absent = self._store.missing(places.keys()) if places else ()
         return tuple(sorted({places[digest] for digest in absent}))
 

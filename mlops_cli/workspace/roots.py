@@ -23,7 +23,7 @@ from mlops_cli.errors import CorruptObject, Inconclusive, MissingObject, MlxErro
 from mlops_cli.files import POLL_SECONDS, TEMPORARY_PREFIX, translate_os_error
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.records.locks import Input, OutputRecord, read_lock
+from mlops_cli.records.locks import Input, OutputRecord
 from mlops_cli.records.pointers import SUFFIX, ObjectKind, is_meant, read_pointer
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.contents import Run
@@ -37,14 +37,13 @@ from mlops_cli.workspace import repository
 from mlops_cli.workspace.clients import find_owner, is_there, list_registered
 from mlops_cli.workspace.git import READ_AT_MOST, Checkout, find_checkout
 from mlops_cli.workspace.reach import children
+from mlops_cli.workspace.run_records import read_run_record
 from mlops_cli.workspace.snapshot import WorkspaceFiles
 from mlops_cli.workspace.symlinks import linked_objects
 
 _DIGEST = re.compile(rb"blake3:[0-9a-f]{64}(?![0-9a-f])")
-_CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)
-# Outputs of a run record may lie above the folder of its stage, which it does not name: any deep one will do.
-_DEEP = "/".join(["x"] * 64)
 _GIT_WRITES_SECONDS = 5.0  # that long a record may be half written while Git checks another commit out
+_CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)
 
 
 class Source(StrEnum):
@@ -444,7 +443,7 @@ def _in_pointer(data: bytes, name: str) -> list[tuple[Digest, bool | None]]:
 
 
 def _in_lock(data: bytes, name: str) -> list[tuple[Digest, bool | None]]:
-    lock = read_lock(data, name, _DEEP)
+    lock = read_run_record(data, name)
     entries: list[Input | OutputRecord] = [*lock.deps, *lock.outs]
     return [(entry.digest, entry.kind is ObjectKind.TREE) for entry in entries]
 

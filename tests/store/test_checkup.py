@@ -190,6 +190,49 @@ def test_a_file_that_is_no_object_is_told_and_stays(root: Path) -> None:
     assert (root / "objects" / "aa" / "notes.txt").exists()
 
 
+def test_what_a_writer_is_at_is_no_leftover(root: Path) -> None:
+    cache = open_cache(root)
+    with cache.scratch() as scratch:
+        scratch.write(b"on its way")
+
+        assert check_store(cache).leftovers == 0
+
+
+def test_a_dry_run_tells_what_killed_commands_left(root: Path) -> None:
+    folder = root / "tmp" / "1.abc"
+    folder.mkdir(parents=True)
+    (folder / "0").write_bytes(b"half")
+    (root / "tmp" / "1.abc.lock").touch()
+
+    assert check_store(open_cache(root), dry_run=True).leftovers == 4
+    assert folder.exists()
+
+
+def test_a_pipe_among_the_objects_is_told_and_not_waited_for(root: Path) -> None:
+    (root / "objects" / "aa").mkdir(exist_ok=True)
+    os.mkfifo(root / "objects" / "aa" / ("0" * 62))
+
+    assert check_store(open_cache(root)).strays == (f"objects/aa/{'0' * 62}",)
+
+
+def test_an_object_that_nobody_may_open_is_told_and_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(open_cache(root).object_path(hash_bytes(LARGE)))
+    opened = os.open
+
+    def refuse(name: str, *args: int, **more: int) -> int:
+        if name == str(path):
+            raise PermissionError(13, "Permission denied", name)
+        return opened(name, *args, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+    (damaged,) = check_store(open_cache(root)).damaged
+
+    assert damaged.why == "it cannot be read: permission denied"
+    assert damaged.moved is None
+    assert path.exists()
+
+
 def test_a_sample_comes_round_to_everything(tmp_path: Path) -> None:
     root = tmp_path / "cache"
     for number in range(8):

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import RemoteError, UsageError
+from mlops_cli.errors import LockedError, RemoteError, UsageError
 from mlops_cli.hashing import Digest, hash_bytes
+from mlops_cli.progress import Silent
 from mlops_cli.store.checkup import Scope
+from mlops_cli.store.guard import alone
 from mlops_cli.workspace.integrity import Examination, examine
+from mlops_cli.workspace.run_records import RunRecords
 from mlops_cli.workspace.snapshot import workspace_snapshot
 from mlops_cli.workspace.sync import push
+from tests.workspace.collecting import gc
 from tests.workspace.projects import Sandbox
 
 LARGE = os.urandom(100_000)
@@ -215,6 +219,100 @@ def test_a_remote_that_is_away_is_told(filled: Sandbox) -> None:
 
     with pytest.raises(RemoteError):
         fsck(filled, repair=True)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_trash_mends_before_a_remote_is_asked(again: bool, filled: Sandbox) -> None:
+    """All that was recorded went to the trash, and is needed again; once, a copy that came again is damaged by now."""
+    pointers = {name: filled.read(name) for name in ("large.bin.mlx", "data.mlx")}
+    for name in pointers:
+        (filled.root / name).unlink()
+    filled.git("checkout", "--quiet", "--orphan", "other")
+    filled.git("rm", "-r", "--quiet", "--cached", ".")
+    filled.git("branch", "-D", "main")
+    filled.git("reflog", "expire", "--expire=now", "--all")
+    gc(filled)
+    for name, text in pointers.items():
+        filled.write(name, text)
+    if again:
+        filled.add("large.bin")
+        damage(filled, LARGE)
+
+    offered = fsck(filled)
+    found = fsck(filled, repair=True)
+
+    faults = (*offered.damaged, *offered.absent)
+    assert {fault.path for fault in faults} == {"data", "large.bin"}
+    assert all(fault.in_trash for fault in faults)
+    assert (found.exit_code, found.remote, found.returned) == (0, "", 2)
+    assert all(fault.mended and not fault.in_trash for fault in (*found.damaged, *found.absent))
+    assert fsck(filled).exit_code == 0
+
+
+def test_a_damaged_copy_in_the_trash_mends_nothing(filled: Sandbox) -> None:
+    pointer = filled.read("large.bin.mlx")
+    filled.git("rm", "--quiet", "large.bin.mlx")
+    filled.git("commit", "--quiet", "--amend", "-m", "without")
+    filled.git("reflog", "expire", "--expire=now", "--all")
+    (filled.root / ".git" / "ORIG_HEAD").unlink(missing_ok=True)
+    gc(filled)
+    (path,) = (path for path in (filled.project().cache.root / "trash").rglob("*") if path.is_file())
+    path.chmod(0o644)
+    path.write_bytes(OTHER)
+    filled.write("large.bin.mlx", pointer)
+
+    found = fsck(filled, repair=True)
+
+    assert [(fault.path, fault.mended) for fault in found.absent] == [("large.bin", False)]
+    assert found.exit_code == 4
+    assert list((filled.project().cache.root / "quarantine").iterdir())
+
+
+def test_a_collection_waits_for_a_repair(filled: Sandbox) -> None:
+    """While `--repair` works, what it brings cannot go again."""
+    filled.remote()
+    push(filled.project())
+    damage(filled, LARGE)
+    filled.configure("core.lock_timeout", "0")
+    refused: list[bool] = []
+
+    class Trying(Silent):
+        def start(self, label: str, total: int | None, unit: str) -> None:
+            with pytest.raises(LockedError), alone(filled.project().cache.root, doing="mlx gc", timeout=0):
+                pass
+            refused.append(True)
+
+    assert examine(filled.project(), Scope(), repair=True, reporter=Trying()).repaired == 1
+    assert len(refused) >= 2
+
+
+def test_damaged_run_records_are_put_away(box: Sandbox) -> None:
+    box.pipeline("stages:\n  make:\n    cmd: echo 1 > out\n    outs: [out]\n")
+    box.run()
+    (record,) = (box.project().cache.root / "runs").iterdir()
+    data = record.read_bytes()
+    record.chmod(0o644)
+    record.write_bytes(data[: len(data) // 2])
+    (record.parent / "0ther.yaml").write_bytes(data.replace(b"mlx: 1\n", b"mlx: 2\n"))
+
+    told = fsck(box, dry_run=True)
+    assert record.exists()
+    found = fsck(box)
+
+    assert [(file.file, file.rebuilt) for file in told.checkup.files] == [(f"runs/{record.name}", False)]
+    assert [(file.file, file.rebuilt) for file in found.checkup.files] == [(f"runs/{record.name}", True)]
+    assert found.exit_code == 5
+    assert not record.exists()
+    assert (fsck(box).exit_code, fsck(box).runs.count) == (0, 1)
+
+
+def test_runs_whose_outputs_are_gone_are_counted(box: Sandbox) -> None:
+    box.pipeline("stages:\n  make:\n    cmd: echo 1 > out\n    outs: [out]\n")
+    box.run()
+    assert fsck(box).runs == RunRecords(1, 0, ())
+    shutil.rmtree(box.project().cache.root / "packs")
+
+    assert fsck(box).runs == RunRecords(1, 1, ())
 
 
 def test_without_a_remote_nothing_can_be_repaired(filled: Sandbox) -> None:
