@@ -1,8 +1,8 @@
 """`mlx move`: give tracked data another path, without reading it.
 
-What a record names moves to another record; what is in the workspace is renamed along with it, whatever its state. The
-new record is written first and the old one goes last, with the rename between them: a command that is killed leaves the
-data tracked, and the same command again completes it.
+What a record names moves to another record; what is in the workspace is renamed along with it, whatever its state, and
+the state index learns its new path. The new record is written first and the old one goes last, with the rename between
+them: a command that is killed leaves the data tracked, and the same command again completes it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mlops_cli.files import folders_above, translate_os_error, write_atomic
 from mlops_cli.records.pointers import SUFFIX, ObjectKind
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batch import Batch, open_batch
-from mlops_cli.store.links import rename_new
 from mlops_cli.store.trees import Entry, Kind, find
 from mlops_cli.workspace.add import place_of, pointer_to, refuse_unfit
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.gitignore import hide_from_git, show_to_git
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.renaming import rename
 from mlops_cli.workspace.rewrite import Rewriting, split
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, track, workspace_snapshot
@@ -259,7 +259,7 @@ def _carry_out(
         write_atomic(root / name, data)
     if here:
         try:
-            rename_new(str(root / source.path), str(root / target.path))
+            rename(project, source.path, target.path)
         except OSError as error:
             raise translate_os_error(error, f"rename `{source.path}` to `{target.path}`") from error
         if source.part:

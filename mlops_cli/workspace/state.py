@@ -190,6 +190,27 @@ class State:
         except sqlite3.DatabaseError:
             self._folders = None
 
+    def move_folder(self, old: bytes, new: bytes) -> None:
+        """Know a folder that was renamed, and all below it, by its new path; failing to is not an error.
+
+        Its files are what they were: renaming a folder changes nothing of them.
+        """
+        folders = self._all()
+        moved = [
+            (new + path[len(old) :], number)
+            for path, (number, _) in folders.items()
+            if path == old or path.startswith(old + b"/")
+        ]
+        stale = [(folders[path][0],) for path, _ in moved if path in folders]
+        try:
+            with self._database:
+                self._database.executemany("DELETE FROM file WHERE folder = ?", stale)
+                self._database.executemany("DELETE FROM folder WHERE id = ?", stale)
+                self._database.executemany("UPDATE folder SET path = ? WHERE id = ?", moved)
+        except sqlite3.DatabaseError:
+            pass  # they are hashed again next time
+        self._folders = None
+
     def forget(self) -> None:
         """Drop every row of this checkout, as when a scratch worktree is removed; failing to is not an error."""
         rows = "DELETE FROM file WHERE folder IN (SELECT id FROM folder WHERE checkout = ?)"

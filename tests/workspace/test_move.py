@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.hashing import Digest
 from mlops_cli.workspace import move as module
+from mlops_cli.workspace import renaming
+from mlops_cli.workspace import scan as scanning
 from mlops_cli.workspace.move import Moved, move
-from tests.workspace.projects import Sandbox, listing
+from mlops_cli.workspace.state import Clock, State
+from tests.workspace.projects import Sandbox, listing, wait_for
 
 
 def run(box: Sandbox, old: str, new: str, *, dry_run: bool = False) -> Moved:
@@ -253,8 +259,11 @@ def check_killed(box: Sandbox, monkeypatch: pytest.MonkeyPatch, moving: tuple[st
         return call
 
     with monkeypatch.context() as patch:
-        for name in ("write_atomic", "rename_new", "hide_from_git", "show_to_git"):
-            patch.setattr(module, name, counted(getattr(module, name)))
+        for owner, name in (
+            *((module, name) for name in ("write_atomic", "hide_from_git", "show_to_git")),
+            (renaming, "rename_new"),
+        ):
+            patch.setattr(owner, name, counted(getattr(owner, name)))
         patch.setattr(Path, "unlink", counted(Path.unlink))
         killed = True
         try:
@@ -271,3 +280,141 @@ def check_killed(box: Sandbox, monkeypatch: pytest.MonkeyPatch, moving: tuple[st
     assert not box.exists(moving[0])
     assert not box.exists(f"{moving[0]}.mlx")
     assert set(box.states().values()) <= {"ok", "modified"}
+
+
+# The state index ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the files that scans read from now on."""
+    names: list[str] = []
+    real = scanning.hash_file
+
+    def counting(path: str) -> Digest:
+        names.append(Path(path).name)
+        return real(path)
+
+    monkeypatch.setattr(scanning, "hash_file", counting)
+    return names
+
+
+@pytest.fixture
+def known(filled: Sandbox) -> Sandbox:
+    """Return the project with every file in the state index."""
+    wait_for(lambda: settled(filled))
+    assert filled.clean()
+    return filled
+
+
+def settled(box: Sandbox) -> bool:
+    clock = Clock.read(box.project().local)
+    files = [path for path in box.root.rglob("*.*") if ".git" not in path.parts and path.is_file()]
+    return all(clock.is_settled(path.stat()) for path in files)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("data", "images"),
+        ("data/sub", "other/sub"),
+        ("data/sub", "sub"),
+        ("a.bin", "models/b.bin"),
+        ("data/x.txt", "x.txt"),
+        ("other/z.txt", "data/sub/z.txt"),
+    ],
+)
+def test_what_moved_is_not_read_again(old: str, new: str, known: Sandbox, read: list[str]) -> None:
+    run(known, old, new)
+
+    assert known.clean()
+    assert read == []
+
+
+def test_a_folder_takes_the_place_of_one_that_was_known(known: Sandbox, read: list[str]) -> None:
+    """The rows of what was at the new path before say nothing of what is there now."""
+    shutil.rmtree(known.root / "other")
+    (known.root / "other.mlx").unlink()
+
+    run(known, "data", "other")
+
+    assert known.states()["other"] == "ok"
+    assert read == []
+    known.write("other/x.txt", "z")
+    assert known.states()["other"] == "modified"
+
+
+def test_an_edit_right_before_is_seen(known: Sandbox, read: list[str]) -> None:
+    place = known.root / "a.bin"
+    info = place.stat()
+    place.write_text("eonl")
+    os.utime(place, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+    run(known, "a.bin", "b.bin")
+
+    assert known.states()["b.bin"] == "modified"
+    assert read == ["b.bin"]
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_an_edit_right_after_is_seen(restored: bool, known: Sandbox) -> None:
+    info = (known.root / "a.bin").stat()
+
+    run(known, "a.bin", "b.bin")
+    (known.root / "b.bin").write_text("eonl")
+    if restored:
+        os.utime(known.root / "b.bin", ns=(info.st_atime_ns, info.st_mtime_ns))
+
+    assert known.states()["b.bin"] == "modified"
+
+
+def test_of_a_file_that_is_being_written_nothing_is_known(known: Sandbox, read: list[str]) -> None:
+    with (known.root / "a.bin").open("r+b"):
+        run(known, "a.bin", "b.bin")
+
+    known.states()
+
+    assert read == ["b.bin"]
+
+
+def test_who_writes_waits_until_the_move_is_over(known: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that comes between the rename and the tick of the clock cannot hide what it does."""
+    info = (known.root / "a.bin").stat()
+    writing = "import os, sys; f = open(sys.argv[1], 'r+b'); f.write(b'eonl'); f.close(); "
+    writing += f"os.utime(sys.argv[1], ns=({info.st_atime_ns}, {info.st_mtime_ns}))"
+    writers: list[subprocess.Popen[bytes]] = []
+    real = renaming.rename_new
+
+    def rename_then_write(source: str, target: str) -> None:
+        real(source, target)
+        writers.append(subprocess.Popen([sys.executable, "-c", writing, target]))
+
+    monkeypatch.setattr(renaming, "rename_new", rename_then_write)
+
+    run(known, "a.bin", "b.bin")
+    assert writers[0].wait() == 0
+
+    assert known.read("b.bin") == "eonl"
+    assert known.states()["b.bin"] == "modified"
+
+
+def test_killed_before_the_state_index_knows_it_is_read_again(
+    known: Sandbox, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "move_folder", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run(known, "data", "images")
+
+    run(known, "data", "images")
+
+    assert known.clean()
+    assert sorted(read) == ["x.txt", "y.txt"]
+
+
+def test_a_move_without_a_state_index_moves_all_the_same(known: Sandbox) -> None:
+    (known.project().local / "state.db").write_bytes(b"garbage")
+
+    run(known, "data", "images")
+
+    assert known.clean()
