@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from mlops_cli.errors import CorruptObject, Inconclusive, MissingObject, MlxError, OutsideError, RecordError
+from mlops_cli.errors import Inconclusive, MlxError, OutsideError, RecordError
 from mlops_cli.files import POLL_SECONDS, TEMPORARY_PREFIX, translate_os_error
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
@@ -28,15 +28,11 @@ from mlops_cli.records.pointers import SUFFIX, ObjectKind, is_meant, read_pointe
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.contents import Run
 from mlops_cli.store.links import LinkMode
-from mlops_cli.store.objects import DamagedObjects, cut
-from mlops_cli.store.pack_folder import SUFFIX as PACK
-from mlops_cli.store.quarantine import read_lost
-from mlops_cli.store.trash import Trash
 from mlops_cli.store.trees import Kind
 from mlops_cli.workspace import repository
 from mlops_cli.workspace.clients import find_owner, is_there, list_registered
 from mlops_cli.workspace.git import READ_AT_MOST, Checkout, find_checkout
-from mlops_cli.workspace.reach import children
+from mlops_cli.workspace.marks import Marks
 from mlops_cli.workspace.run_records import read_run_record
 from mlops_cli.workspace.snapshot import WorkspaceFiles
 from mlops_cli.workspace.symlinks import linked_objects
@@ -63,7 +59,7 @@ class Needed:
     `locks` are digests of whole lock records, to recognise run records.
     """
 
-    objects: set[bytes] = field(default_factory=set)
+    objects: set[bytes]
     records: Counter[Source] = field(default_factory=Counter)
     locks: set[bytes] = field(default_factory=set)
 
@@ -83,10 +79,10 @@ class Marker:
         salvage: bool = False,
         reporter: Reporter = SILENT,
     ) -> None:
-        self.needed = Needed()
+        self._marks = Marks(cache, self._pass_over, reporter)
+        self.needed = Needed(self._marks.objects)
         self.projects: tuple[str, ...] = ()
         self._cache = cache
-        self._trash = Trash(cache)
         self._checkout = checkout
         self._allow_shallow = allow_shallow
         self._salvage = salvage
@@ -94,10 +90,6 @@ class Marker:
         self._tips: dict[Path, set[str]] = {}
         self._blobs: set[tuple[str, bool]] = set()  # and whether it is a lock
         self._read: set[tuple[str, bytes]] = set()
-        self._entered: set[bytes] = set()  # trees
-        self._absent: dict[
-            Digest, tuple[str, bool | None]
-        ] = {}  # trees that are not here: who needs them, and is it one
         self._noted: set[str] = set()
 
     def look(self) -> None:
@@ -105,15 +97,13 @@ class Marker:
 
         An object that is not here is no error, for it may be on a remote; a tree that was damaged is one.
         """
-        waiting, self._absent = self._absent, {}
-        for digest, (name, is_tree) in waiting.items():
-            self._mark_all([(digest, is_tree)], name)
+        self._marks.retry()
         clones: dict[Path, list[Checkout]] = {}
         for checkout in self._list_checkouts():
             clones.setdefault(Path(os.path.realpath(checkout.common_dir)), []).append(checkout)
         for common_dir, checkouts in clones.items():
             self._look_at_clone(common_dir, checkouts)
-        self._refuse_lost()
+        self._marks.refuse_lost()
 
     def _list_checkouts(self) -> Iterator[Checkout]:
         """Yield the checkouts that are known of here; their clones may have more."""
@@ -236,7 +226,7 @@ class Marker:
                 self._keep_spelled(data, str(path))
                 continue
             self.needed.records[Source.JOURNAL] += self._is_new("journal", data)
-            self._mark_all(roots, str(path))
+            self._marks.mark(roots, str(path))
 
     def _look_at_failed(self, folder: Path) -> None:
         """Keep what is spelled in journals that could not be read and were put away, and what links there lead to."""
@@ -306,10 +296,10 @@ class Marker:
                 ) from error
             self._keep_spelled(data, name)
             return
-        self._mark_all(roots, name)
+        self._marks.mark(roots, name)
 
     def _keep_spelled(self, data: bytes, name: str) -> None:
-        self._mark_all([(parse_digest(found.decode()), None) for found in _DIGEST.findall(data)], name)
+        self._marks.mark([(parse_digest(found.decode()), None) for found in _DIGEST.findall(data)], name)
 
     def _is_new(self, kind: str, data: bytes) -> bool:
         key = (kind, _mark(data))
@@ -317,77 +307,6 @@ class Marker:
             return False
         self._read.add(key)
         return True
-
-    # What they need --------------------------------------------------------------------------------------------------
-
-    def _mark_all(self, roots: Iterable[tuple[Digest, bool | None]], name: str) -> None:
-        """Mark each root, and of a tree all below it; a root of None may be either."""
-        objects = self.needed.objects
-        trees: list[Digest] = []
-        for digest, is_tree in roots:
-            raw = raw_digest(digest)
-            if is_tree is False:
-                objects.add(raw)
-            elif raw not in self._entered:
-                if is_tree is None and not self._is_tree(digest, name):
-                    objects.add(raw)
-                else:
-                    trees.append(digest)
-        while trees:
-            digest = trees.pop()
-            raw = raw_digest(digest)
-            if raw in self._entered:
-                continue
-            self._entered.add(raw)
-            objects.add(raw)
-            try:
-                inner, blobs = children(self._tree(digest), digest)
-            except MissingObject:
-                self._absent[digest] = name, True
-                self._entered.discard(raw)  # it may have come by the next look
-                continue
-            except CorruptObject as error:
-                self._pass_over(_untold(name, error.message), error)
-                continue
-            trees.extend(inner)
-            objects.update(map(raw_digest, blobs))
-            self._reporter.advance(len(blobs))
-
-    def _is_tree(self, digest: Digest, name: str) -> bool:
-        try:
-            children(self._tree(digest), digest)
-        except MissingObject:
-            self._absent[digest] = name, None
-            return False
-        except DamagedObjects as error:
-            self._pass_over(_untold(name, error.message), error)
-            return False
-        except CorruptObject:
-            return False
-        return True
-
-    def _tree(self, digest: Digest) -> bytes:
-        """Return a tree, also one in the trash, from where it is about to come back."""
-        try:
-            return self._cache.read(digest)
-        except MissingObject:
-            return self._trash.read(digest)
-
-    def _refuse_lost(self) -> None:
-        """Refuse to go on when a tree that is needed may have been here, and was damaged: what it named is unknown."""
-        if not self._absent:
-            return
-        lost = read_lost(self._cache)
-        for digest, (name, _) in self._absent.items():
-            if raw_digest(digest) in lost.objects:
-                self._pass_over(
-                    _untold(name, f"object `{cut(digest)}` was damaged, and is in `quarantine/` of the cache")
-                )
-        packs = [path for path in self._cache.packs.damaged if path.endswith(PACK) and os.path.exists(path)]
-        for path in (*lost.unreadable, *packs):
-            name = next(iter(self._absent.values()))[0]
-            hint = "`mlx fsck` tells more" if path in packs else "remove that file if nothing in it is wanted"
-            self._pass_over(_untold(name, f"a part of it may be in `{path}`, which cannot be read", hint))
 
     def _note(self, message: str) -> None:
         if message not in self._noted:
@@ -398,13 +317,6 @@ class Marker:
 def _is_git_writing(top: Path) -> bool:
     checkout = find_checkout(top)
     return checkout is not None and os.path.lexists(checkout.git_dir / "index.lock")
-
-
-def _untold(name: str, why: str, hint: str = "`mlx fsck --repair` may bring a good one") -> CorruptObject:
-    return CorruptObject(
-        f"nobody can tell what `{name}` needs: {why}",
-        hint=f"nothing was collected; {hint}, or `--salvage` goes on without it",
-    )
 
 
 def _below(folder: Path) -> Iterator[Path]:
