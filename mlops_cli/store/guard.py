@@ -67,11 +67,7 @@ class Guard:
 
     def _take(self, timeout: float) -> None:
         try:
-            descriptor = _open(self._path)
-            if descriptor is not None and not _lock(descriptor, fcntl.LOCK_SH, timeout):
-                holder = os.pread(descriptor, 4096, 0)
-                os.close(descriptor)
-                raise _swept(self._path, holder)
+            descriptor = _acquire(self._path, timeout)
         except OSError as error:
             raise translate_os_error(error, f"lock `{self._path}`") from error
         self._descriptor = -1 if descriptor is None else descriptor
@@ -91,19 +87,10 @@ def alone(root: Path, *, doing: str, timeout: float) -> Iterator[None]:
     """
     path = root / NAME
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = _acquire_alone(path, doing, timeout)
     except OSError as error:
         raise translate_os_error(error, f"lock `{path}`") from error
     try:
-        try:
-            free = _lock(descriptor, fcntl.LOCK_EX, timeout, needed=True)
-        except OSError as error:
-            raise translate_os_error(error, f"lock `{path}`") from error
-        if not free:
-            raise LockedError(
-                f"other mlx commands are at work on the cache `{root}`",
-                hint=f"wait for them to finish, then run `{doing}` again",
-            )
         holder = {"pid": os.getpid(), "command": doing, "started": time.strftime("%Y-%m-%d %H:%M:%S")}
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
@@ -111,6 +98,51 @@ def alone(root: Path, *, doing: str, timeout: float) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _acquire(path: Path, timeout: float) -> int | None:
+    """Return a descriptor that shares the lock; None where nobody could ever lock it. LockedError."""
+    deadline = time.monotonic() + timeout
+    while True:
+        descriptor = _open(path)
+        if descriptor is None:
+            return None
+        try:
+            if not _lock(descriptor, fcntl.LOCK_SH, deadline):
+                raise _swept(path, os.pread(descriptor, 4096, 0))
+            if _is_same(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _acquire_alone(path: Path, doing: str, timeout: float) -> int:
+    """Return a descriptor that holds the lock alone; LockedError."""
+    deadline = time.monotonic() + timeout
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if not _lock(descriptor, fcntl.LOCK_EX, deadline, needed=True):
+                raise LockedError(
+                    f"other mlx commands are at work on the cache `{path.parent}`",
+                    hint=f"wait for them to finish, then run `{doing}` again",
+                )
+            if _is_same(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Whether `path` still names the open file: a lock on one that somebody removed keeps nobody out."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _open(path: Path) -> int | None:
@@ -127,9 +159,8 @@ def _open(path: Path) -> int | None:
         return None
 
 
-def _lock(descriptor: int, kind: int, timeout: float, *, needed: bool = False) -> bool:
-    """Lock, or return False after `timeout` seconds; where locks are unknown, that is an error only if `needed`."""
-    deadline = time.monotonic() + timeout
+def _lock(descriptor: int, kind: int, deadline: float, *, needed: bool = False) -> bool:
+    """Lock, or return False at the `deadline`; where locks are unknown, that is an error only if `needed`."""
     while True:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mlops_cli.errors import LockedError
 from mlops_cli.store.guard import NAME, Guard, alone
+from tests.workspace.projects import wait_for
 
 
 def guard(root: Path, *, timeout: float = 0, entered: list[int] | None = None) -> Guard:
@@ -121,3 +124,40 @@ def test_a_refused_lock_file_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "open", refuse)
     with guard(tmp_path).held():
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists open files")
+def test_a_lock_file_that_was_replaced_meanwhile_does_not_count(tmp_path: Path) -> None:
+    """Who waited for a file that somebody removed must wait for the one that is there now."""
+    first, second = (alone(tmp_path, doing=f"mlx gc {number}", timeout=0) for number in (1, 2))
+    first.__enter__()
+    outcome: list[str] = []
+
+    def wait() -> None:
+        try:
+            with Guard(tmp_path, timeout=1, entered=lambda: None).held():
+                outcome.append("entered")
+        except LockedError as error:
+            outcome.append(error.message)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_for(lambda: len(opened(tmp_path / NAME)) >= 2)
+    (tmp_path / NAME).unlink()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    thread.join()
+    second.__exit__(None, None, None)
+
+    assert len(outcome) == 1
+    assert "mlx gc 2" in outcome[0]
+
+
+def opened(path: Path) -> list[str]:
+    """Return the descriptors of this process that have `path` open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.path.samestat(os.stat(f"/proc/self/fd/{name}"), path.stat()):
+                found.append(name)
+    return found
