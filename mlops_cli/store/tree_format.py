@@ -156,16 +156,27 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
 
 def encode_leaves(entries: Sequence[Entry]) -> list[tuple[Leaf, bytes]]:
     """Cut sorted entries into leaves; what is before the first and after the last does not matter to where."""
+    return [encode_leaf(part) for part in cut(entries)]
+
+
+def cut(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
+    """Return sorted entries leaf by leaf; the last leaf may be one that more entries belong to."""
     hash_name = xxhash.xxh3_64_intdigest
     ends = [position for position, entry in enumerate(entries, 1) if hash_name(entry[0]) % LEAF_SIZE == 0]
-    leaves = []
-    for start, end in pairwise(sorted({0, *ends, len(entries)})):
-        part = entries[start:end]
-        if len(part) > MOST_ENTRIES:
-            raise UsageError(_TOO_MANY, hint="sort its files into sub-folders")
-        data = encode_entries(part)
-        leaves.append((Leaf(part[0].name, len(part), *totals(part), hash_bytes(data)), data))
-    return leaves
+    return [entries[start:end] for start, end in pairwise(sorted({0, *ends, len(entries)}))]
+
+
+def ends_leaf(name: bytes) -> bool:
+    """Say whether a leaf ends after `name`, whatever comes next."""
+    return xxhash.xxh3_64_intdigest(name) % LEAF_SIZE == 0
+
+
+def encode_leaf(entries: Sequence[Entry]) -> tuple[Leaf, bytes]:
+    """Return the leaf of these entries, of which there must be some, and its bytes."""
+    if len(entries) > MOST_ENTRIES:
+        raise UsageError(_TOO_MANY, hint="sort its files into sub-folders")
+    data = encode_entries(entries)
+    return Leaf(entries[0].name, len(entries), *totals(entries), hash_bytes(data)), data
 
 
 def encode_index(leaves: Sequence[Leaf]) -> bytes:

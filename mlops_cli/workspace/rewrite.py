@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.store.batch import Batch
-from mlops_cli.store.trees import Entry, Index, Kind, decode_tree, find, graft, read_tree, write_tree
+from mlops_cli.store.trees import EMPTY_TREE, Entry, Index, Kind, decode_tree, edit, find, graft
 from mlops_cli.workspace.scan import Scanner
 
 Parts = tuple[bytes, ...]
@@ -57,15 +57,10 @@ class Rewriting:
             ((name, entry),) = changes.items()
             return graft(self, self, root, (*parent, name), entry)
         folder = find(self, root, parent) if parent else Entry(b"", Kind.FOLDER, 0, 0, root)
-        entries = read_tree(self, folder.digest) if folder is not None and folder.kind == Kind.FOLDER else ()
-        merged = {entry.name: entry for entry in entries}
-        for name, entry in changes.items():
-            if entry is None:
-                merged.pop(name, None)
-            else:
-                merged[name] = entry._replace(name=name)
-        changed = write_tree(self, [merged[name] for name in sorted(merged)])
-        return graft(self, self, root, parent, changed if merged else None) if parent else changed
+        there = folder.digest if folder is not None and folder.kind == Kind.FOLDER else None
+        changed = edit(self, self, there, changes)
+        left = changed if changed.digest != EMPTY_TREE else None
+        return graft(self, self, root, parent, left) if parent else changed
 
     def _needed(self, root: Digest) -> list[bytes]:
         """Return the new trees that `root` needs, each before those that it names itself."""

@@ -1,22 +1,19 @@
-"""Trees are canonical, comparisons read only what differs, and hostile bytes are refused before anything is built."""
+"""Trees are canonical, and hostile bytes are refused before anything is built."""
 
 from __future__ import annotations
 
 import struct
-from contextlib import contextmanager
-from typing import NamedTuple
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops_cli.errors import CorruptObject, MissingObject, UsageError
+from mlops_cli.errors import CorruptObject, UsageError
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.store import tree_format, trees
+from mlops_cli.store import tree_format, tree_reading
 from mlops_cli.store.trees import (
     EMPTY_TREE,
-    Change,
     Entry,
     Index,
     Kind,
@@ -30,108 +27,21 @@ from mlops_cli.store.trees import (
     graft,
     read_link,
     read_tree,
-    totals,
     tree_objects,
     walk,
     write_tree,
 )
-
-FOLDER, FILE = Kind.FOLDER, Kind.FILE
-steady = settings(deadline=None)  # a busy machine is no reason to fail
-
-
-class Memory:
-    """Objects in a dictionary, counting what is read."""
-
-    def __init__(self):
-        self.objects = {}
-        self.reads = []
-
-    def add_bytes(self, data):
-        digest = hash_bytes(data)
-        self.objects[digest] = data
-        return digest
-
-    def read(self, digest):
-        self.reads.append(digest)
-        if digest not in self.objects:
-            raise MissingObject(f"`{digest}`")
-        return self.objects[digest]
-
-
-class Leaf(NamedTuple):
-    """A file in a folder given as a dictionary."""
-
-    kind: int
-    content: bytes
-
-
-def build(store, folder, name=b""):
-    """Store a folder, given as a dictionary of names to dictionaries and `Leaf`s; return its entry."""
-    entries = []
-    for child, value in folder.items():
-        if isinstance(value, dict):
-            entries.append(build(store, value, child))
-        else:
-            kind, content = value
-            entries.append(Entry(child, kind, len(content), 1, hash_bytes(content)))
-    return write_tree(store, entries, name)
-
-
-def flatten(folder, prefix=b""):
-    """Return what a folder holds by path: files, links, and empty folders below it as None."""
-    found = {}
-    for name, value in folder.items():
-        path = prefix + name
-        if isinstance(value, dict):
-            found.update(flatten(value, path + b"/") if value else {path: None})
-        else:
-            found[path] = value
-    return found
-
-
-def as_leaf(entry):
-    return None if entry.kind == FOLDER else (entry.kind, entry.digest)
-
-
-def digests(flat):
-    return {path: value and (value[0], hash_bytes(value[1])) for path, value in flat.items()}
-
-
-@contextmanager
-def small_leaves(split_above=4, leaf_size=3):
-    """Cut folders as if they were large."""
-    with (
-        mock.patch.object(tree_format, "SPLIT_ABOVE", split_above),
-        mock.patch.object(trees, "SPLIT_ABOVE", split_above),
-        mock.patch.object(tree_format, "LEAF_SIZE", leaf_size),
-    ):
-        yield
-
-
-names = st.binary(min_size=1, max_size=2).filter(
-    lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+from tests.store.folders import (
+    FILE,
+    FOLDER,
+    Leaf,
+    Memory,
+    build,
+    large,
+    listings,
+    small_leaves,
+    steady,
 )
-leaves = (
-    st.tuples(st.sampled_from([Kind.FILE, Kind.EXECUTABLE, Kind.SYMLINK]), st.binary(max_size=2))
-    .filter(lambda pair: pair[0] != Kind.SYMLINK or pair[1])
-    .map(lambda pair: Leaf(*pair))
-)
-folders = st.recursive(
-    st.dictionaries(names, leaves, max_size=9),
-    lambda inner: st.dictionaries(names, leaves | inner, max_size=9),
-    max_leaves=20,
-)
-entries = st.builds(
-    Entry,
-    names,
-    st.integers(0, 3),
-    st.integers(0, 2**40),
-    st.just(1),
-    st.binary(max_size=3).map(hash_bytes),
-).map(lambda entry: entry._replace(size=entry.size % 4095 + 1) if entry.kind == Kind.SYMLINK else entry)
-listings = st.lists(entries, unique_by=lambda entry: entry.name, max_size=30)
-
 
 # --- one encoding ---------------------------------------------------------------------------------------------------
 
@@ -228,11 +138,6 @@ def test_a_name_that_is_both_file_and_folder_is_refused():
 
 
 # --- leaves ---------------------------------------------------------------------------------------------------------
-
-
-def large(count, skip=()):
-    content = hash_bytes(b"content")
-    return [Entry(b"image-%06d.png" % number, 0, 10, 1, content) for number in range(count) if number not in skip]
 
 
 def leaves_of(listing):
@@ -507,7 +412,7 @@ def test_a_few_objects_do_not_stand_for_endless_folders(read):
     root = bomb(store, 30).digest
 
     with (
-        mock.patch.object(trees, "MOST_WITHOUT_FILES", 1000),
+        mock.patch.object(tree_reading, "MOST_WITHOUT_FILES", 1000),
         pytest.raises(TreeError, match="more than 1,000 folders without files"),
     ):
         read(store, root)
@@ -518,7 +423,7 @@ def test_as_many_folders_without_files_as_are_allowed():
     store = Memory()
     root = bomb(store, 3).digest
 
-    with mock.patch.object(trees, "MOST_WITHOUT_FILES", 1110):
+    with mock.patch.object(tree_reading, "MOST_WITHOUT_FILES", 1110):
         assert sum(1 for _ in walk(store, root)) == 1110
         assert len(diff(store, None, root).added) == 1000
         assert len(diff(store, root, None).deleted) == 1000
@@ -552,321 +457,3 @@ def test_other_targets_are_read(target):
 
     assert read_link(store, link) == target
     check_links(store, [link, link._replace(digest=EMPTY_TREE), Entry(b"f", FILE, 1, 1, EMPTY_TREE)])
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-@steady
-@given(folders)
-def test_a_walk_meets_every_path_once_and_folders_first(folder):
-    store = Memory()
-    with small_leaves():
-        root = build(store, folder)
-        walked = list(walk(store, root.digest, b"data"))
-
-    paths = [path for path, _ in walked]
-    filled = {path for path, entry in walked if entry.kind == FOLDER and entry.digest != EMPTY_TREE}
-    found = {path.removeprefix(b"data/"): as_leaf(entry) for path, entry in walked if path not in filled}
-    assert found == digests(flatten(folder))
-    assert len(set(paths)) == len(paths)
-    assert all(path.rpartition(b"/")[0] in (b"data", *paths[:position]) for position, path in enumerate(paths))
-    assert totals([entry for _, entry in walked if entry.kind != FOLDER]) == (root.size, root.files)
-
-
-@steady
-@given(folders)
-def test_every_walked_path_can_be_found(folder):
-    store = Memory()
-    with small_leaves():
-        root = build(store, folder)
-
-        for path, entry in walk(store, root.digest):
-            assert find(store, root.digest, path.split(b"/")) == entry
-        assert find(store, root.digest, [b"no such name"]) is None
-        assert find(store, root.digest, [b"\0"]) is None
-
-
-def test_nothing_is_found_below_a_file():
-    store = Memory()
-    root = build(store, {b"a": Leaf(FILE, b"x")})
-
-    assert find(store, root.digest, [b"a", b"b"]) is None
-
-
-def test_a_walk_goes_as_deep_as_the_tree():
-    store = Memory()
-    entry = build(store, {b"x": Leaf(FILE, b"x")}, b"d")
-    for _ in range(2046):
-        entry = write_tree(store, [entry], b"d")
-
-    assert sum(1 for _ in walk(store, entry.digest)) == 2047
-    assert sum(1 for _ in tree_objects(store, entry.digest)) == 2048
-    assert len(diff(store, None, entry.digest).added) == 1
-
-
-def test_no_path_is_longer_than_a_system_can_open():
-    store = Memory()
-    entry = build(store, {b"x" * 255: Leaf(FILE, b"x")}, b"d" * 255)
-    for _ in range(14):
-        entry = write_tree(store, [entry], b"d" * 255)
-    fits = write_tree(store, [entry])
-    root = write_tree(store, [write_tree(store, [entry], b"d")])
-
-    assert [len(path) for path, _ in walk(store, fits.digest)][-1] == 4095
-    assert len(diff(store, fits.digest, None).deleted) == 1
-    for old, new in ((root.digest, None), (None, root.digest)):
-        with pytest.raises(TreeError, match="it stands for a path of more than 4,095 bytes"):
-            diff(store, old, new)
-    with pytest.raises(TreeError, match="it stands for a path of more than 4,095 bytes"):
-        list(walk(store, root.digest))
-
-
-@steady
-@given(folders)
-def test_the_objects_of_a_tree_are_all_it_needs_in_an_order_to_store_them(folder):
-    store = Memory()
-    with small_leaves():
-        root = build(store, folder)
-        listed = list(tree_objects(store, root.digest))
-
-    contents = {hash_bytes(value[1]): len(value[1]) for value in flatten(folder).values() if value}
-    assert listed[-1][0] == root.digest
-    assert len({digest for digest, _ in listed}) == len(listed)
-    reachable = {**contents, **{digest: len(data) for digest, data in store.objects.items()}}
-    assert dict(listed).keys() <= reachable.keys()
-    assert all(reachable[digest] == size for digest, size in listed)
-    assert contents.keys() <= dict(listed).keys()
-    partial = Memory()
-    for digest, _ in listed:  # a store that gets them in this order can read every tree it holds
-        if digest in store.objects:
-            partial.objects[digest] = store.objects[digest]
-            if not isinstance(decode_tree(store.objects[digest], digest), Index):
-                continue
-            with small_leaves():
-                read_tree(partial, digest)
-
-
-def test_a_blob_that_is_a_copy_of_a_tree_does_not_hide_the_tree():
-    store = Memory()
-    inner = build(store, {b"x": Leaf(FILE, b"content")}, b"z")
-    copy = Entry(b"a", FILE, len(store.objects[inner.digest]), 1, inner.digest)
-    root = write_tree(store, [copy, inner])
-
-    assert hash_bytes(b"content") in dict(tree_objects(store, root.digest))
-
-
-# --- comparing ------------------------------------------------------------------------------------------------------
-
-
-@steady
-@given(folders, folders)
-def test_a_difference_applied_to_one_folder_gives_the_other(old, new):
-    store = Memory()
-    with small_leaves():
-        found = diff(store, build(store, old).digest, build(store, new).digest)
-
-    result = digests(flatten(old))
-    for change in found.deleted:
-        assert result.pop(change.path) == as_leaf(change.old)
-    for change in found.modified:
-        assert result[change.path] == as_leaf(change.old) != as_leaf(change.new)
-        result[change.path] = as_leaf(change.new)
-    for change in found.added:
-        assert change.path not in result
-        result[change.path] = as_leaf(change.new)
-    assert result == digests(flatten(new))
-    for part in found:
-        assert [change.path for change in part] == sorted(change.path for change in part)
-
-
-@steady
-@given(folders)
-def test_a_difference_from_nothing_is_everything(folder):
-    store = Memory()
-    root = build(store, folder).digest
-
-    added, deleted = diff(store, None, root), diff(store, root, None)
-
-    assert {change.path: as_leaf(change.new) for change in added.added} == digests(flatten(folder))
-    assert {change.path: as_leaf(change.old) for change in deleted.deleted} == digests(flatten(folder))
-    assert added.modified == added.deleted == deleted.added == deleted.modified == ()
-
-
-def test_equal_trees_are_not_read():
-    store = Memory()
-
-    assert diff(store, EMPTY_TREE, EMPTY_TREE) == ((), (), ())
-    assert diff(store, None, None) == ((), (), ())
-    assert store.reads == []
-
-
-def test_a_difference_reads_only_what_differs():
-    store = Memory()
-    same = {b"%d" % number: Leaf(FILE, b"x") for number in range(5)}
-    old = build(store, {b"same": same, b"changed": {b"f": Leaf(FILE, b"1")}})
-    new = build(store, {b"same": same, b"changed": {b"f": Leaf(FILE, b"2")}})
-    store.reads.clear()
-
-    found = diff(store, old.digest, new.digest)
-
-    assert [change.path for change in found.modified] == [b"changed/f"]
-    assert len(store.reads) == 4
-
-
-def test_a_difference_between_large_folders_reads_only_unequal_leaves():
-    store = Memory()
-    old = write_tree(store, large(40_000))
-    new = write_tree(store, large(40_000, skip=(17_000,)))
-    store.reads.clear()
-
-    found = diff(store, old.digest, new.digest)
-
-    assert [change.path for change in found.deleted] == [b"image-017000.png"]
-    assert found.added == found.modified == ()
-    assert len(store.reads) <= 2 + 2 + 2
-
-
-def test_a_folder_that_replaces_a_file_is_an_addition_and_a_deletion():
-    store = Memory()
-    old = build(store, {b"a": Leaf(FILE, b"x")})
-    new = build(store, {b"a": {b"b": Leaf(FILE, b"x")}})
-
-    found = diff(store, old.digest, new.digest)
-
-    content = hash_bytes(b"x")
-    assert found.deleted == (Change(b"a", Entry(b"a", 0, 1, 1, content), None),)
-    assert found.added == (Change(b"a/b", None, Entry(b"b", 0, 1, 1, content)),)
-
-
-# --- changing -------------------------------------------------------------------------------------------------------
-
-
-def set_path(folder, parts, value):
-    """Do to a dictionary what `graft` does to a tree."""
-    head, *rest = parts
-    copy = dict(folder)
-    if not rest:
-        if value is None:
-            copy.pop(head, None)
-        else:
-            copy[head] = value
-        return copy
-    below = copy.get(head)
-    if value is None and not (isinstance(below, dict) and holds(below, rest)):
-        return copy
-    changed = set_path(below if isinstance(below, dict) else {}, rest, value)
-    if changed or value is not None:
-        copy[head] = changed
-    else:
-        copy.pop(head)
-    return copy
-
-
-def holds(folder, parts):
-    for name in parts:
-        if not isinstance(folder, dict) or name not in folder:
-            return False
-        folder = folder[name]
-    return True
-
-
-@steady
-@given(folders, st.data())
-def test_a_graft_equals_a_rebuild(folder, data):
-    present = sorted(path for path, _ in paths_of(folder))
-    path = data.draw(st.lists(names, min_size=1, max_size=3) | st.sampled_from(present or [[b"x"]]))
-    value = data.draw(st.none() | leaves | folders)
-    store = Memory()
-    with small_leaves():
-        root = build(store, folder)
-        entry = None
-        if isinstance(value, dict):
-            entry = build(store, value)
-        elif value is not None:
-            entry = Entry(b"any", value[0], len(value[1]), 1, hash_bytes(value[1]))
-
-        grafted = graft(store, store, root.digest, path, entry)
-        rebuilt = build(store, set_path(folder, path, value))
-
-    assert grafted == rebuilt
-
-
-def paths_of(folder, prefix=()):
-    for name, value in folder.items():
-        yield [*prefix, name], value
-        if isinstance(value, dict):
-            yield from paths_of(value, (*prefix, name))
-
-
-def test_removing_the_only_name_of_the_last_leaf_removes_the_leaf():
-    store = Memory()
-    listing = [Entry(b"\1", 0, 1, 1, EMPTY_TREE), Entry(b"\6", 0, 1, 1, EMPTY_TREE)]
-    with small_leaves(split_above=0, leaf_size=1):
-        root = write_tree(store, listing)
-
-        root = graft(store, store, root.digest, [b"\6"], None)
-
-        assert root == write_tree(store, listing[:1])
-
-
-@steady
-@given(st.lists(st.tuples(names, st.booleans()), max_size=40))
-def test_many_grafts_in_a_row_equal_a_rebuild(steps):
-    store = Memory()
-    folder = {}
-    root = None
-    with small_leaves():
-        for name, keep in steps:
-            value = Leaf(FILE, name) if keep else None
-            folder = set_path(folder, [name], value)
-            entry = Entry(b"", FILE, len(name), 1, hash_bytes(name)) if keep else None
-            root = graft(store, store, root and root.digest, [name], entry)
-
-            assert root == build(store, folder)
-            assert root.digest in store.objects
-
-
-def test_a_graft_writes_only_what_is_above_the_path():
-    store, batch = Memory(), Memory()
-    root = build(store, {b"a": {b"b": {b"c": Leaf(FILE, b"1")}}, b"other": {b"x": Leaf(FILE, b"2")}})
-
-    graft(store, batch, root.digest, [b"a", b"b", b"c"], Entry(b"c", FILE, 1, 1, hash_bytes(b"3")))
-
-    assert len(batch.objects) == 3
-
-
-def test_a_graft_into_a_large_folder_writes_one_leaf_and_the_index():
-    store, batch = Memory(), Memory()
-    root = write_tree(store, large(40_000))
-
-    grafted = graft(store, batch, root.digest, [b"image-020000.png"], Entry(b"", FILE, 11, 1, EMPTY_TREE))
-
-    assert len(batch.objects.keys() - store.objects.keys()) == 2
-    assert (grafted.files, grafted.size) == (40_000, 400_001)
-
-
-def test_a_graft_keeps_a_folder_that_is_added_empty():
-    store = Memory()
-
-    root = graft(store, store, None, [b"a", b"empty"], build(store, {}))
-
-    assert root == build(store, {b"a": {b"empty": {}}})
-
-
-def test_a_graft_refuses_a_bad_name():
-    store = Memory()
-    root = write_tree(store, large(9000))
-
-    for base in (None, root.digest):
-        with pytest.raises(UsageError):
-            graft(store, store, base, [b".git"], Entry(b"", FILE, 1, 1, EMPTY_TREE))
-
-
-def test_a_graft_reads_from_the_store_what_the_batch_lacks():
-    store, batch = Memory(), Memory()
-    root = build(store, {b"a": Leaf(FILE, b"1")})
-
-    grafted = graft(store, batch, root.digest, [b"b"], Entry(b"", FILE, 1, 1, hash_bytes(b"2")))
-
-    assert grafted.files == 2
