@@ -1,7 +1,7 @@
-"""Trees of folders: reading, comparing and changing them. This is their one public face.
+"""Trees of folders: reading, comparing, changing and merging them. This is their one public face.
 
 The one idea: a digest stands for everything beneath it, so what is equal is never read. A comparison opens only folders
-and leaves that differ; a change at one path writes only the folders above it.
+and leaves that differ; a change at one path writes only the folders above it; a merge walks what both sides changed.
 The bytes of a tree are `tree_format`'s; reading files and deciding what belongs in a tree is done above.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from mlops_cli.store.tree_diff import Change, TreeDiff, diff
 from mlops_cli.store.tree_edit import TreeTarget, edit, graft, write_tree
 from mlops_cli.store.tree_format import Entry, Index, Kind, Leaf, TreeError, decode_tree, encode_tree, totals
+from mlops_cli.store.tree_merge import Conflict, Merged, merge
 from mlops_cli.store.tree_reading import (
     EMPTY_TREE,
     MOST_WITHOUT_FILES,
@@ -27,10 +28,12 @@ __all__ = [
     "EMPTY_TREE",
     "MOST_WITHOUT_FILES",
     "Change",
+    "Conflict",
     "Entry",
     "Index",
     "Kind",
     "Leaf",
+    "Merged",
     "TreeDiff",
     "TreeError",
     "TreeSource",
@@ -43,6 +46,7 @@ __all__ = [
     "encode_tree",
     "find",
     "graft",
+    "merge",
     "read_link",
     "read_tree",
     "totals",
