@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mlops_cli.errors import MissingObject
+from mlops_cli.files import folders_above
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.trees import EMPTY_TREE, Entry, Kind, TreeSource, diff, find
+from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.scan import is_stored, open_scanner
+from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, select, workspace_snapshot
 
 Look = Callable[[str], Entry | None]
@@ -152,30 +154,45 @@ def diff_data(
     changes: list[FileChange] = []
     for entry, part in select({**olds, **news}.values(), targets):
         before, after = (_object(trees, side.get(entry.path), part) for side in (olds, news))
-        place = f"{entry.path}/{part}" if part else entry.path
-        if (before and before[1:]) != (after and after[1:]):
-            changes.extend(_changes(trees, place, before, after))
+        changes.extend(_changes(trees, _place(entry, part), before, after))
     return tuple(changes)
 
 
 def diff_workspace(
     project: Project, before: Snapshot, targets: Sequence[str] = (), reporter: Reporter = SILENT
 ) -> tuple[FileChange, ...]:
-    """Return the files that differ between a revision and the bytes in the workspace, tracked then or now."""
-    old = before.tracked()
-    wanted = {entry.path: entry for entry in (*old, *workspace_snapshot(project).tracked())}
+    """Return the files that differ between a revision and the bytes in the workspace, tracked then or now.
+
+    Of a part of a tracked folder nothing else is looked at.
+    """
+    old = {entry.path: entry for entry in before.tracked()}
+    wanted = {**old, **{entry.path: entry for entry in workspace_snapshot(project).tracked()}}
+    changes: list[FileChange] = []
     reporter.start("checking", None, "files")
     with open_scanner(project, reporter=reporter) as scanner:
-        new = [
-            Tracked(path, _kind(entry), entry.digest, entry.size, entry.files, entry.kind == Kind.EXECUTABLE)
-            for path in sorted({tracked.path for tracked, _ in select(wanted.values(), targets)})
-            if (entry := scanner.look(path)) is not None
-        ]
-        return diff_data(scanner, old, new, targets)
+        for entry, part in select(wanted.values(), targets):
+            after = _look(project, scanner, entry.path, part)
+            changes.extend(_changes(scanner, _place(entry, part), _object(scanner, old.get(entry.path), part), after))
+    return tuple(changes)
 
 
-def _kind(entry: Entry) -> ObjectKind:
-    return ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB
+def _place(tracked: Tracked, part: str) -> str:
+    return f"{tracked.path}/{part}" if part else tracked.path
+
+
+def _look(project: Project, scanner: Scanner, owner: str, part: str) -> Entry | None:
+    """Return what the workspace has at a tracked path or at a part of it, if a scan of the whole would meet that."""
+    if not part:
+        return scanner.look(owner)
+    path = f"{owner}/{part}"
+    if any((project.root / above).is_symlink() for above in folders_above(path)):
+        return None
+    if leaves_out(project.root, path, below=owner):
+        return None
+    found = scanner.look(path)
+    if found is not None and found.digest == EMPTY_TREE and any((project.root / path).iterdir()):
+        return None  # all that is in the folder is left out
+    return found
 
 
 def _object(trees: TreeSource, tracked: Tracked | None, part: str) -> Entry | None:
@@ -189,6 +206,8 @@ def _object(trees: TreeSource, tracked: Tracked | None, part: str) -> Entry | No
 
 
 def _changes(trees: TreeSource, place: str, old: Entry | None, new: Entry | None) -> list[FileChange]:
+    if (old and old[1:]) == (new and new[1:]):
+        return []
     old_tree, new_tree = (side.digest if side and side.kind == Kind.FOLDER else None for side in (old, new))
     found: list[FileChange] = []
     if old_tree != new_tree:
