@@ -1,4 +1,4 @@
-"""A disk so small that a test can fill it."""
+"""Disks as tests need them: so small that they can be filled, read-only, or somewhere else."""
 
 from __future__ import annotations
 
@@ -22,3 +22,21 @@ def small_disk(near: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@contextmanager
+def bound(source: Path, place: Path, *, read_only: bool = False) -> Iterator[Path]:
+    """Let `place`, an empty folder, show what is at `source` for the length of the block; skips where that cannot be."""
+    _mount("--bind", source, place)
+    try:
+        if read_only:
+            _mount("-o", "remount,bind,ro", place)
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def _mount(*arguments: str | Path) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounting is not permitted: {done.stderr.decode().strip()}")

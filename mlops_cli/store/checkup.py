@@ -26,6 +26,7 @@ from mlops_cli.store.objects import cut
 from mlops_cli.store.pack_checkup import check_pack, check_segments
 from mlops_cli.store.pack_folder import SUFFIX
 from mlops_cli.store.packed import PackedStore
+from mlops_cli.store.sharing import make_folder
 
 CHECKED = "checked.json"  # when each unit was read last: seconds since 1970 by its name
 
@@ -220,7 +221,7 @@ class _Checker:
             return None
         target = f"quarantine/{digest.removeprefix(PREFIX)}.{os.urandom(4).hex()}"
         try:
-            os.makedirs(f"{self._root}/quarantine", exist_ok=True)
+            make_folder(f"{self._root}/quarantine", self._root)
             if os.stat(path, follow_symlinks=False).st_ino == info.st_ino:  # else somebody mended it
                 os.rename(path, f"{self._root}/{target}")
         except OSError:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mlops_cli.errors import LockedError
 from mlops_cli.files import POLL_SECONDS, translate_os_error
+from mlops_cli.store.sharing import grant
 
 NAME = "gc.lock"
 # Who gave way to a sweep has work in hand that must not be lost for a wait.
@@ -124,6 +125,7 @@ def _acquire_alone(path: Path, doing: str, timeout: float) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
+            grant([descriptor], path.parent, 0o666)
             if not _lock(descriptor, fcntl.LOCK_EX, deadline, needed=True):
                 raise LockedError(
                     f"other mlx commands are at work on the cache `{path.parent}`",
@@ -149,10 +151,13 @@ def _open(path: Path) -> int | None:
     """Return a descriptor of the lock's file; None where nobody could ever lock it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise
+    else:
+        grant([descriptor], path.parent, 0o666)
+        return descriptor
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # not ours to write, but others may, and collect
     except OSError:

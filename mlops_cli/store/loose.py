@@ -31,6 +31,7 @@ from mlops_cli.store.objects import AbsentObjects, Durability, Failures, Opener,
 from mlops_cli.store.pack_format import LARGEST
 from mlops_cli.store.pack_writer import Packer
 from mlops_cli.store.parallel import map_bounded
+from mlops_cli.store.sharing import grant, make_folder
 from mlops_cli.store.tree_format import TREE_LIMIT
 
 ROUND_OBJECTS = 1000
@@ -48,6 +49,7 @@ class Scratch:
     """
 
     def __init__(self, root: str) -> None:
+        self._root = root
         self._tmp = f"{root}/tmp"  # noqa: S108 - in the store, not the system's folder
         self._folder = ""
         self._made = False
@@ -97,18 +99,19 @@ class Scratch:
         self._made = False
 
     def _make(self) -> None:
-        os.makedirs(self._tmp, exist_ok=True)
+        make_folder(self._tmp, self._root)
         remove_abandoned(self._tmp)
         while True:
             self._folder = f"{self._tmp}/{os.getpid()}.{os.urandom(6).hex()}"
             self._lock = os.open(f"{self._folder}.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            grant([self._lock], self._root, 0o666)
             with suppress(OSError):  # no locks on this file system: then nobody can tell what is abandoned
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
             if os.fstat(self._lock).st_nlink:
                 break
             os.close(self._lock)  # a cleaner took it for abandoned between `open` and `flock`
         try:
-            os.mkdir(self._folder)
+            make_folder(self._folder, self._root)
         except OSError:
             self.close()
             raise
@@ -247,6 +250,7 @@ class LooseStore:
         """
         if not temporaries and not sealed:
             return
+        grant(temporaries.values(), self.root, OBJECT_MODE)
         durable = self.durability is not Durability.NONE
         if durable:
             self._sync_files([*temporaries.values(), *(path for path, _ in sealed)])
@@ -278,7 +282,7 @@ class LooseStore:
             os.rename(temporary, f"{self._objects}{shard}/{rest}")
 
     def _make_shard(self, shard: str) -> None:
-        os.makedirs(f"{self._objects}{shard}", exist_ok=True)
+        make_folder(f"{self._objects}{shard}", self.root)
         self._shards.add(shard)
 
     def _sync_files(self, paths: Sequence[str]) -> None:
@@ -344,7 +348,8 @@ class LooseStore:
             temporary = scratch.write(data)
             if self.durability is not Durability.NONE:
                 sync_paths([temporary], self.root)
-            path.parent.mkdir(exist_ok=True)
+            grant([temporary], self.root, OBJECT_MODE)
+            make_folder(str(path.parent), self.root)
             os.rename(temporary, path)
             if self.durability is not Durability.NONE:
                 sync_folder(path.parent)

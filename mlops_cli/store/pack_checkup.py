@@ -19,6 +19,7 @@ from mlops_cli.store.pack_format import FILE_HEADER, LARGEST_PACK, RECORD_SIZE, 
 from mlops_cli.store.pack_index import Table, footer_table, mapped, segment_table
 from mlops_cli.store.pack_writer import unpacked
 from mlops_cli.store.packed import PackedStore
+from mlops_cli.store.sharing import make_folder
 
 
 def check_pack(store: PackedStore, name: str, *, dry_run: bool) -> Findings:
@@ -96,7 +97,7 @@ def _replace(store: PackedStore, name: str, bad: Collection[Digest]) -> str | No
     target = f"quarantine/{name}{SUFFIX}.{os.urandom(4).hex()}"
     packs = store.packs
     try:
-        os.makedirs(f"{store.root}/quarantine", exist_ok=True)
+        make_folder(f"{store.root}/quarantine", store.root)
         with store.scratch() as scratch, packs.replacing(wait=True):
             if name not in packs.names():
                 return ""

@@ -21,6 +21,7 @@ from mlops_cli.store.pack_folder import SUFFIX
 from mlops_cli.store.pack_format import LARGEST, PackError
 from mlops_cli.store.pack_index import read_footer
 from mlops_cli.store.packs import Packs
+from mlops_cli.store.sharing import make_folder
 from mlops_cli.store.tree_format import MAGIC, TREE_LIMIT
 
 
@@ -169,7 +170,7 @@ class PackedStore(LooseStore):
         Of a pack, everything else that is good goes to a new one first, and the old file is moved.
         """
         folder = self.root / "quarantine"
-        folder.mkdir(exist_ok=True)
+        make_folder(str(folder), self.root)
         if self.packs.find(digest) is not None:
             return self._quarantine_packed(digest, folder)
         target = folder / f"{digest.removeprefix('blake3:')}.{os.urandom(4).hex()}"
@@ -180,7 +181,7 @@ class PackedStore(LooseStore):
     def _set_aside(self, path: str) -> None:
         """Keep a pack that has damage besides what is to go: nothing damaged vanishes unseen."""
         folder = self.root / "quarantine"
-        folder.mkdir(exist_ok=True)
+        make_folder(str(folder), self.root)
         os.rename(path, f"{folder}/{os.path.basename(path)}.{os.urandom(4).hex()}")
 
     def _quarantine_packed(self, digest: Digest, folder: Path) -> Path:

@@ -22,6 +22,7 @@ from mlops_cli.store.pack_format import SEALED_AT, PackError, Record, scan_recor
 from mlops_cli.store.pack_index import encode_segment
 from mlops_cli.store.pack_reader import PackReader
 from mlops_cli.store.pack_writer import PackWriter
+from mlops_cli.store.sharing import grant, make_folder
 
 SMALL_PACK = SEALED_AT // 8
 MANY_SMALL = 32  # that many small packs are gathered into one
@@ -34,8 +35,9 @@ class Packs(PackReader):
     def publish(self, sealed: Iterable[tuple[str, str]], *, durable: bool) -> None:
         """Give sealed packs (file, name), whose bytes are durable by now, their names, in that order."""
         new = not os.path.isdir(self.folder)
-        os.makedirs(self.folder, exist_ok=True)
+        make_folder(self.folder, self._root)
         for path, name in sealed:
+            grant([path], self._root, 0o444)
             os.rename(path, self.path_of(name))
         if durable:
             sync_folder(self.folder)
@@ -84,6 +86,7 @@ class Packs(PackReader):
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(f"{self._root}/packs.lock", flags, 0o666)
         try:
+            grant([descriptor], self._root, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -181,7 +184,8 @@ class Packs(PackReader):
             write_all(descriptor, data)
         finally:
             os.close(descriptor)
-        os.makedirs(self.index, exist_ok=True)
+        make_folder(self.index, self._root)
+        grant([temporary], self._root, 0o444)
         path = self.segment_path(hash_bytes(data).removeprefix(PREFIX))
         os.rename(temporary, path)
         self._forgive(path)

@@ -25,6 +25,7 @@ from mlops_cli.store.objects import Durability
 from mlops_cli.store.pack_folder import SUFFIX
 from mlops_cli.store.pack_format import PackError
 from mlops_cli.store.packed import PackedStore
+from mlops_cli.store.sharing import make_folder
 from mlops_cli.store.tree_format import TREE_LIMIT
 
 _DIGITS = re.compile("[0-9a-f]{64}")
@@ -153,7 +154,7 @@ class Trash:
             with suppress(FileNotFoundError, FileExistsError):  # somebody else did, or stored it again
                 found = os.stat(source, follow_symlinks=False).st_size
                 self._age(source)
-                os.makedirs(target.rpartition("/")[0], exist_ok=True)
+                make_folder(target.rpartition("/")[0], self._store.root)
                 rename_new(source, target)
                 count, size = count + 1, size + found
         self._store.packs.forget()
@@ -192,7 +193,7 @@ class Trash:
             if hash_file(path) == PREFIX + digits:
                 return True
         folder = f"{self._store.root}/quarantine"
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder, self._store.root)
         os.rename(path, f"{folder}/{name.replace('/', '')}.{os.urandom(4).hex()}")
         return False
 
@@ -231,7 +232,7 @@ class Trash:
         except FileNotFoundError:
             if not os.path.lexists(source):
                 return
-            os.makedirs(target.rpartition("/")[0], exist_ok=True)
+            make_folder(target.rpartition("/")[0], self._store.root)
             os.rename(source, target)
 
     @staticmethod

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlops_cli.errors import OutsideError, UsageError
-from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_atomic
+from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error
 from mlops_cli.hashing import fingerprint
 from mlops_cli.store.cache import Cache
 
@@ -41,7 +41,7 @@ def register(cache: Cache, root: Path, common_dir: Path) -> None:
     try:
         if path.is_file() and path.read_bytes() == data:
             return
-        write_atomic(path, data)
+        cache.write_file(path, data)
     except OSError as error:
         raise translate_os_error(error, f"register this project at the cache `{cache.root}`") from error
 

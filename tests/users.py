@@ -1,0 +1,95 @@
+"""Other users of this machine: what they run has their rights and no more. Only root can try that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Result, make_result
+from tests.disks import bound
+
+TEAM = 54_100  # a group; no user or group of these numbers need exist
+_FIRST = 54_000
+_REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody with a home at `home`, a group of their own, and `TEAM` as another."""
+
+    number: int
+    home: Path
+    python: Path
+    umask: int = 0o022
+
+    def run(self, *command: str | Path, cwd: Path | None = None) -> Result:
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=cwd or self.home,
+            env={
+                **os.environ,
+                "HOME": str(self.home),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), *(path for path in sys.path if "-packages" in path)]),
+                "XDG_CONFIG_HOME": str(self.home / ".config"),
+            },
+            user=self.number,
+            group=self.number,
+            extra_groups=[TEAM],
+            umask=self.umask,
+            capture_output=True,
+            check=False,
+        )
+        return make_result(done.returncode, done.stdout, done.stderr)
+
+    def mlx(self, *args: str | Path, cwd: Path | None = None) -> Result:
+        return self.run(self.python, "-m", "mlops_cli", *args, cwd=cwd)
+
+    def own(self, place: Path) -> None:
+        """Give everything at and below `place` to this user."""
+        for path in (place, *place.rglob("*")):
+            os.chown(path, self.number, self.number, follow_symlinks=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder that every user can enter, and a Python that they can run."""
+
+    root: Path
+    python: Path
+
+    def user(self, number: int, umask: int = 0o022) -> User:
+        """Return a user with an empty home in this place."""
+        user = User(_FIRST + number, self.root / f"user-{number}", self.python, umask)
+        user.home.mkdir(mode=0o755)
+        user.own(user.home)
+        return user
+
+
+@contextmanager
+def open_place() -> Iterator[Place]:
+    """Yield a new place; skips where nobody can act for other users, or they can be given no Python."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act for other users")
+    root = Path(tempfile.mkdtemp(prefix="mlx-users-", dir="/tmp"))
+    try:
+        root.chmod(0o755)
+        (root / "python").mkdir()
+        # Root's own Python may be where nobody else can come; its modules are those of the tests' all the same.
+        with bound(Path(sys.base_prefix), root / "python"):
+            python = root / "python" / Path(sys.executable).resolve().relative_to(sys.base_prefix)
+            probe = Place(root, python).user(0).mlx("--version")
+            if probe.code:
+                pytest.skip(f"other users cannot run these tests' Python: {probe.stderr.strip()[-200:]}")
+            yield Place(root, python)
+    finally:
+        shutil.rmtree(root)
