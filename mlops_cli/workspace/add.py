@@ -58,6 +58,8 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
     snapshot = workspace_snapshot(project)
     places = tuple(dict.fromkeys(place_of(snapshot, target) for target in targets))
     refuse_unfit(project, snapshot, places)
+    for owner, _ in places:
+        snapshot.pointer(owner)  # one that cannot be read stops this here, before anything is stored
     reporter.start("adding", None, "files")
     with open_scanner(project, reporter=reporter) as scanner:
         if dry_run:

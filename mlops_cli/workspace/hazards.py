@@ -15,6 +15,7 @@ from mlops_cli.store.trees import Change, Kind
 from mlops_cli.workspace.folders import not_a_folder
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.snapshot import Tracked
+from mlops_cli.workspace.twins import folds_names, refuse_twins
 
 _NAMED = 3  # paths that a message names
 
@@ -23,7 +24,10 @@ def refuse_harm(project: Project, plans: Sequence[tuple[Tracked, list[Change]]],
     """Raise UsageError when carrying `plans` out would lose bytes (unless `force`), or stop half-way."""
     if not force:
         _refuse_loss(project.cache, plans)
-    _refuse_obstacles(os.fsencode(project.root), [change for _, plan in plans for change in plan])
+    changes = [change for _, plan in plans for change in plan]
+    _refuse_obstacles(os.fsencode(project.root), changes)
+    if folds_names(project.root):
+        refuse_twins(change.path for change in changes if change.new is not None)
 
 
 def _refuse_loss(cache: Cache, plans: Sequence[tuple[Tracked, list[Change]]]) -> None:
