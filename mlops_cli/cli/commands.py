@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A command: the function that is called, whose docstring is its help, and the examples that end the help."""
 
     body: Callable[..., None]
@@ -38,8 +36,7 @@ class Command:
         return inspect.getdoc(self.body) or ""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """A noun and its commands, as `mlx remote`."""
 
     help: str

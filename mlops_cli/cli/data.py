@@ -91,7 +91,7 @@ def status(
         found = project_status(project, reporter)
     value = {
         "clean": found.clean,
-        "data": [asdict(item) for item in found.data],
+        "data": [item._asdict() for item in found.data],
         "stages": [
             {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
         ],
@@ -250,7 +250,7 @@ def diff(
         else:
             with open_snapshot(project, new) as after:
                 changes = diff_data(project.cache, before.tracked(), after.tracked(), targets)
-    value = {"old": old, "new": new, "changes": [asdict(change) for change in changes]}
+    value = {"old": old, "new": new, "changes": [change._asdict() for change in changes]}
     output.result("diff", value, map(_difference, changes))
     if not changes:
         output.say("no data differs")

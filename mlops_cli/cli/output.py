@@ -10,15 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlops_cli.cli.bars import TerminalReporter
 from mlops_cli.cli.streams import write_error, write_json
 from mlops_cli.cli.text import Line, Style, Styled, draw, printable
 
 
-@dataclass(frozen=True, slots=True)
-class Colors:
+class Colors(NamedTuple):
     """Which streams may carry colour."""
 
     stdout: bool = False
@@ -31,7 +30,7 @@ class Output:
 
     json: bool = False
     quiet: bool = False
-    colors: Colors = Colors()
+    colors: Colors = field(default_factory=Colors)
     notes: list[str] = field(default_factory=list)
 
     def result(self, kind: str, value: dict[str, Any], lines: Iterable[Line]) -> None:

@@ -37,7 +37,7 @@ def get(context: typer.Context, key: Key, as_json: Json = False) -> None:
 
     session = session_of(context)
     setting = find_setting(session.project(), key)
-    session.output(as_json).result("config-get", asdict(setting), [str(setting.value)])
+    session.output(as_json).result("config-get", setting._asdict(), [str(setting.value)])
 
 
 def set_(
@@ -99,7 +99,7 @@ def list_(
     found = explain(session.project().layers)
     rows = [(setting.key, str(setting.value), *([setting.origin] if show_origin else [])) for setting in found]
     headers = ("key", "value", "from") if show_origin else ("key", "value")
-    session.output(as_json).result("config-list", {"settings": [asdict(s) for s in found]}, table(headers, rows))
+    session.output(as_json).result("config-list", {"settings": [s._asdict() for s in found]}, table(headers, rows))
 
 
 def doctor(context: typer.Context, as_json: Json = False) -> None:

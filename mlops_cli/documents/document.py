@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlops_cli.errors import RecordError
 
@@ -30,8 +30,7 @@ TEXT_PER_NODE = 64
 _CONFLICT = re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """One parsed file; `lines` has the 1-based line of each key and item, and may be empty."""
 
     name: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import graphlib
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlops_cli.documents import nearest
 from mlops_cli.errors import RecordError, UsageError
@@ -17,8 +17,7 @@ from mlops_cli.pipeline.globs import can_descend
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(NamedTuple):
     """Stages by address, in an order in which they can run; `upstream` maps each to the makers of its inputs."""
 
     stages: Mapping[str, Stage]

@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from mlops_cli.documents import flatten
 from mlops_cli.hashing import Digest, fingerprint
@@ -52,8 +53,7 @@ class Wanted:
     unread: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Present:
+class Present(NamedTuple):
     """An output as it is in the workspace."""
 
     kind: ObjectKind
@@ -62,8 +62,7 @@ class Present:
     executable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What is to be done with a stage, every reason for it, and what is known of its result.
 
     `outs` are the outputs there will be afterwards, None when only running can tell; `source` is the lock they come
@@ -80,8 +79,7 @@ class Decision:
     missing: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What a decision is made from, beside the stage and its wanted inputs.
 
     `recall` returns the run cache's entry for a key; `holds` says whether the cache has an output's bytes; `describe`

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlops_cli.documents import flatten
@@ -147,7 +147,7 @@ def _scratch(project: Project, revision: str) -> Iterator[tuple[Project, str]]:
         if not (root / ".mlx").is_dir():
             raise UsageError(f"revision `{revision}` is from before `mlx init`", hint="choose a later one")
         try:
-            config = replace(project.config, cache_dir=str(project.cache.root))
+            config = project.config._replace(cache_dir=str(project.cache.root))
             yield Project(root, checkout, project.layers, config), name
         finally:
             _forget(project, folder)
@@ -245,7 +245,7 @@ class _Rerun:
         for tracked in self.snapshot.tracked():
             if not tracked.git and _needs(stage, lock, tracked.path):
                 dep = recorded.get(tracked.path)
-                yield replace(tracked, digest=dep.digest) if dep else tracked
+                yield tracked._replace(digest=dep.digest) if dep else tracked
 
     def _place(self, tracked: Tracked, stage: Stage) -> None:
         entry = as_entry(tracked)

@@ -151,7 +151,7 @@ class _Runner:
         """Return the lock of a stage whose outputs were restored from `source`."""
         stage = decision.stage
         declared = {out.path: out for out in stage.outs}
-        outs = tuple(replace(out, git=declared[out.path].git, push=declared[out.path].push) for out in source.outs)
+        outs = tuple(out._replace(git=declared[out.path].git, push=declared[out.path].push) for out in source.outs)
         metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
         return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
 
@@ -175,7 +175,7 @@ class _Runner:
                 self._tell_failure(unfinished, outcome)
             raise
         journal.finish(self.project, stage.address)
-        settled = replace(decision, outs=lock.outs, source=lock)
+        settled = decision._replace(outs=lock.outs, source=lock)
         self.observer.settle(settled)
         return settled
 

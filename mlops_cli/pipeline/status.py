@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlops_cli.files import TEMPORARY_PREFIX
 from mlops_cli.pipeline.graph import choose
@@ -16,8 +16,7 @@ from mlops_cli.workspace.scan import open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectStatus:
+class ProjectStatus(NamedTuple):
     """The state of every tracked path, and the decision for every stage."""
 
     data: tuple[DataStatus, ...]

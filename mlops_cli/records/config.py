@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlops_cli.documents import Fields, check_version, describe, dump_yaml, nearest, parse_scalar, parse_yaml
 from mlops_cli.errors import UsageError
@@ -26,15 +26,13 @@ _REMOTE_KEY = re.compile(r"remotes\.(.+)\.url\Z", re.DOTALL)
 _LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@:]*:(?!\d+(?:/|\Z))[^@]*@")
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(NamedTuple):
     """A store elsewhere."""
 
     url: str
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """The settings in force; `None` means that nothing says. Times are in seconds."""
 
     core_remote: str | None
@@ -47,16 +45,14 @@ class Config:
     gc_grace: float = 14 * 24 * 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """One source of settings: `origin` names it to people, `values` are its flat keys."""
 
     origin: str
     values: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One key as it is in force, and the layer that decided."""
 
     key: str
@@ -64,8 +60,7 @@ class Setting:
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
+class _Option(NamedTuple):
     """What a key may hold: `choices`, or a value of `kind`, not below zero when it is a number."""
 
     kind: str

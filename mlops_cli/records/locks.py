@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mlops_cli.documents import Fields, Inline, check_version, dump_yaml, parse_yaml
 from mlops_cli.hashing import Digest
@@ -18,8 +19,7 @@ from mlops_cli.records.pointers import ObjectKind, read_details, read_object
 _KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run")
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """A dependency as it was when the stage ran; `size` in bytes."""
 
     path: str
@@ -29,8 +29,7 @@ class Input:
     executable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class OutputRecord:
+class OutputRecord(NamedTuple):
     """An output as the stage left it; with `git` Git keeps the file itself, else `push` says whether remotes get it."""
 
     path: str

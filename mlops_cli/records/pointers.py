@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from mlops_cli.documents import Fields, check_version, dump_yaml, parse_yaml
 from mlops_cli.errors import RecordError
@@ -29,8 +29,7 @@ class ObjectKind(StrEnum):
     BLOB = "blob"
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(NamedTuple):
     """What lies at `path` (one name, beside the pointer): `size` in bytes; `files` counted for trees only.
 
     `executable` is about a lone file; within trees each file has its own mark.

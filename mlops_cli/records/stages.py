@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PARAMS_FILE = "params.yaml"
 
@@ -17,16 +17,14 @@ _FOLDERS = f"(?:{_VISIBLE}/)*"
 _MAGIC = re.compile(r"[*?\[]")
 
 
-@dataclass(frozen=True, slots=True)
-class ParamsFile:
+class ParamsFile(NamedTuple):
     """A file of parameters, and the keys (dotted) that the stage uses; no keys means the whole file."""
 
     path: str
     keys: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots)."""
 
     path: str
@@ -35,8 +33,7 @@ class Output:
     git: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Plot:
+class Plot(NamedTuple):
     """A file of points, and which of its columns to draw; empty texts leave the choice to the reader."""
 
     path: str
@@ -45,8 +42,7 @@ class Plot:
     title: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(NamedTuple):
     """A command with its inputs and outputs, one instance of a matrix if there is one.
 
     `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
@@ -70,8 +66,7 @@ class Stage:
     file: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pipeline:
+class Pipeline(NamedTuple):
     """One `mlx.yaml`: its stages in the order of the file, and the metrics files that no stage makes."""
 
     stages: tuple[Stage, ...]
@@ -79,8 +74,7 @@ class Pipeline:
     file: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewStage:
+class NewStage(NamedTuple):
     """A stage to be written into a file: paths relative to that file, `${name}` still in place."""
 
     name: str

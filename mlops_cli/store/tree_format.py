@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 from itertools import pairwise, starmap
@@ -83,8 +82,7 @@ class Leaf(NamedTuple):
     digest: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(NamedTuple):
     """The tree of a folder that is cut into leaves."""
 
     leaves: tuple[Leaf, ...]

@@ -11,7 +11,7 @@ import marshal
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import xxhash
 
@@ -20,8 +20,7 @@ from mlops_cli.store.packed import PackedStore
 _SETTLED_NS = 2_000_000_000  # the coarsest tick of a folder's time of change
 
 
-@dataclass(frozen=True, slots=True)
-class Witness:
+class Witness(NamedTuple):
     """What a store looked like: the names of its packs, and when each folder of loose objects changed, in ns."""
 
     root: str

@@ -10,8 +10,8 @@ import json
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mlops_cli.errors import OutsideError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error
@@ -19,8 +19,7 @@ from mlops_cli.hashing import fingerprint
 from mlops_cli.store.cache import Cache
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(NamedTuple):
     """A project that uses a cache outside its own Git directory: its root, its clone's Git directory, its note."""
 
     root: str

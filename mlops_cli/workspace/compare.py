@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from mlops_cli.errors import MissingObject
 from mlops_cli.files import folders_above
@@ -34,8 +34,7 @@ class DataState(StrEnum):
     UNTRACKED = "untracked"  # an output that no run has recorded
 
 
-@dataclass(frozen=True, slots=True)
-class DataStatus:
+class DataStatus(NamedTuple):
     """The state of one tracked path, with how many files below it differ."""
 
     path: str
@@ -45,8 +44,7 @@ class DataStatus:
     deleted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FileChange:
+class FileChange(NamedTuple):
     """One file (or empty folder) that differs; sizes in bytes, None on the side that does not have it.
 
     `executable` is whether the file may be run now; None unless that changed.

@@ -12,9 +12,8 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_cli.errors import OutsideError, UsageError
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 READ_AT_MOST = 16 << 20  # bytes of one file: records are far smaller, and what is not one must not fill the memory
 
 
-@dataclass(frozen=True, slots=True)
-class Checkout:
+class Checkout(NamedTuple):
     """One working tree of a Git repository.
 
     `git_dir` belongs to this working tree alone; `common_dir` is shared by every worktree of the clone.

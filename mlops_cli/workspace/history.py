@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 
 from mlops_cli.errors import RecordError
 from mlops_cli.records.locks import read_lock
@@ -30,4 +29,4 @@ def recorded(project: Project) -> Iterator[tuple[str, Tracked]]:
             folder, _, name = path.rpartition("mlx.lock/")
             folder, stage = folder.rstrip("/"), name.removesuffix(".yaml")
             for out in read_lock(data, path, folder).outs:
-                yield commit[:_SHORT], replace(track(out.path, out), stage=f"{folder}:{stage}" if folder else stage)
+                yield commit[:_SHORT], track(out.path, out)._replace(stage=f"{folder}:{stage}" if folder else stage)

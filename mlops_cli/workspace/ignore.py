@@ -6,9 +6,8 @@ only when a project has such a file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlops_cli.errors import UsageError
 from mlops_cli.files import folders_above
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 NAME = ".mlxignore"
 
 
-@dataclass(frozen=True, slots=True)
-class IgnoreRules:
+class IgnoreRules(NamedTuple):
     """The rules in force in one folder: (the folder a file speaks for, its patterns), outermost first."""
 
     specs: tuple[tuple[str, GitIgnoreSpec], ...] = ()

@@ -10,10 +10,9 @@ import os
 import stat
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mlops_cli.documents import nearest
 from mlops_cli.errors import RecordError, UsageError
@@ -41,8 +40,7 @@ class Files(Protocol):
         """Return a file's bytes, or None when it is not there."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkspaceFiles:
+class WorkspaceFiles(NamedTuple):
     """The files on disk."""
 
     root: Path
@@ -75,8 +73,7 @@ class WorkspaceFiles:
             os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class Tracked:
+class Tracked(NamedTuple):
     """A path whose bytes the stores hold, by a pointer or as a stage's output (`stage` is its address then)."""
 
     path: str
@@ -198,7 +195,7 @@ class Snapshot:
         lock = self.lock(stage)
         declared = {out.path: out for out in stage.outs}
         return tuple(
-            replace(track(out.path, out), stage=stage.address, git=own.git, push=own.push)
+            track(out.path, out)._replace(stage=stage.address, git=own.git, push=own.push)
             for out in (lock.outs if lock else ())
             if (own := declared.get(out.path)) is not None
         )

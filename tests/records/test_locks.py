@@ -55,9 +55,11 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 BY_FILE = st.dictionaries(PATHS, st.dictionaries(TEXTS, VALUES, max_size=3), max_size=3)
-INPUTS = st.builds(Input, PATHS, st.sampled_from(ObjectKind), DIGESTS, SIZES)
+INPUTS = st.builds(Input, PATHS, st.sampled_from(ObjectKind), DIGESTS, SIZES, st.just(value=False))
 OUTPUTS = st.one_of(
-    st.builds(OutputRecord, BELOW, st.just(TREE), DIGESTS, SIZES, SIZES, st.booleans(), st.booleans()),
+    st.builds(
+        OutputRecord, BELOW, st.just(TREE), DIGESTS, SIZES, SIZES, st.booleans(), st.booleans(), st.just(value=False)
+    ),
     st.builds(
         OutputRecord, BELOW, st.just(BLOB), DIGESTS, SIZES, st.none(), st.booleans(), st.booleans(), st.booleans()
     ),

@@ -23,7 +23,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0
     lambda name: name not in (".", "..") and ":" not in name[1:2] and "git" not in name.lower()
 )
 POINTERS = st.one_of(
-    st.builds(Pointer, NAMES, st.just(ObjectKind.TREE), DIGESTS, SIZES, SIZES),
+    st.builds(Pointer, NAMES, st.just(ObjectKind.TREE), DIGESTS, SIZES, SIZES, st.just(value=False)),
     st.builds(Pointer, NAMES, st.just(ObjectKind.BLOB), DIGESTS, SIZES, st.none(), st.booleans()),
 )
 
