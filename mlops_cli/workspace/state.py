@@ -3,7 +3,7 @@
 A row says "a file of this size, times and inode had this digest", so that an unchanged file is never read again. One
 more row says, of a folder whose every file has such a row, what its files looked like in all and which tree it was: an
 unchanged folder costs one look-up, not one a file. The index is a cache in SQLite, one per clone, read one folder per
-query; damaged or of another version, it is thrown away.
+query, its files' rows packed into a few values with a checksum each; damaged or of another version, it is thrown away.
 Rows are keyed by worktree and path inside it, so a moved clone keeps its index. A row is only kept when the file was
 older than the look at it by more than the clock's grain (Git's racy rule): a later edit then must show in `ctime`,
 which no program can set back.
@@ -11,6 +11,7 @@ which no program can set back.
 
 from __future__ import annotations
 
+import marshal
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -18,10 +19,15 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
+from zlib import crc32
+
+import xxhash
 
 from mlops_cli.store.sources import Stat
 
 VERSION = 3
+PARTS = 16  # of a folder's rows, by a hash of the name: one changed file writes a sixteenth of them anew
+_PLAIN = 2  # the version of `marshal` that spells equal values equally
 GRAIN_NS = 20_000_000  # kernels stamp files with a clock that ticks every 1 to 10 ms
 COARSE_GRAIN_NS = 2_000_000_000  # FAT, some network file systems, and clocks that cannot be compared
 
@@ -30,10 +36,9 @@ CREATE TABLE IF NOT EXISTS folder(
     id INTEGER PRIMARY KEY, checkout TEXT NOT NULL, path BLOB NOT NULL,
     seen BLOB, below BLOB, tree BLOB, size INTEGER, files INTEGER, held BLOB, UNIQUE(checkout, path)
 );
-CREATE TABLE IF NOT EXISTS file(
-    folder INTEGER NOT NULL, name BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(folder, name)
-) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files(
+    folder INTEGER NOT NULL, part INTEGER NOT NULL, rows BLOB NOT NULL, UNIQUE(folder, part)
+);
 """
 
 
@@ -136,23 +141,23 @@ class State:
         number = self._number_of(folder)
         if number is None:
             return {}
-        query = "SELECT name, size, mtime_ns, ctime_ns, inode, digest FROM file WHERE folder = ?"
+        found: dict[bytes, Row] = {}
         try:
-            return {row[0]: Row._make(row[1:]) for row in self._database.execute(query, (number,))}
+            for (data,) in self._database.execute("SELECT rows FROM files WHERE folder = ?", (number,)):
+                found.update(_decode(data))
         except sqlite3.DatabaseError:
             return {}
+        return found
 
     def row(self, folder: bytes, name: bytes) -> Row | None:
         """Return the row of one file."""
         number = self._number_of(folder)
         if number is None:
             return None
-        query = "SELECT size, mtime_ns, ctime_ns, inode, digest FROM file WHERE folder = ? AND name = ?"
         try:
-            found = self._database.execute(query, (number, name)).fetchone()
+            return self._part(number, _part_of(name)).get(name)
         except sqlite3.DatabaseError:
             return None
-        return Row._make(found) if found else None
 
     def save(
         self,
@@ -169,15 +174,9 @@ class State:
         """
         try:
             with self._database:
+                self._database.execute("BEGIN IMMEDIATE")  # what is read below must be what is replaced
                 for folder, rows, gone in changes:
-                    number = self._number(folder)
-                    self._database.executemany(
-                        "DELETE FROM file WHERE folder = ? AND name = ?", ((number, name) for name in gone)
-                    )
-                    self._database.executemany(
-                        "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)",
-                        ((number, name, *row) for name, row in rows.items()),
-                    )
+                    self._change(folder, rows, gone)
                 if held and held_before and held != held_before:
                     self._database.execute("UPDATE folder SET held = ? WHERE held = ?", (held, held_before))
                 for folder, known in folders.items():
@@ -189,6 +188,31 @@ class State:
                 self._folders = None
         except sqlite3.DatabaseError:
             self._folders = None
+
+    def _change(self, folder: bytes, rows: Mapping[bytes, Row], gone: Iterable[bytes]) -> None:
+        is_new = folder not in self._all()
+        number = self._number(folder)
+        parts: dict[int, dict[bytes, Row]] = {}
+
+        def part_with(name: bytes) -> dict[bytes, Row]:
+            part = _part_of(name)
+            if part not in parts:
+                parts[part] = {} if is_new else self._part(number, part)
+            return parts[part]
+
+        for name in gone:
+            part_with(name).pop(name, None)
+        for name, row in rows.items():
+            part_with(name)[name] = row
+        self._database.executemany(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
+            ((number, part, _encode(rows)) for part, rows in parts.items()),
+        )
+
+    def _part(self, number: int, part: int) -> dict[bytes, Row]:
+        query = "SELECT rows FROM files WHERE folder = ? AND part = ?"
+        found = self._database.execute(query, (number, part)).fetchone()
+        return {} if found is None else _decode(found[0])
 
     def move_folder(self, old: bytes, new: bytes) -> None:
         """Know a folder that was renamed, and all below it, by its new path; failing to is not an error.
@@ -204,7 +228,7 @@ class State:
         stale = [(folders[path][0],) for path, _ in moved if path in folders]
         try:
             with self._database:
-                self._database.executemany("DELETE FROM file WHERE folder = ?", stale)
+                self._database.executemany("DELETE FROM files WHERE folder = ?", stale)
                 self._database.executemany("DELETE FROM folder WHERE id = ?", stale)
                 self._database.executemany("UPDATE folder SET path = ? WHERE id = ?", moved)
         except sqlite3.DatabaseError:
@@ -213,7 +237,7 @@ class State:
 
     def forget(self) -> None:
         """Drop every row of this checkout, as when a scratch worktree is removed; failing to is not an error."""
-        rows = "DELETE FROM file WHERE folder IN (SELECT id FROM folder WHERE checkout = ?)"
+        rows = "DELETE FROM files WHERE folder IN (SELECT id FROM folder WHERE checkout = ?)"
         with suppress(sqlite3.DatabaseError), self._database:
             self._database.execute(rows, (self._checkout,))
             self._database.execute("DELETE FROM folder WHERE checkout = ?", (self._checkout,))
@@ -246,6 +270,22 @@ class State:
         return known[folder][0]
 
 
+def _part_of(name: bytes) -> int:
+    return crc32(name) % PARTS
+
+
+def _encode(rows: Mapping[bytes, Row]) -> bytes:
+    data = marshal.dumps({name: tuple(row) for name, row in rows.items()}, _PLAIN)
+    return xxhash.xxh3_64_digest(data) + data
+
+
+def _decode(data: bytes) -> dict[bytes, Row]:
+    """Return the rows that `_encode` wrote; none when they are not what it wrote."""
+    if xxhash.xxh3_64_digest(data[8:]) != data[:8]:
+        return {}
+    return {name: Row._make(row) for name, row in marshal.loads(data[8:]).items()}  # noqa: S302 - checked
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(path, timeout=5)
@@ -258,7 +298,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             raise sqlite3.DatabaseError("another version")
         database.execute("PRAGMA synchronous=NORMAL")
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        if not tables >= {"folder", "file"}:
+        if not tables >= {"folder", "files"}:
             raise sqlite3.DatabaseError("tables are gone")
     except BaseException:
         database.close()

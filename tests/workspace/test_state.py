@@ -329,13 +329,13 @@ def empty(path: Path) -> None:
 def make_newer(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
-    database.execute("DROP TABLE file")
+    database.execute("DROP TABLE files")
     database.close()
 
 
 def drop_table(path: Path) -> None:
     database = sqlite3.connect(path)
-    database.execute("DROP TABLE file")
+    database.execute("DROP TABLE files")
     database.close()
 
 
