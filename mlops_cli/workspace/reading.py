@@ -24,11 +24,12 @@ from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, hash_file, ra
 from mlops_cli.store.batch import Batch
 from mlops_cli.store.links import object_at
 from mlops_cli.store.sources import is_open_for_writing
-from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.store.tree_format import SPLIT_ABOVE
+from mlops_cli.store.trees import Entry, Kind, encode_tree
 from mlops_cli.workers import MOST_TASKS
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import IgnoreRules
-from mlops_cli.workspace.state import Clock, Known, Row
+from mlops_cli.workspace.state import Clock, Known, Row, pack_rows
 
 _RETRIES = 3
 TEMPORARY = os.fsencode(TEMPORARY_PREFIX)
@@ -47,11 +48,12 @@ Finding = tuple[bytes, int, int, bytes, Knowledge]
 
 
 class Piece(NamedTuple):
-    """Some of the files of one folder, by numbers."""
+    """Some of the files of one folder, by numbers; `whole` when these are all."""
 
     folder: int
     start: int
     end: int
+    whole: bool
 
 
 def pieces(folders: Sequence[Sequence[object]]) -> list[list[Piece]]:
@@ -61,7 +63,7 @@ def pieces(folders: Sequence[Sequence[object]]) -> list[list[Piece]]:
     filled = least
     for number, files in enumerate(folders):
         for start in range(0, max(len(files), 1), least):
-            piece = Piece(number, start, min(start + least, len(files)))
+            piece = Piece(number, start, min(start + least, len(files)), whole=len(files) <= least)
             if filled >= least:
                 tasks.append([])
                 filled = 0
@@ -82,7 +84,34 @@ class Folder:
     entries: list[Entry] = field(default_factory=list)
     hides: bool = False  # something in it, or below, is left out
     seen: bytes = b""  # the fingerprint of its files' looks; empty when it cannot be known as a whole
+    inner: bool = False  # it has sub-folders that are not left out
     known: Known | None = None  # its files are as they were: they have no entries here
+    made: Made | None = None  # neither have they when its tree is made already
+
+
+class Made(NamedTuple):
+    """The tree of a folder without sub-folders: raw digest, bytes, and the bytes and number of its files."""
+
+    digest: bytes
+    data: bytes
+    size: int
+    files: int
+
+
+class Filled(NamedTuple):
+    """What filling a piece came to.
+
+    Of a whole folder without sub-folders that is the fingerprint of its files' looks (empty when some are too young to
+    be known), its rows as the state index packs them (None: as they were), and its tree. Of all others it is what the
+    files look like, and their entries.
+    """
+
+    hides: bool
+    seen: bytes
+    rows: list[tuple[int, bytes]] | None
+    made: tuple[bytes, bytes, int, int] | None
+    facts: list[Fact]
+    found: list[Finding]
 
 
 class Looker:
@@ -109,7 +138,7 @@ class Looker:
             with suppress(FileNotFoundError):
                 stat = child.stat(follow_symlinks=False)
                 found.append(_fact(child.name, stat))
-        if piece.end - piece.start < len(files):
+        if not piece.whole:
             return b"", 0, found
         return fingerprint(found), max(map(itemgetter(2), found), default=0), []
 
@@ -153,15 +182,15 @@ class Filler:
         if self._part is not None:
             self._part.divide(worker)
 
-    def do(self, task: int) -> list[tuple[list[Fact], list[Finding], bool]]:
-        """Return, for each piece, what its files look like, its entries, and whether something is left out."""
-        return [self._fill(piece) for piece in self.tasks[task]]
+    def do(self, task: int) -> list[tuple[object, ...]]:
+        """Return the fields of `Filled` for each piece."""
+        return [tuple(self._fill(piece)) for piece in self.tasks[task]]
 
     def end(self) -> object:
         """Return what another process than the batch's owner stored, for `Batch.absorb`."""
         return None if self._part is None else self._part.divided()
 
-    def _fill(self, piece: Piece) -> tuple[list[Fact], list[Finding], bool]:
+    def _fill(self, piece: Piece) -> Filled:
         folder, rows = self._folders[piece.folder], self._rows[piece.folder]
         look_at, unruled = self._reader.look_at, not folder.rules.specs
         facts: list[Fact] = []
@@ -176,7 +205,30 @@ class Filler:
                     hides = True
                 else:
                     found.append((name, *look_at(child.path, stat, rows.get(name), copied=self._copied)))
-        return facts, found, hides
+        if folder.inner or not piece.whole or not found or len(found) > SPLIT_ABOVE:
+            return Filled(hides, b"", None, None, facts, found)
+        entries = [Entry(name, kind, size, 1, digest_from_raw(raw)) for name, kind, size, raw, _ in found]
+        ((digest, data),) = encode_tree(entries)
+        made = raw_digest(digest), data, sum(map(itemgetter(2), entries)), len(entries)
+        return Filled(hides, *self._known(folder, rows, facts, found), made, [], [])
+
+    @staticmethod
+    def _known(
+        folder: Folder, rows: Mapping[bytes, Row], facts: list[Fact], found: list[Finding]
+    ) -> tuple[bytes, list[tuple[int, bytes]] | None]:
+        """Return what the state index is to know of a whole folder: fingerprint, and rows unless as they were."""
+        young = any(known is False for *_, known in found)
+        seen = b"" if young or folder.rules.specs else fingerprint(facts)
+        if len(rows) == len(found) and all(known is True for *_, known in found):
+            return seen, None
+        now: dict[bytes, Row] = {}
+        for name, _, _, raw, known in found:
+            if known is True:
+                if name in rows:  # a symlink has none
+                    now[name] = rows[name]
+            elif known is not False:
+                now[name] = Row(*known, raw)
+        return seen, pack_rows(now)
 
 
 class FileReader:

@@ -32,11 +32,12 @@ from mlops_cli.workspace.reading import (
     TEMPORARY,
     Fact,
     FileReader,
+    Filled,
     Filler,
     Finding,
     Folder,
-    Knowledge,
     Looker,
+    Made,
     fingerprint,
 )
 from mlops_cli.workspace.state import Clock, Known, Row, State
@@ -82,6 +83,7 @@ class Scanner:
         self._written: list[tuple[bytes, os.stat_result | Stat, Digest]] = []
         self._changes: dict[bytes, tuple[dict[bytes, Row], set[bytes]]] = {}
         self._folders: dict[bytes, Known] = {}
+        self._whole: dict[bytes, list[tuple[int, bytes]]] = {}  # all rows of folders, packed
         self._unbuilt: dict[Digest, bytes] = {}  # trees that nobody needed to build, and their folders
         self._unreported = 0
         if batch is not None:
@@ -117,7 +119,13 @@ class Scanner:
         except FileNotFoundError:  # gone meanwhile, or a link to an object that is gone
             return None
         self._report(1)
-        self._learn(key, name, raw, known, is_known=row is not None)
+        rows, gone = self._changes.get(key) or ({}, set())
+        if known is not True:
+            if known:
+                rows[name] = Row(*known, raw)
+            elif row is not None:
+                gone.add(name)
+            self._changes[key] = rows, gone
         return Entry(name, kind, size, 1, digest_from_raw(raw))
 
     def remember(self, path: bytes, stat: os.stat_result | Stat, digest: Digest) -> None:
@@ -136,10 +144,10 @@ class Scanner:
                     self._changes.setdefault(self._key(folder), ({}, set()))[0][name] = row
             self._written = []
         before, after = (b"", b"") if self._witness is None else self._now_held(self._witness)
-        if self._changes or self._folders or before != after:
+        if self._changes or self._folders or self._whole or before != after:
             changes = ((folder, rows, gone) for folder, (rows, gone) in self._changes.items())
-            self._state.save(changes, self._folders, held=after, held_before=before)
-            self._changes, self._folders = {}, {}
+            self._state.save(changes, self._folders, self._whole, held=after, held_before=before)
+            self._changes, self._folders, self._whole = {}, {}, {}
 
     def _now_held(self, before: Witness) -> tuple[bytes, bytes]:
         """Return by which stamps folders were and are known to be held by the cache."""
@@ -179,7 +187,7 @@ class Scanner:
             parent = folders[folder.parent]
             if folder.hides and folder.known is not None:
                 self._fill_again(folder)
-            if folder.entries or not folder.hides:
+            if folder.entries or folder.made or not folder.hides:
                 entry = self._encode(folder, folder.path.rpartition(b"/")[2])
                 parent.entries.append(entry)
                 without_files += not entry.files
@@ -209,6 +217,7 @@ class Scanner:
             elif self._hides(folder, child.name, is_folder):
                 folder.hides = True
             elif is_folder:
+                folder.inner = True
                 path = folder.path + b"/" + child.name
                 yield Folder(path, self._key(path), number, folder.rules)
             else:
@@ -241,7 +250,7 @@ class Scanner:
         for task, value in carried_out(looker, len(looker.tasks), crew):
             for piece, (print_, largest, part) in zip(looker.tasks[task], value, strict=True) if task != END else ():
                 self._report(piece.end - piece.start)
-                if part or not print_:
+                if not piece.whole:
                     facts.setdefault(piece.folder, []).extend(part)
                 seen[piece.folder] = print_, largest
         for number, (folder, known) in enumerate(asked):
@@ -271,39 +280,44 @@ class Scanner:
                 if value is not None and batch is not None:
                     batch.absorb(value)
                 continue
-            for piece, (looks, found, hides) in zip(filler.tasks[task], value, strict=True):
-                folder = folders[piece.folder]
-                folder.hides = folder.hides or hides
-                facts[piece.folder] += looks
-                if self._take(folder, found, rows[piece.folder]):
+            for piece, fields in zip(filler.tasks[task], value, strict=True):
+                folder, filled = folders[piece.folder], Filled(*fields)
+                folder.hides = folder.hides or filled.hides
+                if filled.made is not None:
+                    folder.made, folder.seen = Made(*filled.made), filled.seen
+                    if filled.rows is not None:
+                        self._whole[folder.key] = filled.rows
+                facts[piece.folder] += filled.facts
+                if self._take(folder, filled.found, rows[piece.folder]):
                     young.add(piece.folder)
                 self._report(piece.end - piece.start)
         for number, folder in enumerate(folders):
+            folder.files = []
+            if folder.made is not None:
+                continue
             gone = rows[number].keys() - {entry.name for entry in folder.entries if entry.kind != Kind.FOLDER}
             if gone:
                 self._changes.setdefault(folder.key, ({}, set()))[1].update(gone)
             folder.seen = b"" if folder.rules.specs or number in young else fingerprint(facts[number])
-            folder.files = []
 
     def _take(self, folder: Folder, found: Sequence[Finding], rows: Mapping[bytes, Row]) -> bool:
         """Add entries to a folder, and note what is learnt; return whether some are too young to be known."""
         young = False
         entries = folder.entries
+        new, gone = self._changes.get(folder.key) or ({}, set())
         for name, kind, size, raw, known in found:
             entries.append(Entry(name, kind, size, 1, digest_from_raw(raw)))
-            if known is not True:
-                self._learn(folder.key, name, raw, known, is_known=name in rows)
-                young = young or not known
+            if known is True:
+                continue
+            if known:
+                new[name] = Row(*known, raw)
+            else:
+                young = True
+                if name in rows:
+                    gone.add(name)
+        if new or gone:
+            self._changes[folder.key] = new, gone
         return young
-
-    def _learn(self, key: bytes, name: bytes, raw: bytes, known: Knowledge, *, is_known: bool) -> None:
-        if known is True or not (known or is_known):
-            return
-        rows, gone = self._changes.setdefault(key, ({}, set()))
-        if known:
-            rows[name] = Row(*known, raw)
-        else:
-            gone.add(name)
 
     def _encode(self, folder: Folder, name: bytes) -> Entry:
         known = folder.known
@@ -316,13 +330,19 @@ class Scanner:
             self._fill_again(folder)
         elif folder.seen:
             below = _fingerprint_below([entry for entry in folder.entries if entry.kind == Kind.FOLDER])
-        objects = encode_tree(folder.entries)
+        if folder.made is not None:
+            raw, data, size, files = folder.made
+            folder.made = None
+            objects: tuple[tuple[Digest, bytes], ...] = ((digest_from_raw(raw), data),)
+        else:
+            objects = encode_tree(folder.entries)
+            size = sum(entry.size for entry in folder.entries)
+            files = sum(entry.files for entry in folder.entries)
+            folder.entries = []
         for digest, data in objects:
             self.trees[digest] = data
             if self._reader.batch is not None:
                 self._reader.batch.add_bytes(data)
-        size = sum(entry.size for entry in folder.entries)
-        files = sum(entry.files for entry in folder.entries)
         digest = objects[-1][0]
         if folder.seen and not folder.hides:
             self._folders[folder.key] = Known(folder.seen, below, raw_digest(digest), size, files)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import marshal
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -163,18 +163,24 @@ class State:
         self,
         changes: Iterable[tuple[bytes, dict[bytes, Row], Iterable[bytes]]],
         folders: Mapping[bytes, Known] = MappingProxyType({}),
+        whole: Mapping[bytes, Sequence[tuple[int, bytes]]] = MappingProxyType({}),
         *,
         held: bytes = b"",
         held_before: bytes = b"",
     ) -> None:
         """Record, per folder, new rows and the names whose rows are gone, and what folders are in all; all or nothing.
 
-        The cache holds all of `folders` under the stamp `held`, and so what it held under `held_before` (empty: none).
-        A failure to write is not an error: the files are hashed again next time.
+        `whole` has all rows that folders are to have, as `pack_rows` gives them. The cache holds all of `folders` under
+        the stamp `held`, and so what it held under `held_before` (empty: none). A failure to write is not an error: the
+        files are hashed again next time.
         """
         try:
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")  # what is read below must be what is replaced
+                for folder, parts in whole.items():
+                    number = self._number(folder)
+                    self._database.execute("DELETE FROM files WHERE folder = ?", (number,))
+                    self._write(number, parts)
                 for folder, rows, gone in changes:
                     self._change(folder, rows, gone)
                 if held and held_before and held != held_before:
@@ -204,9 +210,11 @@ class State:
             part_with(name).pop(name, None)
         for name, row in rows.items():
             part_with(name)[name] = row
+        self._write(number, ((part, _encode(rows)) for part, rows in parts.items()))
+
+    def _write(self, number: int, parts: Iterable[tuple[int, bytes]]) -> None:
         self._database.executemany(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
-            ((number, part, _encode(rows)) for part, rows in parts.items()),
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", ((number, part, data) for part, data in parts)
         )
 
     def _part(self, number: int, part: int) -> dict[bytes, Row]:
@@ -268,6 +276,14 @@ class State:
             query = "SELECT id FROM folder WHERE checkout = ? AND path = ?"
             known[folder] = (self._database.execute(query, (self._checkout, folder)).fetchone()[0], None)
         return known[folder][0]
+
+
+def pack_rows(rows: Mapping[bytes, Row]) -> list[tuple[int, bytes]]:
+    """Return the rows of a folder as the index keeps them: numbered parts."""
+    parts: dict[int, dict[bytes, Row]] = {}
+    for name, row in rows.items():
+        parts.setdefault(crc32(name) % PARTS, {})[name] = row
+    return [(part, _encode(rows)) for part, rows in parts.items()]
 
 
 def _part_of(name: bytes) -> int:

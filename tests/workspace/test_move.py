@@ -14,8 +14,8 @@ import pytest
 from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.workspace import move as module
-from mlops_cli.workspace import renaming
 from mlops_cli.workspace import reading as scanning
+from mlops_cli.workspace import renaming
 from mlops_cli.workspace.move import Moved, move
 from mlops_cli.workspace.state import Clock, State
 from tests.workspace.projects import Sandbox, listing, wait_for
