@@ -79,7 +79,9 @@ def unequal_entries(
     sides = []
     for folder, tree in trees:
         if isinstance(tree, Index) and folder:
-            parts = leaf_entries(store, folder.digest, [leaf for leaf in tree.leaves if leaf.digest not in shared])
+            parts = leaf_entries(
+                store, folder.digest, tree, [leaf for leaf in tree.leaves if leaf.digest not in shared]
+            )
             sides.append({entry.name: entry for part in parts for entry in part})
         elif not isinstance(tree, Index):
             sides.append({entry.name: entry for entry in tree})

@@ -27,7 +27,6 @@ from mlops_cli.store.tree_format import (
     encode_tree,
     ends_leaf,
     totals,
-    tree_error,
 )
 from mlops_cli.store.tree_reading import EMPTY_TREE, TreeSource, check_folder, find_name, leaf_entries, tree_totals
 
@@ -55,9 +54,9 @@ def edit(store: TreeSource, batch: TreeTarget, folder: Digest | None, changes: M
     tree = decode_tree(store.read(folder), folder)
     if not isinstance(tree, Index):
         return write_tree(batch, _with(tree, changes))
-    parts = list(_edited(store, folder, tree.leaves, changes))
+    parts = list(_edited(store, folder, tree, changes))
     if sum(part.entries if isinstance(part, Leaf) else len(part) for part in parts) <= SPLIT_ABOVE:
-        whole = (next(leaf_entries(store, folder, [part])) if isinstance(part, Leaf) else part for part in parts)
+        whole = (next(leaf_entries(store, folder, tree, [part])) if isinstance(part, Leaf) else part for part in parts)
         return write_tree(batch, [entry for part in whole for entry in part])
     leaves = []
     for part in parts:
@@ -72,10 +71,11 @@ def edit(store: TreeSource, batch: TreeTarget, folder: Digest | None, changes: M
 
 
 def _edited(
-    store: TreeSource, folder: Digest, leaves: Sequence[Leaf], changes: Mapping[bytes, Entry | None]
+    store: TreeSource, folder: Digest, index: Index, changes: Mapping[bytes, Entry | None]
 ) -> Iterator[Leaf | Sequence[Entry]]:
     """Yield the leaves of a folder as they become: as they are, or as the entries of a new one."""
     touched: defaultdict[int, dict[bytes, Entry | None]] = defaultdict(dict)
+    leaves = index.leaves
     for name, entry in changes.items():
         touched[max(bisect_right(leaves, name, key=itemgetter(0)) - 1, 0)][name] = entry
     carried: Sequence[Entry] = ()  # what lost the end of its leaf, and belongs to the next
@@ -83,10 +83,8 @@ def _edited(
         if not carried and number not in touched:
             yield leaf
             continue
-        (entries,) = leaf_entries(store, folder, [leaf])
+        (entries,) = leaf_entries(store, folder, index, [leaf])
         is_last = number + 1 == len(leaves)
-        if not is_last and entries[-1].name >= leaves[number + 1].first:
-            raise tree_error(folder, f"leaf `{leaf.digest}` reaches into the next")
         parts = cut([*carried, *_with(entries, touched.get(number, {}))])
         carried = () if is_last or not parts or ends_leaf(parts[-1][-1].name) else parts.pop()
         yield from parts

@@ -284,6 +284,8 @@ def _decode_index(data: bytes, digest: Digest, names: Sequence[bytes]) -> Index:
     counts = struct.unpack_from(f"<{count}I", data, start)
     if not count or 0 in counts:
         raise tree_error(digest, "a leaf is empty")
+    if sum(counts) <= SPLIT_ABOVE:
+        raise tree_error(digest, "it is cut into leaves and has too few entries for that")
     columns = _columns(data, digest, start + 4 * count, count)
     return Index(tuple(starmap(Leaf, zip(names, counts, *columns, strict=True))))
 

@@ -77,8 +77,8 @@ def merge(store: TreeSource, batch: TreeTarget, base: Digest | None, ours: Diges
         return Merged(summary(store, batch, ours), ())
     if base == ours:
         return Merged(summary(store, batch, theirs), ())
-    merging = _Merging(store)
-    root = merging.meet(b"", None, *(Named(side) if side else None for side in (base, ours, theirs)))
+    root = _Meeting(b"", None, *(Named(side) if side else None for side in (base, ours, theirs)))
+    merging = _Merging(store, root)
     meetings = [root]
     for meeting in meetings:  # parents first: the list grows while it is walked
         meetings.extend(merging.compare(meeting))
@@ -92,15 +92,15 @@ def merge(store: TreeSource, batch: TreeTarget, base: Digest | None, ours: Diges
 
 @dataclass(slots=True)
 class _Meeting:
-    """A folder that both sides changed: what the one did is done to the other's."""
+    """A folder that both sides changed: what the one did, `changes`, is done to the other's, `onto`."""
 
     path: bytes
     parent: _Meeting | None
     base: Named | None
     ours: Named | None
     theirs: Named | None
-    onto: Named | None = None
-    changes: dict[bytes, Entry | None] = field(default_factory=dict)
+    onto: Named | None = field(init=False, default=None)
+    changes: dict[bytes, Entry | None] = field(init=False, default_factory=dict)
 
     @property
     def name(self) -> bytes:
@@ -126,18 +126,11 @@ def _settle(store: TreeSource, batch: TreeTarget, meeting: _Meeting) -> Entry | 
 class _Merging:
     """What one merge has met so far."""
 
-    def __init__(self, store: TreeSource) -> None:
+    def __init__(self, store: TreeSource, root: _Meeting) -> None:
         self.conflicts: list[Conflict] = []
         self._store = store
-        self._limits: tuple[Limits, ...] = ()
-
-    def meet(
-        self, path: bytes, parent: _Meeting | None, base: Named | None, ours: Named | None, theirs: Named | None
-    ) -> _Meeting:
-        """Return the meeting of two sides at a folder."""
-        if not self._limits:
-            self._limits = tuple(Limits(side.digest if side else EMPTY_TREE) for side in (base, ours, theirs))
-        return _Meeting(path, parent, base, ours, theirs)
+        sides = (root.base, root.ours, root.theirs)
+        self._limits = tuple(Limits(side.digest if side else EMPTY_TREE) for side in sides)
 
     def compare(self, meeting: _Meeting) -> Iterator[_Meeting]:
         """Fill in what happens to the names of a folder; yield its folders that both sides changed."""
@@ -164,7 +157,7 @@ class _Merging:
                 meeting.changes[name] = after
                 continue
             if _both_have_changed_a_folder(*conflict[1:]):
-                yield self.meet(conflict.path, meeting, *map(_as_folder, conflict[1:]))
+                yield _Meeting(conflict.path, meeting, *map(_as_folder, conflict[1:]))
             elif (joined := _join(*conflict[1:])) is not None:
                 meeting.changes[name] = joined
             else:
@@ -257,7 +250,8 @@ class _Folder:
     def _leaf(self, leaf: Leaf) -> tuple[Entry, ...]:
         if leaf not in self._read:
             assert self.named is not None
-            self._read[leaf] = next(leaf_entries(self._store, self.named.digest, [leaf]))
+            assert isinstance(self._tree, Index)
+            self._read[leaf] = next(leaf_entries(self._store, self.named.digest, self._tree, [leaf]))
         return self._read[leaf]
 
 

@@ -16,14 +16,17 @@ from mlops_cli.errors import MissingObject
 from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.store.tree_format import (
     PATH_LIMIT,
+    SPLIT_ABOVE,
     Entry,
     Index,
     Kind,
     Leaf,
     TreeError,
+    cut,
     decode_tree,
     encode_entries,
     encoded_size,
+    ends_leaf,
     totals,
     tree_error,
 )
@@ -56,19 +59,28 @@ def read_folder(store: TreeSource, digest: Digest, declared: tuple[int, int] | N
     tree = open_tree(store, digest, declared)
     if not isinstance(tree, Index):
         return tree
-    return tuple(entry for part in leaf_entries(store, digest, tree.leaves) for entry in part)
+    return tuple(entry for part in leaf_entries(store, digest, tree) for entry in part)
 
 
-def leaf_entries(store: TreeSource, root: Digest, leaves: Sequence[Leaf]) -> Iterator[tuple[Entry, ...]]:
-    """Yield the entries of neighbouring leaves, having checked that they are what the index says, and in order."""
-    before = b""
-    for leaf in leaves:
+def leaf_entries(
+    store: TreeSource, root: Digest, index: Index, leaves: Sequence[Leaf] | None = None
+) -> Iterator[tuple[Entry, ...]]:
+    """Yield the entries of some leaves of the folder `root`, or of all.
+
+    TreeError unless they are what the index says, and cut where leaves end and nowhere else: a folder has one encoding.
+    """
+    for leaf in index.leaves if leaves is None else leaves:
         entries = decode_tree(store.read(leaf.digest), leaf.digest)
         if isinstance(entries, Index) or not entries:
             raise tree_error(root, f"leaf `{leaf.digest}` is none")
-        if (entries[0].name, len(entries), *totals(entries)) != leaf[:4] or entries[0].name <= before:
+        if (entries[0].name, len(entries), *totals(entries)) != leaf[:4]:
             raise tree_error(root, f"leaf `{leaf.digest}` is not what the index says")
-        before = entries[-1].name
+        after = bisect_right(index.leaves, leaf.first, key=itemgetter(0))
+        is_last = after == len(index.leaves)
+        if not is_last and entries[-1].name >= index.leaves[after].first:
+            raise tree_error(root, f"leaf `{leaf.digest}` reaches into the next")
+        if len(cut(entries)) != 1 or (not is_last and not ends_leaf(entries[-1].name)):
+            raise tree_error(root, f"leaf `{leaf.digest}` does not end where one should")
         yield entries
 
 
@@ -80,6 +92,8 @@ def check_folder(store: TreeSource, folder: Entry) -> None:
 def open_tree(store: TreeSource, digest: Digest, declared: tuple[int, int] | None = None) -> tuple[Entry, ...] | Index:
     """Read a tree; TreeError unless it has the totals that what names it declares."""
     tree = decode_tree(store.read(digest), digest)
+    if not isinstance(tree, Index) and len(tree) > SPLIT_ABOVE:
+        raise tree_error(digest, "it has too many entries for one that is not cut into leaves")
     if declared is not None and tree_totals(tree) != declared:
         raise _other_totals(digest, tree_totals(tree), declared)
     return tree
@@ -155,7 +169,7 @@ def find_name(store: TreeSource, digest: Digest, name: bytes, declared: tuple[in
         at = bisect_right(tree.leaves, name, key=itemgetter(0)) - 1
         if at < 0:
             return None
-        (tree,) = leaf_entries(store, digest, tree.leaves[at : at + 1])
+        (tree,) = leaf_entries(store, digest, tree, tree.leaves[at : at + 1])
     at = bisect_right(tree, name, key=itemgetter(0)) - 1
     return tree[at] if at >= 0 and tree[at].name == name else None
 
@@ -215,7 +229,7 @@ def _own_objects(
         return [(digest, len(data))], iter(tree)
     entries: list[Entry] = []
     own = []
-    for leaf, part in zip(tree.leaves, leaf_entries(store, digest, tree.leaves), strict=True):
+    for leaf, part in zip(tree.leaves, leaf_entries(store, digest, tree), strict=True):
         entries += part
         own.append((leaf.digest, encoded_size(part)))
     return [*own, (digest, len(data))], iter(entries)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlops_cli.errors import MissingObject
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.store import tree_edit, tree_format
+from mlops_cli.store import tree_edit, tree_format, tree_reading
 from mlops_cli.store.trees import Entry, Kind, write_tree
 
 FOLDER, FILE = Kind.FOLDER, Kind.FILE
@@ -82,6 +82,7 @@ def small_leaves(split_above=4, leaf_size=3):
     with (
         mock.patch.object(tree_format, "SPLIT_ABOVE", split_above),
         mock.patch.object(tree_edit, "SPLIT_ABOVE", split_above),
+        mock.patch.object(tree_reading, "SPLIT_ABOVE", split_above),
         mock.patch.object(tree_format, "LEAF_SIZE", leaf_size),
     ):
         yield

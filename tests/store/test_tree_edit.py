@@ -12,7 +12,6 @@ from mlops_cli.store import tree_format
 from mlops_cli.store.trees import (
     EMPTY_TREE,
     Entry,
-    TreeError,
     edit,
     graft,
     write_tree,
@@ -237,16 +236,3 @@ def test_a_graft_reads_each_tree_once():
     graft(store, Memory(), root.digest, [b"inner", b"image-000007.png"], Entry(b"", FILE, 1, 1, EMPTY_TREE))
 
     assert len(store.reads) == len(set(store.reads)) == 4
-
-
-def test_a_leaf_that_reaches_into_the_next_is_not_changed():
-    store = Memory()
-    parts = []
-    for pair in ((b"a", b"c"), (b"b", b"d")):
-        ((leaf, data),) = tree_format.encode_leaves([Entry(name, 0, 1, 1, EMPTY_TREE) for name in pair])
-        store.add_bytes(data)
-        parts.append(leaf)
-    digest = store.add_bytes(tree_format.encode_index(parts))
-
-    with pytest.raises(TreeError, match="reaches into the next"):
-        edit(store, store, digest, {b"a": None})

@@ -22,6 +22,7 @@ from mlops_cli.store.trees import (
     check_links,
     decode_tree,
     diff,
+    edit,
     encode_tree,
     find,
     graft,
@@ -264,43 +265,76 @@ def test_any_bytes_are_a_tree_or_refused(noise):
             assert encode_tree(decoded)[-1][1] == data
 
 
-@pytest.mark.parametrize("lie", ["count", "size", "order", "nested", "not a tree"])
-def test_an_index_that_lies_about_its_leaves_is_refused(lie):
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        ("count", "is not what the index says"),
+        ("size", "is not what the index says"),
+        ("order", "is not what the index says"),
+        ("nested", "is none"),
+        ("not a tree", "does not begin as one"),
+        ("cut too early", "does not end where one should"),
+        ("not cut", "does not end where one should"),
+        ("too few", "has too few entries for that"),
+    ],
+)
+def test_an_index_that_lies_about_its_leaves_is_refused(lie, says):
     store = Memory()
+    listing = [Entry(b"%02d" % number, 0, 1, 1, EMPTY_TREE) for number in range(30)]
     with small_leaves():
-        folder = write_tree(store, [Entry(b"%02d" % number, 0, 1, 1, EMPTY_TREE) for number in range(30)])
-    index = decode_tree(store.read(folder.digest), folder.digest)
-    assert isinstance(index, Index)
-    first, second, *rest = index.leaves
-    if lie == "count":
-        first = first._replace(entries=first.entries + 1)
-    elif lie == "size":
-        first = first._replace(size=first.size + 1)
-    elif lie == "order":
-        first, second = first._replace(digest=second.digest), second._replace(digest=first.digest)
-    elif lie == "nested":
-        first = first._replace(digest=folder.digest)
-    else:
-        first = first._replace(digest=store.add_bytes(b"text"))
-    digest = store.add_bytes(tree_format.encode_index([first, second, *rest]))
+        parts = tree_format.cut(listing)
+        if lie == "cut too early":
+            at = next(number for number, part in enumerate(parts) if len(part) > 1)
+            parts[at : at + 1] = [parts[at][:1], parts[at][1:]]
+        elif lie == "not cut":
+            parts[:2] = [[*parts[0], *parts[1]]]
+        elif lie == "too few":
+            parts = [listing[:2], listing[2:4]]
+        encoded = [tree_format.encode_leaf(part) for part in parts]
+        first, second, *rest = (leaf for leaf, _ in encoded)
+        for _, data in encoded:
+            store.add_bytes(data)
+        if lie == "count":
+            first = first._replace(entries=first.entries + 1)
+        elif lie == "size":
+            first = first._replace(size=first.size + 1)
+        elif lie == "order":
+            first, second = first._replace(digest=second.digest), second._replace(digest=first.digest)
+        elif lie == "nested":
+            first = first._replace(digest=write_tree(store, listing).digest)
+        elif lie == "not a tree":
+            first = first._replace(digest=store.add_bytes(b"a text and no tree"))
+        digest = store.add_bytes(tree_format.encode_index([first, second, *rest]))
 
-    with pytest.raises(TreeError):
+        with pytest.raises(TreeError, match=says):
+            read_tree(store, digest)
+
+
+def test_a_folder_that_should_be_cut_and_is_not_is_refused():
+    store = Memory()
+    digest = store.add_bytes(tree_format.encode_entries(large(8193)))
+
+    with pytest.raises(TreeError, match="too many entries for one that is not cut"):
         read_tree(store, digest)
 
 
 def test_leaves_that_overlap_are_refused():
     store = Memory()
-    one = [Entry(name, 0, 1, 1, EMPTY_TREE) for name in (b"a", b"c")]
-    two = [Entry(name, 0, 1, 1, EMPTY_TREE) for name in (b"b", b"d")]
-    leaves = []
-    for part in (one, two):
-        ((leaf, data),) = tree_format.encode_leaves(part)
+    parts = []
+    for pair in ((b"a", b"c"), (b"b", b"d")):
+        leaf, data = tree_format.encode_leaf([Entry(name, 0, 1, 1, EMPTY_TREE) for name in pair])
         store.add_bytes(data)
-        leaves.append(leaf)
-    digest = store.add_bytes(tree_format.encode_index(leaves))
+        parts.append(leaf)
+    digest = store.add_bytes(tree_format.encode_index(parts))
 
-    with pytest.raises(TreeError, match="not what the index says"):
-        read_tree(store, digest)
+    with small_leaves(split_above=0, leaf_size=2**64):
+        for read in (
+            lambda: read_tree(store, digest),
+            lambda: find(store, digest, [b"a"]),
+            lambda: edit(store, store, digest, {b"a": None}),
+        ):
+            with pytest.raises(TreeError, match="reaches into the next"):
+                read()
 
 
 def test_names_and_targets_may_be_as_long_as_a_file_system_allows():
