@@ -37,6 +37,7 @@ class User:
             cwd=cwd or self.home,
             env={
                 **os.environ,
+                "GIT_CONFIG_GLOBAL": str(self.home / ".gitconfig"),
                 "HOME": str(self.home),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), *(path for path in sys.path if "-packages" in path)]),

@@ -203,6 +203,32 @@ def test_who_cannot_read_a_project_does_not_collect(cache: Path, users: list[Use
     assert len(stored(cache)) == 4
 
 
+def test_one_collects_and_the_other_brings_back(place: Place, cache: Path) -> None:
+    ada, bob = place.user(1), place.user(2)
+    try:
+        fine(ada, repo := project(ada, cache, a="ada's" * LARGE), "add", "data")
+        commit(ada, repo)
+        fine(bob, own := project(bob, cache, b="bob's" * LARGE), "add", "data")
+        (own / "data.mlx").unlink()
+        before = stored(cache)
+
+        refused = bob.mlx("gc", "--yes", "--grace", "0s", cwd=own)
+        assert refused.code == 6  # Git does not look into other people's repositories unasked
+        assert f"repository at '{repo}'" in refused.stderr
+        for trusted in (repo, repo / ".git"):
+            assert bob.run("git", "config", "--global", "--add", "safe.directory", trusted).code == 0
+        fine(bob, own, "gc", "--yes", "--grace", "0s")
+
+        assert len(before - stored(cache)) == 2
+        check_shared(cache)
+        fine(ada, repo, "gc", "--restore")
+        assert stored(cache) == before
+        check_shared(cache)
+    finally:
+        shutil.rmtree(ada.home)
+        shutil.rmtree(bob.home)
+
+
 def test_a_cache_of_ones_own_is_left_to_the_umask(place: Place) -> None:
     ada = place.user(1, umask=0o077)
     root = ada.home / "cache"
