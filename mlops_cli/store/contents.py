@@ -95,8 +95,7 @@ def read_pack(path: str, name: str) -> Collection[tuple[bytes, int]] | None:
         table.verify()
     except PackError:
         return None
-    digests, _, rest = map(bytes, table.columns())
-    return _Rows(digests, rest[8 * table.count :])
+    return _Rows(table.raws(0, table.count), table.columns(0, table.count)[2])
 
 
 class _Rows(Collection[tuple[bytes, int]]):

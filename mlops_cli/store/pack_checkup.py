@@ -10,13 +10,14 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 
-from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes
+from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, hash_descriptor
 from mlops_cli.store.damage import DamagedFile, DamagedObject, Findings
 from mlops_cli.store.loose import READ_FLAGS
 from mlops_cli.store.objects import Durability, cut
-from mlops_cli.store.pack_folder import SEGMENT_SUFFIX, SUFFIX
+from mlops_cli.store.pack_folder import SEGMENT_SUFFIX, SUFFIX, OpenFile
 from mlops_cli.store.pack_format import FILE_HEADER, LARGEST_PACK, RECORD_SIZE, PackError, find_footer, scan_records
-from mlops_cli.store.pack_index import Table, footer_table, mapped, segment_table
+from mlops_cli.store.pack_index import Table, footer_table
+from mlops_cli.store.pack_segment import read_segment
 from mlops_cli.store.pack_writer import unpacked
 from mlops_cli.store.packed import PackedStore
 from mlops_cli.store.sharing import make_folder
@@ -86,7 +87,9 @@ def _listed_in(store: PackedStore, name: str, data: bytes) -> Collection[Digest]
 def _segments(store: PackedStore) -> Iterator[Table]:
     for file in _segment_files(store):
         with suppress(PackError, FileNotFoundError):
-            yield segment_table(mapped(f"{store.packs.index}/{file}"), whole=True)
+            segment = read_segment(OpenFile(f"{store.packs.index}/{file}"))
+            segment.verify()
+            yield segment
 
 
 def _replace(store: PackedStore, name: str, bad: Collection[Digest]) -> str | None:
@@ -146,8 +149,9 @@ def _segment_files(store: PackedStore) -> list[str]:
 
 def _segment_fault(store: PackedStore, file: str) -> str | None:
     try:
-        data = mapped(f"{store.packs.index}/{file}")
-        segment_table(data, whole=True)
+        opened = OpenFile(f"{store.packs.index}/{file}")
+        read_segment(opened).verify()
+        found = hash_descriptor(opened.descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -155,7 +159,7 @@ def _segment_fault(store: PackedStore, file: str) -> str | None:
     except PackError as error:
         return str(error)
     named = file.removesuffix(SEGMENT_SUFFIX)
-    return None if hash_bytes(memoryview(data)) == f"{PREFIX}{named}" else "it is not what was written"
+    return None if found == f"{PREFIX}{named}" else "it is not what was written"
 
 
 def _reindex(store: PackedStore, files: Collection[str]) -> bool:

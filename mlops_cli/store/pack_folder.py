@@ -34,7 +34,7 @@ class PackFolder:
         self._root = root
         self.folder = f"{root}/packs"
         self.index = f"{root}/index"
-        self._files: dict[str, _OpenFile] = {}  # the one used last is last
+        self._files: dict[str, OpenFile] = {}  # the one used last is last
 
     def path_of(self, pack: str) -> str:
         """Return where a pack is."""
@@ -58,7 +58,7 @@ class PackFolder:
 
     def read_part(self, pack: str, offset: int, size: int) -> bytes:
         """Return at most `size` bytes of a pack; FileNotFoundError when it is gone."""
-        file = self._files.pop(pack, None) or self._open(pack)
+        file = self._files.pop(pack, None) or self._open(self.path_of(pack))
         self._files[pack] = file  # closed when it is out of here, and no thread reads from it
         if len(self._files) > _OPEN_FILES:
             self._forget_file()
@@ -70,10 +70,11 @@ class PackFolder:
                 raise FileNotFoundError(error.errno, error.strerror) from error
             raise
 
-    def _open(self, pack: str) -> _OpenFile:
+    def _open(self, path: str) -> OpenFile:
+        """Open a file for reading; when too many are open, packs that are give way."""
         while True:
             try:
-                return _OpenFile(self.path_of(pack))
+                return OpenFile(path)
             except OSError as error:
                 if error.errno not in SHORTAGES or not self._files:
                     raise
@@ -84,7 +85,7 @@ class PackFolder:
             self._files.pop(next(iter(self._files)), None)
 
 
-class _OpenFile:
+class OpenFile:
     """A file that is closed when nobody holds this any more."""
 
     __slots__ = ("descriptor",)

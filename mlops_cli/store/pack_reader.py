@@ -7,9 +7,9 @@ its beginning, for the records that are whole.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -17,7 +17,8 @@ from blake3 import blake3
 from mlops_cli.hashing import Digest, digest_from_raw, raw_digest
 from mlops_cli.store.pack_folder import GONE, SHORTAGES, PackFolder, read_whole, size_of
 from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, PackError, Record, Row, decode_record, scan_records
-from mlops_cli.store.pack_index import Place, Table, mapped, read_footer, rows_table, segment_table
+from mlops_cli.store.pack_index import Place, Table, read_footer, rows_table
+from mlops_cli.store.pack_segment import read_segment
 from mlops_cli.store.pack_writer import unpacked
 
 _ATTEMPTS = 10  # at a reader's finding a pack before it is replaced again
@@ -150,10 +151,13 @@ class PackReader(PackFolder):
         """Yield every object once, with one of the places where it is."""
         self.doubt()
         tables = (self._now or self._look()).tables
-        for number, table in enumerate(tables):
-            for raw, place in table.rows():
-                if not any(before.find(raw) for before in tables[:number]):
-                    yield digest_from_raw(raw), place
+        try:
+            for number, table in enumerate(tables):
+                for raw, place in table.rows():
+                    if not any(before.find(raw) for before in tables[:number]):
+                        yield digest_from_raw(raw), place
+        except PackError as error:  # it was well a moment ago
+            raise OSError(errno.EIO, str(error)) from error
 
     def _record(self, place: Place) -> Record:
         size = RECORD_SIZE + place.stored
@@ -189,13 +193,7 @@ class PackReader(PackFolder):
     def _segment(self, name: str) -> Table | None:
         path = self.segment_path(name)
         try:
-            try:
-                data = mapped(path)
-            except OSError as error:
-                if error.errno not in SHORTAGES:
-                    raise
-                return segment_table(Path(path).read_bytes())
-            return segment_table(data)
+            return read_segment(self._open(path))
         except (OSError, PackError) as error:
             self._note(path, error)
             return None

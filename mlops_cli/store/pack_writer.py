@@ -66,19 +66,19 @@ def unpacked(record: Record) -> bytes:
     """
     if record.codec == Codec.PLAIN:
         if len(record.data) != record.length:
-            raise PackError("a record is not as long as it says")
+            raise PackError("its record is not as long as it says")
         return record.data
     from zstandard import ZstdDecompressor, ZstdError, frame_content_size  # noqa: PLC0415 - many records are plain
 
     try:
         # The size that a frame claims is allocated before it is unpacked, whatever limit is given.
         if frame_content_size(record.data) != record.length:
-            raise PackError("a record is not as long as it says")
+            raise PackError("its record is not as long as it says")
         data: bytes = ZstdDecompressor(max_window_size=LARGEST).decompress(record.data, allow_extra_data=False)
     except (ZstdError, ValueError) as error:
         if isinstance(error, PackError):
             raise
-        raise PackError(f"a record cannot be unpacked: {error}") from error
+        raise PackError(f"its record cannot be unpacked: {error}") from error
     return data
 
 

@@ -24,6 +24,8 @@ from mlops_cli.store.packs import Packs
 from mlops_cli.store.sharing import make_folder
 from mlops_cli.store.tree_format import MAGIC, TREE_LIMIT
 
+_ATTEMPTS = 10  # at finding packs before they are replaced again
+
 
 class PackedStore(LooseStore):
     """Objects below `root`, those of up to `pack_below` bytes in packs."""
@@ -52,17 +54,32 @@ class PackedStore(LooseStore):
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Return those of `digests` that are not here."""
-        find = self.packs.find
-        lacking = set(digests)
         try:
-            while lacking:
-                lacking = {digest for digest in lacking if find(digest) is None}
-                lacking = super().missing(lacking) if lacking else lacking
-                if not lacking or not (self.packs.look_again() or self.packs.doubt()):
+            for _ in range(_ATTEMPTS):
+                lacking, packs = self._look_for(digests)
+                if all(os.access(self.packs.path_of(pack), os.F_OK) for pack in packs):
                     break
+                self.packs.forget()  # what was known of is gone, or in another pack now
         except OSError as error:
             raise self.trouble(error, f"look into {self.label}") from error
         return lacking
+
+    def _look_for(self, digests: Collection[Digest]) -> tuple[set[Digest], set[str]]:
+        """Return those of `digests` that are not here, as far as is known, and the packs that have the others."""
+        find = self.packs.find
+        packs: set[str] = set()
+        lacking = set(digests)
+        while lacking:
+            absent = set()
+            for digest in lacking:
+                if (place := find(digest)) is None:
+                    absent.add(digest)
+                else:
+                    packs.add(place.pack)
+            lacking = super().missing(absent) if absent else absent
+            if not lacking or not (self.packs.look_again() or self.packs.doubt()):
+                break
+        return lacking, packs
 
     def open(self, digest: Digest) -> BinaryIO:
         """Return a stream of an object's bytes; MissingObject."""

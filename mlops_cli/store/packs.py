@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlops_cli.files import sync_folder, sync_paths, write_all
-from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes
+from mlops_cli.hashing import PREFIX, Digest, Hasher, digest_from_raw, hash_bytes
 from mlops_cli.store.pack_folder import read_whole, size_of
 from mlops_cli.store.pack_format import SEALED_AT, PackError, Record, scan_records
-from mlops_cli.store.pack_index import encode_segment
 from mlops_cli.store.pack_reader import PackReader
+from mlops_cli.store.pack_segment import Segment, encode_segment
 from mlops_cli.store.pack_writer import PackWriter
 from mlops_cli.store.sharing import grant, make_folder
 
@@ -67,7 +67,7 @@ class Packs(PackReader):
 
     def _bare(self) -> list[str]:
         """Return the packs that no segment knows, without those that cannot be read."""
-        return [table.packs[0] for table in (self._now or self._look()).tables if not table.starts]
+        return [table.packs[0] for table in (self._now or self._look()).tables if not isinstance(table, Segment)]
 
     def is_sound(self, name: str) -> bool:
         """Say whether a pack is as it was written: reads all of it. What is wrong is in `damaged` afterwards."""
@@ -151,9 +151,13 @@ class Packs(PackReader):
         self.doubt()  # what is merged gets a good checksum: it had better be right
         known = self._now or self._look()
         bare = [
-            table for table in known.tables if not table.starts and self.path_of(table.packs[0]) not in self.damaged
+            table
+            for table in known.tables
+            if not isinstance(table, Segment) and self.path_of(table.packs[0]) not in self.damaged
         ]
-        segments = [(table, path) for table, path in zip(known.tables, known.files, strict=True) if table.starts]
+        segments = [
+            (table, path) for table, path in zip(known.tables, known.files, strict=True) if isinstance(table, Segment)
+        ]
         kept = {path for _, path in segments}
         count = sum(table.count for table in bare)
         merged = []
@@ -164,7 +168,10 @@ class Packs(PackReader):
             count += table.count
             kept.remove(path)
         if bare:
-            kept.add(self._write_segment(encode_segment([*merged, *bare]), new_path))
+            try:
+                kept.add(self._write_segment(encode_segment([*merged, *bare]), new_path))
+            except PackError as error:  # it was well a moment ago
+                raise OSError(errno.EIO, str(error)) from error
         for name in self.segments():
             path = self.segment_path(name)
             if path not in kept:
@@ -177,16 +184,19 @@ class Packs(PackReader):
         self.damaged.pop(path, None)
         self._unusable.discard(path)
 
-    def _write_segment(self, data: bytes, new_path: Callable[[], str]) -> str:
+    def _write_segment(self, pieces: Iterable[bytes], new_path: Callable[[], str]) -> str:
         temporary = new_path()
+        hasher = Hasher()
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
         try:
-            write_all(descriptor, data)
+            for piece in pieces:
+                hasher.update(piece)
+                write_all(descriptor, piece)
         finally:
             os.close(descriptor)
         make_folder(self.index, self._root)
         grant([temporary], self._root, 0o444)
-        path = self.segment_path(hash_bytes(data).removeprefix(PREFIX))
+        path = self.segment_path(hasher.digest().removeprefix(PREFIX))
         os.rename(temporary, path)
         self._forgive(path)
         return path

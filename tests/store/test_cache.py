@@ -679,7 +679,7 @@ def test_a_flipped_bit_is_found_named_and_quarantined(cache, work, data, use):
         uses[use](digest)
 
     (moved,) = (cache.root / "quarantine").iterdir()
-    why = "a record is not what was written" if packed else f"its bytes hash to `{hash_bytes(wrong)[:19]}`"
+    why = "its record is not what was written" if packed else f"its bytes hash to `{hash_bytes(wrong)[:19]}`"
     assert caught.value.message == f"object `{digest[:19]}` in the cache is damaged: {why}"
     assert caught.value.hint == "it is in `quarantine/` of the cache now; `mlx pull` brings a good one from a remote"
     assert moved.read_bytes() == file

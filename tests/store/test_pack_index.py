@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.store import pack_index
+from mlops_cli.store import pack_segment
+from mlops_cli.store.pack_folder import OpenFile
 from mlops_cli.store.pack_format import FILE_HEADER, PackError, Row, encode_footer
-from mlops_cli.store.pack_index import (
-    Place,
-    encode_segment,
-    footer_table,
-    mapped,
-    read_footer,
-    rows_table,
-    segment_table,
-)
+from mlops_cli.store.pack_index import Place, footer_table, read_footer, rows_table
+from mlops_cli.store.pack_segment import encode_segment, read_segment, segment_in
 
 PACKS = [hash_bytes(b"%d" % number).removeprefix("blake3:") for number in range(4)]
 u32 = st.integers(0, 2**32 - 1)
@@ -32,6 +28,16 @@ alike = st.tuples(
 raws = st.one_of(st.binary(min_size=32, max_size=32), alike.map(b"".join))
 rows = st.builds(Row, raws, u32, u32, u32)
 many_rows = st.lists(st.lists(rows, max_size=30, unique_by=lambda row: row.raw), max_size=4)
+
+
+def encoded(tables):
+    return b"".join(encode_segment(tables))
+
+
+def checked(data):
+    segment = segment_in(data)
+    segment.verify()
+    return segment
 
 
 def tables_of(parts):
@@ -59,7 +65,7 @@ def test_a_table_finds_what_a_dict_does(part, absent):
 @given(parts=many_rows, absent=st.lists(raws, max_size=10))
 def test_a_segment_finds_what_its_tables_do(parts, absent):
     places = model(parts)
-    segment = segment_table(encode_segment(tables_of(parts)), whole=True)
+    segment = checked(encoded(tables_of(parts)))
 
     assert segment.count == len(places)
     for raw in [*places, *absent]:
@@ -73,11 +79,11 @@ def test_merging_in_any_order_and_in_steps_finds_the_same_objects(parts, shuffle
     tables = tables_of(parts)
     shuffle.shuffle(tables)
     half = len(tables) // 2
-    one = encode_segment(tables)
-    steps = encode_segment([segment_table(encode_segment(tables[:half])), *tables[half:]])
+    one = encoded(tables)
+    steps = encoded([segment_in(encoded(tables[:half])), *tables[half:]])
 
     for data in (one, steps):
-        segment = segment_table(data, whole=True)
+        segment = checked(data)
         assert [raw for raw, _ in segment.rows()] == sorted(places)
         assert all(place in places[raw] for raw, place in segment.rows())
 
@@ -85,14 +91,14 @@ def test_merging_in_any_order_and_in_steps_finds_the_same_objects(parts, shuffle
 @given(parts=many_rows.filter(bool))
 def test_both_ways_to_merge_give_the_same_bytes(parts):
     tables = tables_of(parts)
-    before = pack_index._MANY
+    before = pack_segment._MANY
     try:
-        pack_index._MANY = 10**9
-        few = encode_segment(tables)
-        pack_index._MANY = -1
-        many = encode_segment(tables)
+        pack_segment._MANY = 10**9
+        few = encoded(tables)
+        pack_segment._MANY = -1
+        many = encoded(tables)
     finally:
-        pack_index._MANY = before
+        pack_segment._MANY = before
 
     assert few == many
 
@@ -100,7 +106,7 @@ def test_both_ways_to_merge_give_the_same_bytes(parts):
 def test_thousands_are_found_in_footers_and_segments():
     parts = [[Row(os.urandom(32), number, 2, 3) for number in range(20_000)] for _ in range(2)]
     tables = tables_of(parts)
-    segment = segment_table(encode_segment(tables))
+    segment = segment_in(encoded(tables))
 
     for raw, places in model(parts).items():
         assert segment.find(raw) == places[0]
@@ -112,7 +118,7 @@ def test_digests_that_somebody_chose_are_found_too():
     """The guess where a digest is goes wrong, and nothing else does."""
     part = [Row(b"\x80" * 28 + number.to_bytes(4, "big"), number, 0, 0) for number in range(5000)]
     table = rows_table(part, PACKS[0])
-    segment = segment_table(encode_segment([table]))
+    segment = segment_in(encoded([table]))
 
     assert [table.find(row.raw).offset for row in part] == list(range(5000))
     assert [segment.find(row.raw).offset for row in part] == list(range(5000))
@@ -121,15 +127,15 @@ def test_digests_that_somebody_chose_are_found_too():
 
 @given(parts=many_rows, place=st.data())
 def test_a_flipped_bit_is_found_by_checking_the_whole_and_never_crashes_a_look_up(parts, place):
-    data = encode_segment(tables_of(parts))
+    data = encoded(tables_of(parts))
     bit = place.draw(st.integers(0, 8 * len(data) - 1))
     wrong = bytearray(data)
     wrong[bit // 8] ^= 1 << bit % 8
 
     with pytest.raises(PackError):
-        segment_table(bytes(wrong), whole=True)
+        checked(bytes(wrong))
     try:
-        table = segment_table(bytes(wrong))
+        table = segment_in(bytes(wrong))
     except PackError:
         return
     for raw in model(parts):
@@ -141,26 +147,26 @@ def test_a_flipped_bit_is_found_by_checking_the_whole_and_never_crashes_a_look_u
 
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_no_segment(data):
-    for bad in (data, b"MLXI\x01" + data, b"MLXI\x01\0\0\0" + data + b"MLXJ"):
+    for bad in (data, b"MLXI\x02" + data, b"MLXI\x02\0\0\0" + data + b"MLXJ"):
         with pytest.raises(PackError):
-            segment_table(bad, whole=True)
+            checked(bad)
 
 
 @pytest.mark.parametrize(("at", "claim"), [(12, 2**32 - 1), (8, 2**32 - 1), (12, 2**31)])
 def test_an_index_that_claims_more_than_it_has_is_refused(at, claim):
-    data = bytearray(encode_segment(tables_of([[Row(bytes(32), 0, 0, 0)]])))
+    data = bytearray(encoded(tables_of([[Row(bytes(32), 0, 0, 0)]])))
     data[at : at + 4] = claim.to_bytes(4, "little")
 
     with pytest.raises(PackError, match="no index of packs"):
-        segment_table(bytes(data))
+        segment_in(bytes(data))
 
 
 def test_an_index_of_too_many_bits_is_refused():
-    data = bytearray(encode_segment(tables_of([[Row(bytes(32), 0, 0, 0)]])))
+    data = bytearray(encoded(tables_of([[Row(bytes(32), 0, 0, 0)]])))
     data[5] = 32
 
     with pytest.raises(PackError, match="no index of packs"):
-        segment_table(bytes(data))
+        segment_in(bytes(data))
 
 
 def test_a_footer_is_read_without_what_is_before_it(tmp_path):
@@ -172,7 +178,6 @@ def test_a_footer_is_read_without_what_is_before_it(tmp_path):
     table = read_footer(str(tmp_path / "pack"), PACKS[0])
 
     table.verify()
-    assert len(table.data) < len(data) - 900
     assert list(table.rows()) == list(footer_table(data, PACKS[0], whole=True).rows())
     assert sorted(table.digests()) == sorted(f"blake3:{row.raw.hex()}" for row in part)
 
@@ -193,18 +198,94 @@ def test_what_is_no_pack_has_no_footer(tmp_path):
         read_footer(str(path), PACKS[0])
 
 
-def test_an_empty_file_is_not_mapped(tmp_path):
+def test_an_empty_file_is_no_segment(tmp_path):
     (tmp_path / "empty").touch()
 
     with pytest.raises(PackError, match="empty"):
-        mapped(str(tmp_path / "empty"))
+        read_segment(OpenFile(str(tmp_path / "empty")))
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """Return a segment that is read as it is needed, its file, and the digests in it."""
+    monkeypatch.setattr(pack_segment, "_IN_MEMORY", 0)
+    part = [Row(os.urandom(32), number, 1, 2) for number in range(2000)]
+    path = tmp_path / "segment"
+    path.write_bytes(encoded(tables_of([part])))
+    return read_segment(OpenFile(str(path))), path, [row.raw for row in part]
+
+
+def test_a_segment_that_is_read_as_it_is_needed_finds_the_same(large):
+    segment, path, raws = large
+    whole = checked(path.read_bytes())
+
+    segment.verify()
+    assert [segment.find(raw) for raw in raws] == [whole.find(raw) for raw in raws]
+    assert list(segment.rows()) == list(whole.rows())
+    assert not any(segment.find(os.urandom(32)) for _ in range(100))
+
+
+@pytest.mark.parametrize("left", [0, 100, 40_000])
+def test_a_segment_that_is_cut_short_while_it_is_open_is_damaged_and_kills_nobody(large, left):
+    segment, path, raws = large
+    os.truncate(path, left)
+
+    with pytest.raises(PackError, match="its end is missing"):
+        [segment.find(raw) for raw in raws]
+    with pytest.raises(PackError, match="its end is missing"):
+        segment.verify()
+
+
+def test_a_disk_that_fails_is_damage_of_the_segment(large, monkeypatch):
+    segment, _, raws = large
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+
+    with pytest.raises(PackError, match="it cannot be read: input/output error"):
+        segment.find(raws[0])
+
+
+def test_merging_range_by_range_gives_the_same_bytes(monkeypatch):
+    parts = [[Row(os.urandom(32), number, 2, 3) for number in range(3000)] for _ in range(3)]
+    parts[2] += parts[0][:500]
+    tables = tables_of(parts)
+    few = encoded(tables)
+    monkeypatch.setattr(pack_segment, "_MANY", 0)
+
+    for at_once in (10**9, 1000, 170):
+        monkeypatch.setattr(pack_segment, "_AT_ONCE", at_once)
+        assert encoded(tables) == few
+        assert encoded([segment_in(encoded(tables[:2])), tables[2]]) == few
+
+
+def test_merging_takes_memory_for_a_range_and_not_for_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack_segment, "_AT_ONCE", 1 << 13)
+    monkeypatch.setattr(pack_segment, "_IN_MEMORY", 0)
+    tables = []
+    for number in range(2):
+        path = tmp_path / str(number)
+        path.write_bytes(encoded(tables_of([[Row(os.urandom(32), at, 2, 3) for at in range(100_000)]])))
+        tables.append(read_segment(OpenFile(str(path))))
+
+    tracemalloc.start()
+    try:
+        size = sum(map(len, encode_segment(tables)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert size > 9_000_000
+    assert peak < 5_000_000
 
 
 def test_the_bytes_are_those_of_the_specification():
     raw = bytes.fromhex("8e4c7c1b99dbfd50e7a95185fead5ee1448fa904a2fdd778eaf5f2dbfd629a99")
     pack = "c97bf0a07db74cb7ae8710344063d6aa529e8ea9e9e9861e05565313dd16c599"
 
-    assert encode_segment([rows_table([Row(raw, 8, 6, 6)], pack)]) == bytes.fromhex(
-        f"4d4c5849 01 00 0000 01000000 01000000 {pack} 00000000 01000000"
-        f"{raw.hex()} 00000000 08000000 06000000 06000000 3861b2d689ed459d 4d4c584a"
+    assert encoded([rows_table([Row(raw, 8, 6, 6)], pack)]) == bytes.fromhex(
+        f"4d4c5849 02 00 0000 01000000 01000000 {pack} 00000000 01000000"
+        f"{raw.hex()} 00000000 08000000 06000000 06000000 fb7da4bb43197a13 4d4c584a"
     )

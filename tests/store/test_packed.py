@@ -85,6 +85,19 @@ def test_every_damaged_object_of_a_pack_is_told_and_the_rest_is_served(cache):
         open_cache(cache.root).read(two)
 
 
+def test_what_another_process_has_put_away_is_missing(cache):
+    one, two = put(cache, b"one", b"two")
+    other = open_cache(cache.root)
+    assert other.missing([one, two]) == set()
+    damage(cache, one)
+    with pytest.raises(DamagedObjects):
+        cache.read(one)
+
+    assert other.missing([one, two]) == {one}
+    assert put(other, b"one") == [one]
+    assert other.read(one) == b"one"
+
+
 def test_an_object_that_a_good_pack_has_too_is_served(cache):
     first, _ = put(cache, b"both", b"other")
     damage(cache, first)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.store import pack_index, pack_reader, packs
+from mlops_cli.store import pack_segment, packs
 from mlops_cli.store.loose import Scratch
 from mlops_cli.store.pack_format import FILE_HEADER, RECORD_SIZE, ROW_SIZE, TRAILER_SIZE, PackError
 from mlops_cli.store.pack_writer import Packer
@@ -219,16 +219,24 @@ def test_when_no_more_files_can_be_opened_others_are_closed(root, scratch, monke
     assert [store.read(hash_bytes(b"%d" % number)) for number in range(5)] == [b"%d" % n for n in range(5)]
 
 
-def test_an_index_that_cannot_be_mapped_for_want_of_files_is_read(root, scratch, monkeypatch):
-    publish(root, scratch, b"x")
+def test_an_index_is_opened_though_too_many_files_are(root, scratch, monkeypatch):
+    for number in range(3):
+        publish(root, scratch, b"%d" % number)
+    store = Packs(str(root))
+    assert store.read(hash_bytes(b"0")) == b"0"
     index(root, scratch)
+    real = os.open
 
-    def refuse(path):
-        raise OSError(errno.EMFILE, "too many open files")
+    def limited(path, flags, *rest, **options):
+        if str(path).endswith(".idx") and store._files:
+            raise OSError(errno.EMFILE, "too many open files")
+        return real(path, flags, *rest, **options)
 
-    monkeypatch.setattr(pack_reader, "mapped", refuse)
+    monkeypatch.setattr(os, "open", limited)
+    store.forget()
 
-    assert Packs(str(root)).read(hash_bytes(b"x")) == b"x"
+    assert [store.read(hash_bytes(b"%d" % number)) for number in range(3)] == [b"0", b"1", b"2"]
+    assert store.damaged == {}
 
 
 # --- gathering ------------------------------------------------------------------------------------------------------
@@ -521,7 +529,7 @@ def test_an_index_that_points_nowhere_though_its_checksum_is_right_is_dropped(ro
     (path,) = (root / "index").iterdir()
     data = bytearray(path.read_bytes())
     data[-12 - 16 : -12 - 12] = b"\xff" * 4
-    data[-12:-4] = pack_index.xxhash.xxh3_64_intdigest(bytes(data[:-12])).to_bytes(8, "little")
+    data[-12:-4] = pack_segment.xxhash.xxh3_64_intdigest(bytes(data[:-12])).to_bytes(8, "little")
     path.chmod(0o644)
     path.write_bytes(data)
 
