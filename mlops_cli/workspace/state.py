@@ -90,13 +90,13 @@ class Clock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                os.utime(descriptor)
+                stat = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
         except OSError:
             return cls(0, 0)
-        try:
-            os.utime(descriptor)
-            stat = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
         return cls(stat.st_mtime_ns, stat.st_dev)
 
     def is_settled(self, stat: os.stat_result | Stat) -> bool:
