@@ -49,11 +49,22 @@ def _remove(name: str, folder: int) -> None:
 
 
 def is_alive(pid: str) -> bool:
-    """Say whether a process of that number runs; this one does not count, whatever has its number is from before."""
+    """Say whether a process of that number runs; this one does not count, whatever has its number is from before.
+
+    One that has ended and that nobody has asked after yet (a zombie) does not run any more.
+    """
     try:
         os.kill(int(pid), 0)
     except (ValueError, OverflowError, ProcessLookupError):
         return False
     except PermissionError:
         return True
-    return int(pid) != os.getpid()
+    return int(pid) != os.getpid() and not _has_ended(int(pid))
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            return stream.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (OSError, IndexError):  # not Linux, or gone by now: the next command asks again
+        return False
