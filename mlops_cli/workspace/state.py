@@ -3,7 +3,8 @@
 A row says "a file of this size, times and inode had this digest", so that an unchanged file is never read again. One
 more row says, of a folder whose every file has such a row, what its files looked like in all and which tree it was: an
 unchanged folder costs one look-up, not one a file. The index is a cache in SQLite, one per clone, read one folder per
-query, its files' rows packed into a few values with a checksum each; damaged or of another version, it is thrown away.
+query, its files' rows packed into a few values; damaged or of another version, it is thrown away. SQLite does not
+notice a bit that a disk has flipped, so each value has a checksum: one that is wrong says nothing.
 Rows are keyed by worktree and path inside it, so a moved clone keeps its index. A row is only kept when the file was
 older than the look at it by more than the clock's grain (Git's racy rule): a later edit then must show in `ctime`,
 which no program can set back.
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import xxhash
@@ -27,14 +28,16 @@ from mlops_cli.store.sources import Stat
 
 VERSION = 3
 PARTS = 16  # of a folder's rows, by a hash of the name: one changed file writes a sixteenth of them anew
-_PLAIN = 2  # the version of `marshal` that spells equal values equally
 GRAIN_NS = 20_000_000  # kernels stamp files with a clock that ticks every 1 to 10 ms
+_PLAIN = 2  # the version of `marshal` that spells equal values equally
+# A schema that is not text any more is told as one that cannot be decoded.
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 COARSE_GRAIN_NS = 2_000_000_000  # FAT, some network file systems, and clocks that cannot be compared
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS folder(
     id INTEGER PRIMARY KEY, checkout TEXT NOT NULL, path BLOB NOT NULL,
-    seen BLOB, below BLOB, tree BLOB, size INTEGER, files INTEGER, held BLOB, UNIQUE(checkout, path)
+    seen BLOB, below BLOB, tree BLOB, size INTEGER, files INTEGER, held BLOB, checksum BLOB, UNIQUE(checkout, path)
 );
 CREATE TABLE IF NOT EXISTS files(
     folder INTEGER NOT NULL, part INTEGER NOT NULL, rows BLOB NOT NULL, UNIQUE(folder, part)
@@ -121,11 +124,11 @@ class State:
                 return cls(_connect(path), checkout)
             except sqlite3.OperationalError:
                 raise  # locked, unreadable, a full disk: not a reason to throw the file away
-            except sqlite3.DatabaseError:
+            except _DAMAGE:
                 for suffix in ("", "-wal", "-shm"):
                     Path(f"{path}{suffix}").unlink(missing_ok=True)
                 return cls(_connect(path), checkout)
-        except (sqlite3.DatabaseError, OSError):  # work without an index, only slower
+        except (*_DAMAGE, OSError):  # work without an index, only slower
             return cls(_tables(sqlite3.connect(":memory:")), checkout)
 
     def close(self) -> None:
@@ -145,7 +148,7 @@ class State:
         try:
             for (data,) in self._database.execute("SELECT rows FROM files WHERE folder = ?", (number,)):
                 found.update(_decode(data))
-        except sqlite3.DatabaseError:
+        except _DAMAGE:
             return {}
         return found
 
@@ -156,7 +159,7 @@ class State:
             return None
         try:
             return self._part(number, _part_of(name)).get(name)
-        except sqlite3.DatabaseError:
+        except _DAMAGE:
             return None
 
     def save(
@@ -187,12 +190,11 @@ class State:
                     self._database.execute("UPDATE folder SET held = ? WHERE held = ?", (held, held_before))
                 for folder, known in folders.items():
                     number = self._number(folder)
-                    query = (
-                        "UPDATE folder SET seen = ?, below = ?, tree = ?, size = ?, files = ?, held = ? WHERE id = ?"
-                    )
-                    self._database.execute(query, (*known[:-1], held, number))
+                    columns = "seen = ?, below = ?, tree = ?, size = ?, files = ?, held = ?, checksum = ?"
+                    values = (*known[:-1], held, _checksum((folder, *known[:-1])), number)
+                    self._database.execute(f"UPDATE folder SET {columns} WHERE id = ?", values)  # noqa: S608 - ours
                 self._folders = None
-        except sqlite3.DatabaseError:
+        except _DAMAGE:
             self._folders = None
 
     def _change(self, folder: bytes, rows: Mapping[bytes, Row], gone: Iterable[bytes]) -> None:
@@ -239,28 +241,28 @@ class State:
                 self._database.executemany("DELETE FROM files WHERE folder = ?", stale)
                 self._database.executemany("DELETE FROM folder WHERE id = ?", stale)
                 self._database.executemany("UPDATE folder SET path = ? WHERE id = ?", moved)
-        except sqlite3.DatabaseError:
+        except _DAMAGE:
             pass  # they are hashed again next time
         self._folders = None
 
     def forget(self) -> None:
         """Drop every row of this checkout, as when a scratch worktree is removed; failing to is not an error."""
         rows = "DELETE FROM files WHERE folder IN (SELECT id FROM folder WHERE checkout = ?)"
-        with suppress(sqlite3.DatabaseError), self._database:
+        with suppress(*_DAMAGE), self._database:
             self._database.execute(rows, (self._checkout,))
             self._database.execute("DELETE FROM folder WHERE checkout = ?", (self._checkout,))
         self._folders = None
 
     def _all(self) -> dict[bytes, tuple[int, Known | None]]:
         if self._folders is None:
-            query = "SELECT path, id, seen, below, tree, size, files, held FROM folder WHERE checkout = ?"
+            query = "SELECT path, id, seen, below, tree, size, files, held, checksum FROM folder WHERE checkout = ?"
             try:
                 rows = self._database.execute(query, (self._checkout,))
                 self._folders = {
-                    path: (number, Known(seen, *rest) if seen is not None else None)
-                    for path, number, seen, *rest in rows
+                    path: (number, Known._make(known) if checksum == _checksum((path, *known[:-1])) else None)
+                    for path, number, *known, checksum in rows
                 }
-            except sqlite3.DatabaseError:
+            except _DAMAGE:
                 self._folders = {}
         return self._folders
 
@@ -295,11 +297,16 @@ def _encode(rows: Mapping[bytes, Row]) -> bytes:
     return xxhash.xxh3_64_digest(data) + data
 
 
-def _decode(data: bytes) -> dict[bytes, Row]:
+def _decode(data: object) -> dict[bytes, Row]:
     """Return the rows that `_encode` wrote; none when they are not what it wrote."""
-    if xxhash.xxh3_64_digest(data[8:]) != data[:8]:
+    if not isinstance(data, bytes) or xxhash.xxh3_64_digest(data[8:]) != data[:8]:
         return {}
     return {name: Row._make(row) for name, row in marshal.loads(data[8:]).items()}  # noqa: S302 - checked
+
+
+def _checksum(row: tuple[Any, ...]) -> bytes:
+    """Return what tells that the row of a folder, but for its stamp, is what was written."""
+    return xxhash.xxh3_64_digest(marshal.dumps(row, _PLAIN))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -358,6 +360,48 @@ def test_damaged_index_costs_time_only(tracked: Sandbox, spoil: Callable[[Path],
     assert tracked.states() == {"data": "modified", "lone": "ok"}
     tracked.add("data")
     assert states(tracked) == {"ok"}
+
+
+def test_what_is_left_out_of_a_known_folder_takes_nothing_with_it(box: Sandbox, trusting: None):
+    box.write("src/a.py", "a")
+    box.write("src/sub/b.py", "b")
+    (box.root / "src/empty").mkdir()
+
+    def look() -> tuple[int, int]:
+        with scanning.open_scanner(box.project(), as_code=True) as scanner:
+            found = scanner.look("src")
+        assert found is not None
+        return found.files, len(scanner.read(found.digest))
+
+    before = look(), look()
+    for folder in ("src", "src/sub"):
+        box.write(f"{folder}/__pycache__/x.pyc", "bytecode")
+
+    assert (look(), look()) == before
+    box.write("src/empty/__pycache__/x.pyc", "bytecode")
+    with_bytecode_alone = look()
+    (box.project().local / "state.db").unlink()
+    assert look() == with_bytecode_alone
+
+
+def test_flipped_bits_in_the_index_cost_time_only(tracked: Sandbox, trusting: None):
+    path = tracked.project().local / "state.db"
+    states(tracked)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        digests = [
+            row[0] for row in database.execute("SELECT digest FROM file UNION SELECT tree FROM folder") if row[0]
+        ]
+    data = path.read_bytes()
+    places = [data.index(digest) + 5 for digest in digests]
+    assert len(places) > 2
+    chance = random.Random(1)
+    for at in [*places, *(chance.randrange(len(data)) for _ in range(150))]:
+        for suffix in ("-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :])
+
+        assert states(tracked) == {"ok"}, at
 
 
 def test_index_that_is_locked_does_not_stop_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
