@@ -40,3 +40,10 @@ def _mount(*arguments: str | Path) -> None:
     done = subprocess.run(["mount", *arguments], capture_output=True, check=False)
     if done.returncode:
         pytest.skip(f"mounting is not permitted: {done.stderr.decode().strip()}")
+
+
+@contextmanager
+def read_only(place: Path) -> Iterator[None]:
+    """Let nothing be written below a folder for the length of the block, not even by root; skips where that cannot be."""
+    with bound(place, place, read_only=True):
+        yield

@@ -284,6 +284,33 @@ def test_the_index_made_anew_is_the_index(root, scratch):
     assert names(root / "index") == [name]
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.lists(st.binary(max_size=400), min_size=1, max_size=12), min_size=1, max_size=5))
+def test_an_index_made_from_footers_or_from_records_is_the_index(parts, tmp_path_factory):
+    root = tmp_path_factory.mktemp("property")
+    scratch = Scratch(str(root))
+    packed = {publish(root, scratch, *contents): contents for contents in parts}
+    index(root, scratch)
+    (segment,) = (root / "index").iterdir()
+    data, rows = segment.read_bytes(), dict(Packs(str(root)).rows())
+    assert rows.keys() == {hash_bytes(content) for contents in parts for content in contents}
+
+    segment.unlink()
+    from_footers = dict(Packs(str(root)).rows())
+    index(root, scratch)
+    assert [path.read_bytes() for path in (root / "index").iterdir()] == [data]
+    segment.unlink()
+    for name, contents in packed.items():
+        pack = root / "packs" / f"{name}.pack"
+        poke(pack, pack.stat().st_size - TRAILER_SIZE - ROW_SIZE * len(set(contents)), b"")
+    from_records = dict(Packs(str(root)).rows())
+    scratch.close()
+
+    for found in (from_footers, from_records):
+        assert found.keys() == rows.keys()
+        assert all(found[digest][1:] == place[1:] or place.pack != found[digest].pack for digest, place in rows.items())
+
+
 def test_whoever_gathers_keeps_others_from_it(root, scratch):
     for number in range(MANY_SMALL):
         publish(root, scratch, b"%d" % number)

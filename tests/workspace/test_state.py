@@ -20,6 +20,7 @@ import mlops_cli.workspace.reading as scanning
 from mlops_cli.hashing import Digest, hash_bytes, raw_digest
 from mlops_cli.store.sources import is_open_for_writing
 from mlops_cli.workspace.state import COARSE_GRAIN_NS, GRAIN_NS, Clock, Row, State
+from tests.disks import read_only
 from tests.objects import large
 from tests.workspace.projects import OLD, Sandbox, clone
 
@@ -453,17 +454,6 @@ def test_worktrees_have_rows_of_their_own(tracked: Sandbox, tmp_path: Path, trus
     assert tracked.states() == {"data": "ok", "lone": "ok"}
 
 
-def read_only(place: Path) -> Iterator[None]:
-    done = subprocess.run(["mount", "--bind", "-o", "ro", place, place], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no read-only mount: {done.stderr.decode().strip()}")
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True, capture_output=True)
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
-
-
 @pytest.mark.parametrize("with_index", [True, False])
 def test_read_only_clone_can_be_looked_at(tracked: Sandbox, with_index: bool):
     local = tracked.project().local
@@ -473,7 +463,7 @@ def test_read_only_clone_can_be_looked_at(tracked: Sandbox, with_index: bool):
         for path in local.glob("state.db*"):
             path.unlink()
     tracked.write("data/a", "changed")
-    for _ in read_only(local):
+    with read_only(local):
         assert tracked.states() == {"data": "modified", "lone": "ok"}
 
 
