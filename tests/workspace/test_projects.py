@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import LockedError, RecordError, UsageError
+from mlops_cli.errors import LockedError, OutsideError, RecordError, UsageError
 from mlops_cli.workspace.project import find_project, init_project, resolve_targets
+from tests.faults import FULL, refusing
 from tests.objects import stored
 from tests.workspace.projects import Sandbox, clone, listing, make_project, make_repo
 
@@ -275,3 +277,19 @@ def test_cache_elsewhere(box: Sandbox, tmp_path: Path):
     other = clone(box, tmp_path / "clone")
     other.checkout()
     assert listing(other.root / "data") == listing(box.root / "data")
+
+
+def test_a_disk_that_is_full_at_the_first_use_of_a_cache_names_the_cache(box: Sandbox, tmp_path: Path) -> None:
+    box.configure("cache.dir", str(tmp_path / "cache"))
+    box.write("data", "x")
+    told = set()
+    for at in range(12):
+        with refusing(FULL, at), suppress(OSError):
+            try:
+                box.add("data")
+            except OutsideError as error:
+                told.add(error.message)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+    assert f"cannot register this project at the cache `{tmp_path / 'cache'}`: the disk is full" in told
+    assert not any(".json" in message for message in told)
