@@ -29,8 +29,9 @@ def du(
 ) -> None:
     """Show what the tracked data takes in the cache
 
-    Unique is what only that path needs, shared what others need as well; each object counts once. Without a path, the
-    parts of the cache follow: packs hold small files and listings, compressed where that pays.
+    Size is that of the files; stored is what their objects take here, each counted once: unique is what only that path
+    needs, shared what others need as well. Without a path, the parts of the cache follow: packs hold small files and
+    listings, compressed where that pays.
     """
     from mlops_cli.workspace.usage import measure
 
@@ -43,25 +44,35 @@ def du(
         found = measure(project, targets, revision=rev, every=every, reporter=reporter)
     value = {
         "revision": rev,
-        "paths": [asdict(item) for item in found.used],
+        "paths": [{**asdict(item), "stored": item.stored} for item in found.used],
         "total": found.total,
         "cache": {part.name: {"files": part.files, "bytes": part.bytes} for part in found.cache},
     }
     output.result("du", value, _usage_text(found, every=every, whole=not targets))
     if any(item.unique is None for item in found.used):
         output.say("next: `mlx fetch` brings the listings that are not here, marked `?`")
+    elif any(item.absent and item.revision is None for item in found.used):
+        output.say("next: `mlx fetch` brings what is not here")
 
 
 def _usage_text(found: Usage, *, every: bool, whole: bool) -> Iterator[Line]:
     rows = [
-        (size_text(item.size), _size(item.unique), _size(item.shared), *([item.revision or ""] * every), item.path)
+        (
+            size_text(item.size),
+            *map(_size, (item.stored, item.unique, item.shared)),
+            *([item.revision or ""] * every),
+            item.path,
+        )
         for item in found.used
     ]
-    yield from table(("size", "unique", "shared", *(["recorded in"] * every), "path"), rows)
-    if rows:
-        yield f"all together: {size_text(found.total)}, each object counted once"
-    else:
-        yield "nothing is tracked yet"
+    yield from table(("size", "stored", "unique", "shared", *(["recorded in"] * every), "path"), rows)
+    yield (
+        f"all together: {size_text(found.total)} stored, each object counted once" if rows else "nothing is tracked yet"
+    )
+    for item in found.used:
+        if item.absent:
+            at = f" at {item.revision}" if item.revision else ""
+            yield f"not here: {count(item.absent, 'object')} of {item.path}{at}"
     if whole:
         yield ""
         parts = [(part.name, f"{part.files:,}", size_text(part.bytes)) for part in found.cache if part.files]

@@ -1,7 +1,7 @@
 """`mlx du`: what the tracked paths take in a store, and what of it they share.
 
-An object counts once for each path that needs it, whatever number of its files have these bytes; what only one path
-needs is what a store would save without it.
+An object counts once for each path that needs it, whatever number of its files have these bytes, and as it is stored:
+compressed when it is, not at all when it is not here. What only one path needs is what the cache would save without it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
-from mlops_cli.hashing import Digest
+from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
-from mlops_cli.store.space import Part, measure_parts
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.space import Part, measure_parts, stored_size
 from mlops_cli.store.trees import TreeSource, tree_objects
 from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.project import Project
@@ -24,9 +25,10 @@ from mlops_cli.workspace.snapshot import Tracked, open_snapshot, select
 class Used:
     """One version of a tracked path; sizes in bytes.
 
-    `size` is that of its files. `unique` and `shared` count each of its objects once, listings included: those that
-    nothing else in the answer's scope needs, and the others; None when a listing is not in the cache. `revision` is the
-    commit that recorded it, None for the records that were asked about.
+    `size` is that of its files. `unique` and `shared` are what its objects take in the cache, each counted once and
+    listings included: those that nothing else in the answer's scope needs, and the others. `absent` objects are not here
+    and take nothing. All three are None when a listing is not here. `revision` is the commit that recorded it, None for
+    the records that were asked about.
     """
 
     path: str
@@ -36,6 +38,12 @@ class Used:
     files: int
     unique: int | None
     shared: int | None
+    absent: int | None
+
+    @property
+    def stored(self) -> int | None:
+        """What it takes in the cache, whoever else needs it."""
+        return None if self.unique is None or self.shared is None else self.unique + self.shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +79,17 @@ def measure(
                 found.append((commit, entry))
     chosen = _chosen([entry for _, entry in found], targets)
     reporter.start("measuring", len(found), "paths")
-    needs = [_Need() for _ in found]
-    _count(project.cache, [entry for _, entry in found], needs, reporter)
+    count = _Count(project.cache, len(found))
+    for number, (_, entry) in enumerate(found):
+        count.add(number, entry, told=entry.path in chosen)
+        reporter.advance(1)
     used = [
-        Used(entry.path, commit, entry.digest, entry.size, entry.files, need.unique, need.shared)
-        for (commit, entry), need in zip(found, needs, strict=True)
+        Used(entry.path, commit, entry.digest, entry.size, entry.files, need.unique, need.shared, need.absent)
+        for (commit, entry), need in zip(found, count.needs, strict=True)
         if entry.path in chosen
     ]
     used.sort(key=lambda item: item.path)  # of one path, the order is that of the history
-    total = _distinct(project.cache, [entry for _, entry in found if entry.path in chosen])
-    return Usage(tuple(used), total, measure_parts(project.cache.root))
+    return Usage(tuple(used), count.total, measure_parts(project.cache.root))
 
 
 def _chosen(tracked: Iterable[Tracked], targets: Sequence[str]) -> set[str]:
@@ -98,48 +107,55 @@ def _chosen(tracked: Iterable[Tracked], targets: Sequence[str]) -> set[str]:
 class _Need:
     unique: int | None = 0
     shared: int | None = 0
+    absent: int | None = 0
+
+    def take(self, *, unique: int = 0, shared: int = 0) -> None:
+        if self.unique is not None and self.shared is not None:
+            self.unique += unique
+            self.shared += shared
+
+    def lack(self) -> None:
+        if self.absent is not None:
+            self.absent += 1
+
+    def forget(self) -> None:
+        self.unique = self.shared = self.absent = None
 
 
-def _count(trees: TreeSource, tracked: Sequence[Tracked], needs: Sequence[_Need], reporter: Reporter) -> None:
-    """Fill `needs`, which go with `tracked`: of an object needed twice, the first learns that when the second comes."""
-    sole: dict[Digest, int] = {}  # whose it is alone; -1 when several need it
-    for number, entry in enumerate(tracked):
-        need = needs[number]
-        reporter.advance(1)
+class _Count:
+    """What `number` versions of paths need, each added once; `total` counts each object of those that are told once."""
+
+    def __init__(self, cache: Cache, number: int) -> None:
+        self.needs = [_Need() for _ in range(number)]
+        self.total = 0
+        self._cache = cache
+        self._sole: dict[bytes, int] = {}  # by 32-byte digest: whose it is alone; -1 when several need it
+        self._told: set[bytes] = set()
+
+    def add(self, number: int, entry: Tracked, *, told: bool) -> None:
+        """Count an entry: of an object needed twice, the first who needs it learns that when the second comes."""
+        need = self.needs[number]
         try:
-            for digest, size in _objects(trees, entry):
-                first = sole.setdefault(digest, number)
-                if first == number:
-                    _move(need, unique=size)
+            for digest, size in _objects(self._cache, entry):
+                raw = raw_digest(digest)
+                stored = stored_size(self._cache, digest, size)
+                if stored is None:
+                    need.lack()
                     continue
-                _move(need, shared=size)
+                if told and raw not in self._told:
+                    self._told.add(raw)
+                    self.total += stored
+                first = self._sole.setdefault(raw, number)
+                if first == number:
+                    need.take(unique=stored)
+                    continue
+                need.take(shared=stored)
                 if first >= 0:
-                    _move(needs[first], unique=-size, shared=size)
-                    sole[digest] = -1
+                    self.needs[first].take(unique=-stored, shared=stored)
+                    self._sole[raw] = -1
         except (MissingObject, CorruptObject):
-            need.unique = need.shared = None
-
-
-def _move(need: _Need, *, unique: int = 0, shared: int = 0) -> None:
-    if need.unique is not None and need.shared is not None:
-        need.unique += unique
-        need.shared += shared
+            need.forget()
 
 
 def _objects(trees: TreeSource, entry: Tracked) -> Iterable[tuple[Digest, int]]:
     return tree_objects(trees, entry.digest) if entry.kind is ObjectKind.TREE else [(entry.digest, entry.size)]
-
-
-def _distinct(trees: TreeSource, tracked: Sequence[Tracked]) -> int:
-    """Return the bytes of all objects that `tracked` need, each counted once, as far as their listings are here."""
-    seen: set[Digest] = set()
-    total = 0
-    for entry in tracked:
-        try:
-            for digest, size in _objects(trees, entry):
-                if digest not in seen:
-                    seen.add(digest)
-                    total += size
-        except (MissingObject, CorruptObject):
-            continue
-    return total

@@ -84,6 +84,22 @@ def test_du_tells_paths_and_the_cache(project: Project) -> None:
     assert "cache" not in project("du", "data/raw").stdout
 
 
+def test_du_tells_what_is_not_here(project: Project) -> None:
+    add_large(project)
+    for path in (project.root / CACHE / "objects").glob("*/*"):
+        if path.stat().st_size == 300_000:
+            path.unlink()
+
+    result = project.must("du", "large.bin")
+
+    assert result.stdout.splitlines()[1:] == [
+        "300.0 kB  0 B     0 B     0 B     large.bin",
+        "all together: 0 B stored, each object counted once",
+        "not here: 1 object of large.bin",
+    ]
+    assert result.stderr == "next: `mlx fetch` brings what is not here\n"
+
+
 def test_du_marks_what_it_cannot_know(project: Project) -> None:
     for path in (project.root / CACHE / "packs").iterdir():
         path.unlink()
