@@ -66,9 +66,8 @@ def _usage_text(found: Usage, *, every: bool, whole: bool) -> Iterator[Line]:
         for item in found.used
     ]
     yield from table(("size", "stored", "unique", "shared", *(["recorded in"] * every), "path"), rows)
-    yield (
-        f"all together: {size_text(found.total)} stored, each object counted once" if rows else "nothing is tracked yet"
-    )
+    together = f"all together: {size_text(found.total)} stored, each object counted once"
+    yield together if rows else "nothing is tracked yet"
     for item in found.used:
         if item.absent:
             at = f" at {item.revision}" if item.revision else ""

@@ -20,15 +20,17 @@ from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.snapshot import Tracked, open_snapshot, select
 
+_REPORT_EVERY = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Used:
     """One version of a tracked path; sizes in bytes.
 
     `size` is that of its files. `unique` and `shared` are what its objects take in the cache, each counted once and
-    listings included: those that nothing else in the answer's scope needs, and the others. `absent` objects are not here
-    and take nothing. All three are None when a listing is not here. `revision` is the commit that recorded it, None for
-    the records that were asked about.
+    listings included: those that nothing else in the answer's scope needs, and the others. `absent` objects are not
+    here and take nothing. All three are None when a listing is not here. `revision` is the commit that recorded it,
+    None for the records that were asked about.
     """
 
     path: str
@@ -78,11 +80,10 @@ def measure(
                 known.add((entry.path, entry.digest))
                 found.append((commit, entry))
     chosen = _chosen([entry for _, entry in found], targets)
-    reporter.start("measuring", len(found), "paths")
-    count = _Count(project.cache, len(found))
+    reporter.start("measuring", None, "objects")
+    count = _Count(project.cache, len(found), reporter)
     for number, (_, entry) in enumerate(found):
         count.add(number, entry, told=entry.path in chosen)
-        reporter.advance(1)
     used = [
         Used(entry.path, commit, entry.digest, entry.size, entry.files, need.unique, need.shared, need.absent)
         for (commit, entry), need in zip(found, count.needs, strict=True)
@@ -125,10 +126,11 @@ class _Need:
 class _Count:
     """What `number` versions of paths need, each added once; `total` counts each object of those that are told once."""
 
-    def __init__(self, cache: Cache, number: int) -> None:
+    def __init__(self, cache: Cache, number: int, reporter: Reporter) -> None:
         self.needs = [_Need() for _ in range(number)]
         self.total = 0
         self._cache = cache
+        self._reporter = reporter
         self._sole: dict[bytes, int] = {}  # by 32-byte digest: whose it is alone; -1 when several need it
         self._told: set[bytes] = set()
 
@@ -136,7 +138,9 @@ class _Count:
         """Count an entry: of an object needed twice, the first who needs it learns that when the second comes."""
         need = self.needs[number]
         try:
-            for digest, size in _objects(self._cache, entry):
+            for seen, (digest, size) in enumerate(_objects(self._cache, entry), start=1):
+                if seen % _REPORT_EVERY == 0:
+                    self._reporter.advance(_REPORT_EVERY)
                 raw = raw_digest(digest)
                 stored = stored_size(self._cache, digest, size)
                 if stored is None:
