@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import stat as st
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from mlops_cli.errors import CorruptObject, MissingObject
 from mlops_cli.files import translate_os_error
@@ -20,6 +21,7 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import CLONE_FROM, Cache
 from mlops_cli.store.links import LinkMode, object_at
+from mlops_cli.store.sources import is_open_for_writing
 from mlops_cli.store.trees import Entry, Kind, diff, find, walk
 from mlops_cli.workspace import git
 from mlops_cli.workspace.compare import as_entry
@@ -31,7 +33,8 @@ from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 
 _WRITABLE = 0o222
-_REPORT_EVERY = 256
+_REPORT_EVERY = 64
+_Item = TypeVar("_Item")
 _ROOT_KNOWS = "root-knows"  # a file in the clone's folder: the warning was given
 
 
@@ -48,23 +51,25 @@ def unprotect(
 ) -> tuple[Relinked, ...]:
     """Make every file at `targets` one of the workspace's own, and writable; returns the paths where some were not.
 
-    UsageError for what is not tracked; MissingObject for a link to an object that is gone; CorruptObject for one whose
-    bytes were changed through a link, which stays as it is.
+    UsageError for what is not tracked. After all the others: MissingObject for a link to an object that is gone,
+    CorruptObject for one whose bytes were changed through a link; such files stay as they are.
     """
     found: list[Relinked] = []
+    failures = _Failures()
     with open_scanner(project) as scanner:
         relinking = _Relinking(project, scanner, project.cache.copying())
         for tracked, part in _chosen(project, targets):
             path = f"{tracked.path}/{part}" if part else tracked.path
             reporter.start("unprotecting", None, "files")
             count = 0
-            for count, (name, info) in enumerate(relinking.protected(os.fsencode(path)), start=1):
-                if not dry_run:
-                    relinking.free(name, info)
-                if count % _REPORT_EVERY == 0:
-                    reporter.advance(_REPORT_EVERY)
+            for name, info in _telling(relinking.protected(os.fsencode(path)), reporter):
+                with failures.gathered():
+                    if not dry_run:
+                        relinking.free(name, info)
+                    count += 1
             if count:
                 found.append(Relinked(path, count))
+    failures.raise_any()
     return tuple(found)
 
 
@@ -73,10 +78,12 @@ def relink(
 ) -> tuple[Relinked, ...]:
     """Make the files at `targets` that are as recorded be linked, cloned or copied as `cache.link` says.
 
-    Files that differ from their record, or whose object is not in the cache, stay as they are. MissingObject when a
-    listing is not in the cache; CorruptObject for a damaged object: its file stays too.
+    Files that differ from their record, that somebody is writing to, or whose object is not in the cache, stay as they
+    are. After all the others: MissingObject when a listing is not in the cache; CorruptObject for a damaged object: its
+    file stays too.
     """
     found: list[Relinked] = []
+    failures = _Failures()
     with open_scanner(project, reporter=reporter) as scanner:
         for tracked, part in _chosen(project, targets):
             path = f"{tracked.path}/{part}" if part else tracked.path
@@ -85,16 +92,49 @@ def relink(
                 cache = cache.copying()  # Git would commit a link into this machine's cache
             relinking = _Relinking(project, scanner, cache)
             reporter.start("checking", None, "files")
-            try:
+            wrong: list[tuple[bytes, Entry, os.stat_result]] = []
+            with failures.gathered():
                 wrong = relinking.unlike(tracked, part)
-            except MissingObject as error:
-                hint = f"`mlx pull {tracked.path}` brings it"
-                raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
             reporter.start("relinking", len(wrong), "files")
-            count = len(wrong) if dry_run else sum(relinking.place(*item) for item in wrong)
+            count = 0
+            for item in _telling(wrong, reporter):
+                with failures.gathered():
+                    count += dry_run or relinking.place(*item)
             if count:
                 found.append(Relinked(path, count))
+    failures.raise_any()
     return tuple(found)
+
+
+def _telling(items: Iterable[_Item], reporter: Reporter) -> Iterator[_Item]:
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % _REPORT_EVERY == 0:
+            reporter.advance(_REPORT_EVERY)
+
+
+class _Failures:
+    """What could not be done with some files, told once, when all is done with the others."""
+
+    def __init__(self) -> None:
+        self._errors: list[CorruptObject | MissingObject] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep an error of the block for later."""
+        try:
+            yield
+        except (CorruptObject, MissingObject) as error:
+            self._errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raise the first of the worst errors, with the number of the others."""
+        if not self._errors:
+            return
+        worst = next((error for error in self._errors if isinstance(error, CorruptObject)), self._errors[0])
+        others = len(self._errors) - 1
+        more = f" (and {others:,} more file{'' if others == 1 else 's'} that could not be done)" if others else ""
+        raise type(worst)(worst.message + more, hint=worst.hint) from worst
 
 
 def warn_root(project: Project, reporter: Reporter) -> None:
@@ -133,6 +173,14 @@ class _Relinking:
 
     def unlike(self, tracked: Tracked, part: str) -> list[tuple[bytes, Entry, os.stat_result]]:
         """Return the files that are as recorded but not as `cache` would make them, with their stats."""
+        try:
+            return self._unlike(tracked, part)
+        except MissingObject as error:
+            path = f"{tracked.path}/{part}" if part else tracked.path
+            hint = f"`mlx pull {tracked.path}` brings it"
+            raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
+
+    def _unlike(self, tracked: Tracked, part: str) -> list[tuple[bytes, Entry, os.stat_result]]:
         cache = self._project.cache
         kind, digest, _ = resolve_part(cache, tracked, part)
         path = os.fsencode(f"{tracked.path}/{part}" if part else tracked.path)
@@ -215,11 +263,16 @@ class _Relinking:
         digest = (
             self._linked(name) if st.S_ISLNK(info.st_mode) else self._object_of(info) if info.st_nlink > 1 else None
         )
-        if digest is not None:
+        if digest is None:
+            self._make_writable(name, info)
+        elif self._is_as(name, info):
             self._replace(name, Entry(b"", Kind.EXECUTABLE if executable else Kind.FILE, 0, 1, digest), None)
-            return
+
+    def _make_writable(self, name: bytes, info: os.stat_result) -> None:
+        parent, _, base = name.rpartition(b"/")
         try:
-            os.chmod(self._root + b"/" + name, st.S_IMODE(info.st_mode) | 0o200)
+            with Folders(self._project) as folders:
+                os.chmod(base, st.S_IMODE(info.st_mode) | 0o200, dir_fd=folders.open(parent))
         except OSError as error:
             raise translate_os_error(error, f"make `{os.fsdecode(name)}` writable") from error
 
@@ -227,13 +280,7 @@ class _Relinking:
         """Make a file that is still what was `seen` as the cache would; returns whether it was."""
         if self._cache.link is LinkMode.REFLINK and not self._cache.clones and not self._is_shared(entry.digest, seen):
             return False  # the file system does not clone: the copy that is there will do
-        now = os.lstat(self._root + b"/" + name)
-        if (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (
-            seen.st_ino,
-            seen.st_size,
-            seen.st_mtime_ns,
-            seen.st_ctime_ns,
-        ):
+        if not self._is_as(name, seen) or is_open_for_writing(os.fsdecode(self._root + b"/" + name)):
             return False
         if self._cache.shares and not st.S_ISLNK(seen.st_mode):
             try:
@@ -242,6 +289,19 @@ class _Relinking:
                 raise damaged_at(os.fsdecode(name), error) from error
         self._replace(name, entry, entry.size)
         return True
+
+    def _is_as(self, name: bytes, seen: os.stat_result) -> bool:
+        """Say whether a file is what it was when it was looked at."""
+        try:
+            now = os.lstat(self._root + b"/" + name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) == (
+            seen.st_ino,
+            seen.st_size,
+            seen.st_mtime_ns,
+            seen.st_ctime_ns,
+        )
 
     def _replace(self, name: bytes, entry: Entry, size: int | None) -> None:
         path = os.fsdecode(name)

@@ -93,7 +93,7 @@ def test_du_tells_what_is_not_here(project: Project) -> None:
     result = project.must("du", "large.bin")
 
     assert result.stdout.splitlines()[2:] == [
-        "300.0 kB  0 B     0 B     0 B     large.bin",
+        "300.0 kB      0 B      0 B      0 B   large.bin",
         "all together: 0 B stored, each object counted once",
         "not here: 1 object of large.bin",
     ]

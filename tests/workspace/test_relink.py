@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import CorruptObject, UsageError
+from mlops_cli.errors import CorruptObject, MlxError, UsageError
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.workspace.relink import relink, unprotect, warn_root
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.relink import Relinked, relink, unprotect, warn_root
 from tests.workspace.projects import Notes, Sandbox, listing
 
 LARGE = os.urandom(100_000)
@@ -147,6 +149,78 @@ def test_a_damaged_object_does_not_replace_a_good_file(box: Sandbox) -> None:
         relink(box.project(), ["data"])
 
     assert (box.root / "data/large.bin").read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("verb", [unprotect, relink])
+def test_one_bad_object_does_not_keep_the_others_from_being_done(
+    verb: Callable[[Project], tuple[Relinked, ...]], box: Sandbox
+) -> None:
+    fill(box, "symlink" if verb is unprotect else "copy")
+    box.write("zoo.bin", LARGE[1:])
+    box.add("zoo.bin")
+    box.configure("cache.link", "symlink")
+    for content in (LARGE, LARGE[::-1]):
+        path = Path(box.project().cache.object_path(hash_bytes(content)))
+        path.chmod(0o644)
+        path.write_bytes(os.urandom(len(content)))
+        path.chmod(0o444)
+
+    with pytest.raises(CorruptObject, match=r"1 more file that could not be done") as caught:
+        verb(box.project())
+
+    assert "data/large.bin" in caught.value.message
+    assert how(box, "zoo.bin") == ("copy" if verb is unprotect else "symlink")
+
+
+def test_a_file_that_is_being_written_is_not_relinked(box: Sandbox) -> None:
+    fill(box, "copy")
+    box.configure("cache.link", "hardlink")
+
+    with (box.root / "data/large.bin").open("r+b") as stream:
+        done = relink(box.project())
+        stream.write(b"written")
+
+    assert [item.path for item in done] == ["lone.bin"]
+    assert (box.root / "data/large.bin").read_bytes() == b"written" + LARGE[7:]
+
+
+def test_a_file_that_changed_meanwhile_is_not_replaced(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody puts a file of their own where a link was, after it was looked at."""
+    fill(box, "symlink")
+    place = box.root / "lone.bin"
+    real = os.readlink
+
+    def replace(path: bytes) -> bytes:
+        target = real(path)
+        if path == os.fsencode(place):
+            place.unlink()
+            place.write_text("mine")
+            monkeypatch.setattr(os, "readlink", lambda _: target)
+        return target
+
+    monkeypatch.setattr(os, "readlink", replace)
+
+    unprotect(box.project(), ["lone.bin"])
+
+    assert place.read_text() == "mine"
+
+
+def test_nothing_outside_becomes_writable(box: Sandbox, tmp_path: Path) -> None:
+    """A folder of the data is a link by now, and leads to somebody's read-only files."""
+    box.write("data/sub/a", "a")
+    box.add("data")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a").write_text("theirs")
+    (outside / "a").chmod(0o400)
+    (box.root / "data/sub/a").unlink()
+    (box.root / "data/sub").rmdir()
+    (box.root / "data/sub").symlink_to(outside)
+
+    with pytest.raises(MlxError):
+        unprotect(box.project(), ["data/sub/a"])
+
+    assert (outside / "a").stat().st_mode & 0o777 == 0o400
 
 
 def test_what_is_not_in_the_cache_stays(box: Sandbox) -> None:
