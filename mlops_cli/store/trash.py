@@ -28,6 +28,7 @@ from mlops_cli.store.packed import PackedStore
 from mlops_cli.store.sharing import make_folder
 from mlops_cli.store.tree_format import TREE_LIMIT
 
+_TOGETHER = 16  # packs that are written anew before the old ones go
 _DIGITS = re.compile("[0-9a-f]{64}")
 
 
@@ -129,14 +130,15 @@ class Trash:
         def dispose(path: str) -> None:
             self._move(path, f"{folder}/{path.rpartition('/')[2]}")
 
-        with self._store.scratch() as scratch:
-            packs.rewrite(
-                sound,
-                scratch.next_path,
-                durable=self._store.durability is not Durability.NONE,
-                keep=wanted,
-                dispose=dispose,
-            )
+        for start in range(0, len(sound), _TOGETHER):
+            with self._store.scratch() as scratch:
+                packs.rewrite(
+                    sound[start : start + _TOGETHER],
+                    scratch.next_path,
+                    durable=self._store.durability is not Durability.NONE,
+                    keep=wanted,
+                    dispose=dispose,
+                )
         return tuple(name for name in names if name not in sound)
 
     def reindex(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
-from mlops_cli.errors import UsageError
+from mlops_cli.errors import OutsideError, UsageError
 from mlops_cli.files import translate_os_error
 from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
@@ -121,7 +121,7 @@ def _examine(
     if sources is not None:
         brought = len(tried) - len(seen.missing(tried))
         found = replace(found, remote=sources.remote, returned=sources.returned, repaired=brought)
-    return _told(project, seen, needs, lost, found)
+    return _told(project, seen, needs, lost, found, reporter)
 
 
 class _Sources:
@@ -154,13 +154,15 @@ class _Sources:
                 copy_objects(left, self._store, self._project.cache, jobs=jobs, reporter=self._reporter)
 
 
-def _told(project: Project, seen: Seen, needs: Needs, lost: Sequence[Digest], found: Examination) -> Examination:
+def _told(
+    project: Project, seen: Seen, needs: Needs, lost: Sequence[Digest], found: Examination, reporter: Reporter
+) -> Examination:
     """Return `found` with every fault, named by the tracked path that it belongs to."""
     missing = seen.missing(lost)
     owners = needs.owners(lost)
     in_trash = seen.in_trash(missing)
     unknown = {digest for digest in seen.damaged if digest not in owners}
-    older = dict(_find_owners(project, seen, unknown))
+    older = dict(_find_owners(project, seen, unknown, reporter))
 
     def fault(digest: Digest, why: str, moved: str | None = None) -> Fault:
         revision, owner = older.get(digest, (None, None))
@@ -179,12 +181,12 @@ def _order(fault: Fault) -> tuple[str, str]:
 
 
 def _find_owners(
-    project: Project, seen: Seen, wanted: Collection[Digest]
+    project: Project, seen: Seen, wanted: Collection[Digest], reporter: Reporter
 ) -> Iterator[tuple[Digest, tuple[str | None, Tracked]]]:
     """Yield each of `wanted` that a committed record names, with the newest commit that does."""
     left = set(wanted)
     known: set[Digest] = set()
-    history = _history(project) if left else iter(())
+    history = _older(project, reporter) if left else iter(())
     for revision, entry in history:
         if entry.digest in known:
             continue
@@ -194,6 +196,14 @@ def _find_owners(
             left.discard(digest)
         if not left:
             return
+
+
+def _older(project: Project, reporter: Reporter) -> Iterator[tuple[str, Tracked]]:
+    """Yield what `_history` does, as far as Git can read it: what was found damaged must be told in any case."""
+    try:
+        yield from _history(project)
+    except OutsideError as error:
+        reporter.note(f"older versions were not looked at: {error.message}")
 
 
 def _history(project: Project) -> Iterator[tuple[str, Tracked]]:

@@ -69,8 +69,8 @@ def move(project: Project, old: str, new: str, *, dry_run: bool = False) -> Move
     MissingObject when the listing of a tracked folder that changes is not in the cache.
     """
     snapshot = workspace_snapshot(project)
-    old = old.removesuffix(SUFFIX) if old.removesuffix(SUFFIX) in snapshot.pointer_paths else old
-    new = new.removesuffix(SUFFIX)
+    if old.endswith(SUFFIX) and old.removesuffix(SUFFIX) in snapshot.pointer_paths:
+        old, new = old.removesuffix(SUFFIX), new.removesuffix(SUFFIX)  # by the names of their pointers
     if _holds_paths(project, snapshot, new) and not _is_half_done(snapshot, old, new):
         new = f"{new}/{old.rpartition('/')[2]}" if new else old.rpartition("/")[2]
     source, target = _place(project, snapshot, old), _place(project, snapshot, new)

@@ -113,6 +113,20 @@ def test_an_object_of_an_older_version_is_named_by_its_commit(filled: Sandbox) -
     assert {(fault.path, fault.revision) for fault in found.damaged} == {("large.bin", first), ("data", first)}
 
 
+def test_a_history_that_git_cannot_read_keeps_nothing_from_being_told(filled: Sandbox) -> None:
+    filled.write("large.bin", OTHER)
+    filled.add("large.bin")
+    filled.commit()
+    filled.write(".git/refs/heads/broken", "0" * 39 + "1\n")
+    digest = damage(filled, LARGE)
+
+    found = fsck(filled)
+
+    assert [fault.digest for fault in found.damaged] == [digest]
+    assert found.damaged[0].moved
+    assert any("older versions were not looked at" in note for note in filled.heard.notes)
+
+
 def test_an_object_of_head_is_named_by_it(filled: Sandbox) -> None:
     filled.write("large.bin", OTHER)
     filled.add("large.bin")

@@ -74,6 +74,18 @@ def test_changes_in_the_workspace_stay_changes(filled: Sandbox) -> None:
     assert filled.read("images/x.txt") == "changed"
 
 
+def test_a_name_like_that_of_a_pointer_is_one_only_beside_one(filled: Sandbox) -> None:
+    run(filled, "a.bin.mlx", "b.bin.mlx")
+    assert filled.states()["b.bin"] == "ok"
+
+    run(filled, "data/x.txt", "data/x.mlx")
+
+    assert filled.read("data/x.mlx") == "x"
+    assert filled.clean()
+    with pytest.raises(UsageError, match=r"only pointers end in `\.mlx`"):
+        run(filled, "b.bin", "c.mlx")
+
+
 def test_a_pointer_moves_without_data(filled: Sandbox) -> None:
     shutil.rmtree(filled.root / "data")
 
