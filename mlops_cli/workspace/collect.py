@@ -234,7 +234,8 @@ def _alone(project: Project, doing: str) -> Iterator[None]:
         with alone(cache.root, doing=doing, timeout=project.config.core_lock_timeout):
             yield
     except OSError as error:
-        raise translate_os_error(error, f"clear the cache `{cache.root}`") from error
+        place = f"`{error.filename}` in " if error.filename else ""
+        raise translate_os_error(error, f"change {place}the cache `{cache.root}`") from error
 
 
 def restore_trash(project: Project, *, dry_run: bool = False, reporter: Reporter = SILENT) -> Amount:
