@@ -10,11 +10,12 @@ import os
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from mlops_cli.hashing import RAW_SIZE
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.store.pack_format import RECORD_SIZE, PackError
+from mlops_cli.store.pack_format import RECORD_SIZE, PackError, scan_records
 from mlops_cli.store.pack_index import read_footer
 from mlops_cli.store.packed import PackedStore
 
@@ -98,6 +99,13 @@ def read_pack(path: str, name: str) -> Collection[tuple[bytes, int]] | None:
     return _Rows(table.raws(0, table.count), table.columns(0, table.count)[2])
 
 
+def scan_pack(path: str) -> Iterator[bytes]:
+    """Yield the 32-byte digest of each good record of a pack, whatever its table says; none of one that is gone."""
+    with suppress(FileNotFoundError):
+        for _, record in scan_records(memoryview(Path(path).read_bytes())):
+            yield record.raw
+
+
 class _Rows(Collection[tuple[bytes, int]]):
     """The objects of a pack, in the columns that they were read in: there may be millions."""
 
@@ -123,7 +131,7 @@ class _Rows(Collection[tuple[bytes, int]]):
 def _runs(store: PackedStore) -> Iterator[Run]:
     for entry in _listed(f"{store.root}/runs"):
         key = entry.name.removesuffix(".yaml")
-        if entry.name.endswith(".yaml") and key.isalnum():
+        if entry.name.endswith(".yaml") and key.isalnum() and key.isascii():
             with suppress(FileNotFoundError):
                 info = entry.stat(follow_symlinks=False)
                 yield Run(key, info.st_size, changed_at(info))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from mlops_cli.errors import MissingObject
 from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.store.contents import read_contents
+from mlops_cli.store.contents import read_contents, scan_pack
 from mlops_cli.store.links import rename_new
 from mlops_cli.store.objects import Durability
 from mlops_cli.store.pack_folder import SUFFIX
@@ -76,7 +76,8 @@ class Trash:
             folder = str(store.root).rpartition("/")[2]
             contents = read_contents(store)
             for pack in contents.packs:
-                for raw, _ in pack.objects or ():
+                path = store.packs.path_of(pack.name)
+                for raw in scan_pack(path) if pack.objects is None else (raw for raw, _ in pack.objects):
                     if raw in wanted:
                         places[digest_from_raw(raw)] = f"{folder}/packs/{pack.name}{SUFFIX}"
             for loose in contents.loose:

@@ -40,7 +40,8 @@ class Marks:
         self._absent: dict[Digest, tuple[str, bool | None]] = {}  # trees that are not here: who needs each, is it one
 
     def retry(self) -> None:
-        """Mark again what trees name that were not here: they may have come."""
+        """Mark again what trees name that were not here: they may have come, or have gone to the trash."""
+        self._trash = Trash(self._cache)
         waiting, self._absent = self._absent, {}
         for digest, (name, is_tree) in waiting.items():
             self.mark([(digest, is_tree)], name)

@@ -95,6 +95,7 @@ def relink(
             wrong: list[tuple[bytes, Entry, os.stat_result]] = []
             with failures.gathered():
                 wrong = relinking.unlike(tracked, part)
+            scanner.save()  # what it has not told yet belongs to the checking
             reporter.start("relinking", len(wrong), "files")
             count = 0
             for item in _telling(wrong, reporter):

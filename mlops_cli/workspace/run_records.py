@@ -39,7 +39,7 @@ def check_run_records(cache: Cache, *, dry_run: bool) -> RunRecords:
     """
     damaged: list[DamagedFile] = []
     needed: list[tuple[Digest, ...]] = []
-    keys = sorted(cache.list_runs())
+    keys = sorted(key for key in cache.list_runs() if key.isascii())
     for key in keys:
         data = cache.read_run(key)
         if data is None or _OTHER_VERSION.search(data):

@@ -10,8 +10,10 @@ import pytest
 
 from mlops_cli.errors import Inconclusive, MlxError, RecordError
 from mlops_cli.hashing import hash_bytes
+from mlops_cli.store.checkup import Scope
 from mlops_cli.store.trees import tree_objects
 from mlops_cli.workspace.collect import collect, empty_trash, restore_trash
+from mlops_cli.workspace.integrity import examine
 from tests.workspace.collecting import LARGE, add_new, content, gc, held, in_trash, later
 from tests.workspace.projects import Sandbox, make_project
 
@@ -248,6 +250,33 @@ def test_what_is_needed_again_comes_back_before_the_trash_is_emptied(size: int, 
     gc(box, now=now + 1e7)
 
     assert held(box, digest)
+
+
+def test_a_pack_in_the_trash_without_a_good_end_counts(box: Sandbox) -> None:
+    digest = add_new(box, "data", OLD)
+    pointer = box.read("data.mlx")
+    (box.root / "data.mlx").unlink()
+    now = later()
+    gc(box, now=now)
+    (path,) = (path for path in (box.project().cache.root / "trash").rglob("*.pack"))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-10])
+    box.write("data.mlx", pointer)
+
+    gc(box, now=now + 1e7)
+
+    box.project().cache.check(digest)
+
+
+def test_a_file_among_the_run_records_that_is_none_stops_nothing(old: Sandbox) -> None:
+    runs = old.project().cache.root / "runs"
+    runs.mkdir()
+    (runs / "é.yaml").write_text("mine")
+
+    gc(old)
+
+    assert (runs / "é.yaml").exists()
+    assert examine(old.project(), Scope()).runs.count == 0
 
 
 def test_emptying_the_trash_leaves_what_is_needed_again(box: Sandbox) -> None:
