@@ -46,8 +46,11 @@ class Marks:
         for digest, (name, is_tree) in waiting.items():
             self.mark([(digest, is_tree)], name)
 
-    def mark(self, roots: Iterable[tuple[Digest, bool | None]], name: str) -> None:
-        """Mark each root, and of a tree all below it; a root of None may be either."""
+    def mark(self, roots: Iterable[tuple[Digest, bool | None]], name: str, *, optional: bool = False) -> None:
+        """Mark each root, and of a tree all below it; a root of None may be either.
+
+        What is `optional` is kept as far as it is here: nothing is lost with it that cannot be made again.
+        """
         objects = self.objects
         trees: list[Digest] = []
         for digest, is_tree in roots:
@@ -69,11 +72,14 @@ class Marks:
             try:
                 inner, blobs = children(self._tree(digest), digest)
             except MissingObject:
-                self._absent[digest] = name, True
+                if not optional:
+                    self._absent[digest] = name, True
                 self._entered.discard(raw)  # it may have come by the next look
                 continue
             except CorruptObject as error:
-                self._unknown(_untold(name, error.message), error)
+                self._entered.discard(raw)  # who needs it for sure must stumble over it, too
+                if not optional:
+                    self._unknown(_untold(name, error.message), error)
                 continue
             trees.extend(inner)
             objects.update(map(raw_digest, blobs))

@@ -118,7 +118,8 @@ class Marker:
                 )
             common_dir = Path(project.git_dir)
             found = find_checkout(Path(project.root))
-            yield found if found and found.common_dir == common_dir else Checkout(common_dir, common_dir, common_dir)
+            known = found is not None and os.path.realpath(found.common_dir) == os.path.realpath(common_dir)
+            yield found if found is not None and known else Checkout(common_dir, common_dir, common_dir)
         owner = find_owner(self._cache)
         if owner is not None:
             yield Checkout(owner, owner, owner)
@@ -131,7 +132,7 @@ class Marker:
             if data is None or not (run.time >= before or _mark(data) in self.needed.locks):
                 continue
             kept.add(run.key)
-            self._take(Source.RUNS, f"run cache entry {run.key}", data, is_lock=True, salvage=True)
+            self._take(Source.RUNS, f"run cache entry {run.key}", data, is_lock=True)
         return kept
 
     # Where records are -----------------------------------------------------------------------------------------------
@@ -273,11 +274,11 @@ class Marker:
             elif is_lock:
                 raise RecordError(f"`{name}` is too large for a lock", hint="`git log` tells who wrote it")
 
-    def _take(self, source: Source, name: str, data: bytes, *, is_lock: bool, salvage: bool = False) -> None:
+    def _take(self, source: Source, name: str, data: bytes, *, is_lock: bool) -> None:
         """Keep what one record names; `name` is for messages, and not that of a file, which need not fit it here."""
         if not data and source is not Source.WORKSPACE:
             return  # in the index, a file that is to be added later; in the workspace, one that was cut short
-        kind = "lock" if is_lock else "pointer"
+        kind = "run" if source is Source.RUNS else "lock" if is_lock else "pointer"
         if not self._is_new(kind, data):
             return
         if is_lock:
@@ -288,7 +289,7 @@ class Marker:
         try:
             roots = _in_lock(data, name) if is_lock else _in_pointer(data, name)
         except RecordError as error:
-            if not (salvage or self._salvage or _CONFLICT.search(data)):
+            if not (source is Source.RUNS or self._salvage or _CONFLICT.search(data)):
                 self._read.discard((kind, _mark(data)))  # so that it is an error the next time, too
                 raise RecordError(
                     f"nobody can tell what a record needs: {error.message}",
@@ -296,7 +297,7 @@ class Marker:
                 ) from error
             self._keep_spelled(data, name)
             return
-        self._marks.mark(roots, name)
+        self._marks.mark(roots, name, optional=source is Source.RUNS)
 
     def _keep_spelled(self, data: bytes, name: str) -> None:
         self._marks.mark([(parse_digest(found.decode()), None) for found in _DIGEST.findall(data)], name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import Inconclusive, MlxError, RecordError
+from mlops_cli.errors import CorruptObject, Inconclusive, MlxError, RecordError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.trees import tree_objects
@@ -231,6 +232,31 @@ def test_a_damaged_tree_stops_it_also_once_it_was_put_away(box: Sandbox) -> None
             gc(box)
 
     assert held(box, one)
+
+
+def test_a_damaged_output_of_a_run_cache_entry_stops_nothing(box: Sandbox) -> None:
+    """The entry is of no use any more; what other records need of the same tree is another matter."""
+    box.pipeline("stages:\n  make:\n    cmd: mkdir out && seq 1000 | split -l 1 - out/\n    outs: [out]\n")
+    box.run()
+    lock = box.root / "mlx.lock" / "make.yaml"
+    digest = box.snapshot().tracked()[0].digest
+    cache = box.project().cache
+    place = cache.packs.find(digest)
+    assert place is not None
+    path = Path(cache.packs.path_of(place.pack))
+    data = bytearray(path.read_bytes())
+    data[place.offset + 80] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    text = lock.read_text()
+    lock.unlink()
+
+    for _ in range(3):
+        collect(box.project(), now=time.time(), grace=3600)
+    lock.write_text(text)
+    for _ in range(2):
+        with pytest.raises(CorruptObject, match=r"mlx\.lock/make\.yaml"):
+            collect(box.project(), now=time.time(), grace=3600)
 
 
 # The trash -----------------------------------------------------------------------------------------------------------
