@@ -19,6 +19,7 @@ import pytest
 import mlops_cli.workspace.reading as scanning
 from mlops_cli.hashing import Digest, hash_bytes, raw_digest
 from mlops_cli.store.sources import is_open_for_writing
+from mlops_cli.workspace.scan import open_scanner
 from mlops_cli.workspace.state import COARSE_GRAIN_NS, GRAIN_NS, Clock, Row, State
 from tests.disks import read_only
 from tests.objects import large
@@ -54,6 +55,23 @@ def tracked(box: Sandbox) -> Sandbox:
     box.write("lone", "lone")
     box.add("data", "lone")
     return box
+
+
+@pytest.mark.usefixtures("trusting")
+def test_what_is_left_out_of_a_known_folder_takes_nothing_else_along(box: Sandbox) -> None:
+    box.write("src/a.py", "a")
+    box.write("src/sub/b.py", "b")
+
+    def look() -> object:
+        with open_scanner(box.project(), as_code=True) as scanner:
+            return scanner.look("src")
+
+    before = look()
+    for name in ("src/__pycache__/a.pyc", "src/sub/__pycache__/b.pyc"):
+        box.write(name, "bytecode")
+
+    assert look() == before
+    assert look() == before
 
 
 def states(box: Sandbox) -> set[str]:
