@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Protocol
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
 from mlops_cli.hashing import Digest, raw_digest
@@ -21,20 +20,35 @@ from mlops_cli.store.trash import Trash
 from mlops_cli.workspace.reach import children
 
 
-class Unknown(Protocol):
-    """Is told of an error that leaves it unknown what is needed; returns if that is to be passed over."""
+class Doubts:
+    """What to do about what cannot be known: it is an error, unless `salvage` lets it be passed over with a note."""
 
-    def __call__(self, error: MlxError, cause: BaseException | None = None) -> None: ...
+    def __init__(self, reporter: Reporter, *, salvage: bool) -> None:
+        self.salvage = salvage
+        self._reporter = reporter
+        self._noted: set[str] = set()
+
+    def pass_over(self, error: MlxError, cause: BaseException | None = None) -> None:
+        """Raise an error about what cannot be known; with `salvage`, only tell it."""
+        if not self.salvage:
+            raise error from cause
+        self.note(error.message)
+
+    def note(self, message: str) -> None:
+        """Tell something, once."""
+        if message not in self._noted:
+            self._noted.add(message)
+            self._reporter.note(message)
 
 
 class Marks:
     """The `objects` of `cache` that are marked, as 32-byte digests; what was marked once is not read again."""
 
-    def __init__(self, cache: Cache, unknown: Unknown, reporter: Reporter) -> None:
+    def __init__(self, cache: Cache, doubts: Doubts, reporter: Reporter) -> None:
         self.objects: set[bytes] = set()
         self._cache = cache
         self._trash = Trash(cache)
-        self._unknown = unknown
+        self._doubts = doubts
         self._reporter = reporter
         self._entered: set[bytes] = set()  # trees
         self._absent: dict[Digest, tuple[str, bool | None]] = {}  # trees that are not here: who needs each, is it one
@@ -79,7 +93,7 @@ class Marks:
             except CorruptObject as error:
                 self._entered.discard(raw)  # who needs it for sure must stumble over it, too
                 if not optional:
-                    self._unknown(_untold(name, error.message), error)
+                    self._doubts.pass_over(_untold(name, error.message), error)
                 continue
             trees.extend(inner)
             objects.update(map(raw_digest, blobs))
@@ -92,7 +106,7 @@ class Marks:
             self._absent[digest] = name, None
             return False
         except DamagedObjects as error:
-            self._unknown(_untold(name, error.message), error)
+            self._doubts.pass_over(_untold(name, error.message), error)
             return False
         except CorruptObject:
             return False
@@ -112,14 +126,14 @@ class Marks:
         lost = read_lost(self._cache)
         for digest, (name, _) in self._absent.items():
             if raw_digest(digest) in lost.objects:
-                self._unknown(
+                self._doubts.pass_over(
                     _untold(name, f"object `{cut(digest)}` was damaged, and is in `quarantine/` of the cache")
                 )
         packs = [path for path in self._cache.packs.damaged if path.endswith(SUFFIX) and os.path.exists(path)]
         for path in (*lost.unreadable, *packs):
             name = next(iter(self._absent.values()))[0]
             hint = "`mlx fsck` tells more" if path in packs else "remove that file if nothing in it is wanted"
-            self._unknown(_untold(name, f"a part of it may be in `{path}`, which cannot be read", hint))
+            self._doubts.pass_over(_untold(name, f"a part of it may be in `{path}`, which cannot be read", hint))
 
 
 def _untold(name: str, why: str, hint: str = "`mlx fsck --repair` may bring a good one") -> CorruptObject:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from mlops_cli.errors import Inconclusive, MlxError, OutsideError, RecordError
+from mlops_cli.errors import Inconclusive, OutsideError, RecordError
 from mlops_cli.files import POLL_SECONDS, TEMPORARY_PREFIX, translate_os_error
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
@@ -32,7 +32,7 @@ from mlops_cli.store.trees import Kind
 from mlops_cli.workspace import repository
 from mlops_cli.workspace.clients import find_owner, is_there, list_registered
 from mlops_cli.workspace.git import READ_AT_MOST, Checkout, find_checkout
-from mlops_cli.workspace.marks import Marks
+from mlops_cli.workspace.marks import Doubts, Marks
 from mlops_cli.workspace.run_records import read_run_record
 from mlops_cli.workspace.snapshot import WorkspaceFiles
 from mlops_cli.workspace.symlinks import linked_objects
@@ -79,18 +79,16 @@ class Marker:
         salvage: bool = False,
         reporter: Reporter = SILENT,
     ) -> None:
-        self._marks = Marks(cache, self._pass_over, reporter)
+        self._doubts = Doubts(reporter, salvage=salvage)
+        self._marks = Marks(cache, self._doubts, reporter)
         self.needed = Needed(self._marks.objects)
         self.projects: tuple[str, ...] = ()
         self._cache = cache
         self._checkout = checkout
         self._allow_shallow = allow_shallow
-        self._salvage = salvage
-        self._reporter = reporter
         self._tips: dict[Path, set[str]] = {}
         self._blobs: set[tuple[str, bool]] = set()  # and whether it is a lock
         self._read: set[tuple[str, bytes]] = set()
-        self._noted: set[str] = set()
 
     def look(self) -> None:
         """Add what the projects need now; Inconclusive, OutsideError, RecordError or CorruptObject if not all is known.
@@ -153,14 +151,16 @@ class Marker:
             if worktree.top is not None:
                 places.setdefault(worktree.top, worktree.git_dir)
             elif worktree.missed:
-                self._pass_over(
+                self._doubts.pass_over(
                     Inconclusive(
                         f"{worktree.missed}, and its files are not here: what they need is unknown",
                         hint="bring its disk back; `git worktree remove` it, or `--salvage` goes on without it",
                     )
                 )
             elif worktree.git_dir != common_dir and worktree.git_dir not in places.values():
-                self._note(f"the worktree `{worktree.git_dir.name}` is gone from disk: its commits and index count")
+                self._doubts.note(
+                    f"the worktree `{worktree.git_dir.name}` is gone from disk: its commits and index count"
+                )
         for top, git_dir in places.items():
             self._look_at_files(git_dir, top)
         # Git asks nobody: what was only in files just now may have become a commit and left the workspace meanwhile.
@@ -217,7 +217,7 @@ class Marker:
                 found = [entry for entry in json.loads(data)["outs"].values() if entry]
                 roots = [(parse_digest(entry[3]), Kind(entry[0]) == Kind.FOLDER) for entry in found]
             except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-                self._pass_over(
+                self._doubts.pass_over(
                     OutsideError(
                         f"`{path}` says what a run that was cut short needs, and cannot be read",
                         hint="`mlx run` puts it away and tells what is missing; `--salvage` goes on without it",
@@ -245,16 +245,10 @@ class Marker:
                 hint="let it be read, or `--salvage` goes on without it",
             )
             if self._cache.link is LinkMode.SYMLINK:
-                self._pass_over(refused)
-            self._note(f"{refused.message}: they do not count")
+                self._doubts.pass_over(refused)
+            self._doubts.note(f"{refused.message}: they do not count")
 
         self.needed.objects.update(map(raw_digest, linked_objects(folder, tell)))
-
-    def _pass_over(self, error: MlxError, cause: BaseException | None = None) -> None:
-        """Raise an error about what cannot be known; with `salvage`, only tell it."""
-        if not self._salvage:
-            raise error from cause
-        self._note(error.message)
 
     # What is in them -------------------------------------------------------------------------------------------------
 
@@ -289,7 +283,7 @@ class Marker:
         try:
             roots = _in_lock(data, name) if is_lock else _in_pointer(data, name)
         except RecordError as error:
-            if not (source is Source.RUNS or self._salvage or _CONFLICT.search(data)):
+            if not (source is Source.RUNS or self._doubts.salvage or _CONFLICT.search(data)):
                 self._read.discard((kind, _mark(data)))  # so that it is an error the next time, too
                 raise RecordError(
                     f"nobody can tell what a record needs: {error.message}",
@@ -308,11 +302,6 @@ class Marker:
             return False
         self._read.add(key)
         return True
-
-    def _note(self, message: str) -> None:
-        if message not in self._noted:
-            self._noted.add(message)
-            self._reporter.note(message)
 
 
 def _is_git_writing(top: Path) -> bool:
