@@ -42,7 +42,7 @@ class Config(NamedTuple):
     cache_dir: str | None
     cache_link: str
     remotes: Mapping[str, Remote]
-    gc_grace: float = 14 * 24 * 3600.0
+    gc_grace: float
 
 
 class Layer(NamedTuple):

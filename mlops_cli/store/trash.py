@@ -240,9 +240,10 @@ class Trash:
 
     @staticmethod
     def _age(path: str) -> None:
-        """Make a file count as new; of somebody else's, the name changes now, which counts too."""
+        """Make a file count as new; of one that somebody else has too, the name changes now, which counts as well."""
         with suppress(PermissionError):
-            os.utime(path)
+            if os.stat(path, follow_symlinks=False).st_nlink == 1:
+                os.utime(path)
 
 
 def _measure(paths: Iterable[str]) -> tuple[int, int]:

@@ -199,13 +199,11 @@ def _look(project: Project, marker: Marker, before: float, reporter: Reporter) -
 def _survey(project: Project, marker: Marker, before: float, reporter: Reporter) -> tuple[Collected, tuple[str, ...]]:
     cache, trash = project.cache, Trash(project.cache)
     reporter.start("looking through the cache", None, "files")
-    try:
+    with _translated(project, "read"):
         contents = read_contents(cache, reporter)
         runs = marker.keep_runs(contents.runs, before)
         files = trash.holding(marker.needed.objects)
         returning, thrown = trash.measure(files), trash.thrown()
-    except OSError as error:
-        raise translate_os_error(error, f"look through the cache `{cache.root}`") from error
     back = [each for each in files if int(each.partition("/")[0]) < before]
     expired = _sum(each for each in thrown if each.time < before) - _amount(trash.measure(back))
     plan = plan_collection(contents, marker.needed.objects, runs, before)
@@ -229,20 +227,28 @@ def _carry_out(project: Project, plan: Plan, needed: Collection[bytes], now: flo
 @contextmanager
 def _alone(project: Project, doing: str) -> Iterator[None]:
     """Hold the project's cache alone; OSError becomes what a user can act on."""
-    cache = project.cache
+    with (
+        _translated(project, "change"),
+        alone(project.cache.root, doing=doing, timeout=project.config.core_lock_timeout),
+    ):
+        yield
+
+
+@contextmanager
+def _translated(project: Project, verb: str) -> Iterator[None]:
     try:
-        with alone(cache.root, doing=doing, timeout=project.config.core_lock_timeout):
-            yield
+        yield
     except OSError as error:
         place = f"`{error.filename}` in " if error.filename else ""
-        raise translate_os_error(error, f"change {place}the cache `{cache.root}`") from error
+        raise translate_os_error(error, f"{verb} {place}the cache `{project.cache.root}`") from error
 
 
 def restore_trash(project: Project, *, dry_run: bool = False, reporter: Reporter = SILENT) -> Amount:
     """Bring everything in the trash back into the cache; returns what that is."""
     trash = Trash(project.cache, reporter)
     if dry_run or not project.cache.root.is_dir():
-        return _sum(trash.thrown())
+        with _translated(project, "read"):
+            return _sum(trash.thrown())
     with _alone(project, "mlx gc --restore"):
         return _amount(trash.restore())
 
@@ -260,8 +266,9 @@ def empty_trash(
 
     Nothing has moved after the errors of `collect`.
     """
-    if not Trash(project.cache).thrown():
-        return Emptied(Amount(), Amount())
+    with _translated(project, "read"):
+        if not Trash(project.cache).thrown():
+            return Emptied(Amount(), Amount())
     marker = _marker(project, allow_shallow=allow_shallow, salvage=salvage, reporter=reporter)
     foreseen, _ = _look(project, marker, math.inf, reporter)
     if dry_run or not agree(Emptied(foreseen.expired, foreseen.returning)):

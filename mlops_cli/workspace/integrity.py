@@ -92,20 +92,20 @@ def examine(
     """
     if remote and not repair:
         raise UsageError("`--remote` says where `--repair` brings objects from", hint="give both, or neither")
-    sources = _Sources(project, remote, reporter) if repair else None
-    with project.guard.held() if sources and not dry_run else nullcontext():
-        return _examine(project, scope, sources, dry_run=dry_run, reporter=reporter)
+    try:
+        sources = _Sources(project, remote, reporter) if repair else None
+        with project.guard.held() if sources and not dry_run else nullcontext():
+            return _examine(project, scope, sources, dry_run=dry_run, reporter=reporter)
+    except OSError as error:
+        raise translate_os_error(error, f"read the cache `{project.cache.root}`") from error
 
 
 def _examine(
     project: Project, scope: Scope, sources: _Sources | None, *, dry_run: bool, reporter: Reporter
 ) -> Examination:
     tracked = [entry for entry in workspace_snapshot(project).tracked() if not entry.git]
-    try:
-        checkup = check_store(project.cache, scope, dry_run=dry_run, reporter=reporter)
-        runs = check_run_records(project.cache, dry_run=dry_run)
-    except OSError as error:
-        raise translate_os_error(error, f"read the cache `{project.cache.root}`") from error
+    checkup = check_store(project.cache, scope, dry_run=dry_run, reporter=reporter)
+    runs = check_run_records(project.cache, dry_run=dry_run)
     checkup = replace(checkup, files=checkup.files + runs.damaged)
     reporter.start("looking for what the records need", None, "paths")
     seen = Seen(project.cache, checkup.damaged, dry_run=dry_run)

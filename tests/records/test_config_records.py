@@ -160,6 +160,7 @@ def test_the_strongest_layer_decides_each_key() -> None:
         cache_dir="/c",
         cache_link="reflink",
         remotes={"r": Remote("one"), "s": Remote("three")},
+        gc_grace=14 * 86400.0,
     )
     assert config.explain(layers) == (
         Setting("core.remote", "r", "project"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import CorruptObject, Inconclusive, MlxError, RecordError
+from mlops_cli.errors import CorruptObject, Inconclusive, MlxError, OutsideError, RecordError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.trees import tree_objects
@@ -303,6 +303,37 @@ def test_a_file_among_the_run_records_that_is_none_stops_nothing(old: Sandbox) -
 
     assert (runs / "é.yaml").exists()
     assert examine(old.project(), Scope()).runs.count == 0
+
+
+def test_a_trash_that_nobody_may_read_is_told(old: Sandbox) -> None:
+    root = old.project().cache.root
+    (root / "trash").write_text("in the way")
+
+    for act in (
+        lambda: gc(old),
+        lambda: restore_trash(old.project(), dry_run=True),
+        lambda: restore_trash(old.project()),
+        lambda: empty_trash(old.project()),
+        lambda: examine(old.project(), Scope(), repair=True),
+    ):
+        with pytest.raises(OutsideError, match="the cache"):
+            act()
+
+
+def test_coming_back_leaves_the_times_of_a_users_file(box: Sandbox) -> None:
+    box.configure("cache.link", "hardlink")
+    box.write("data", content("x", LARGE))
+    box.settle("data")
+    box.add("data")
+    (box.root / "data.mlx").unlink()
+    before = (box.root / "data").stat()
+    gc(box)
+    assert before.st_nlink == 2
+
+    restore_trash(box.project())
+
+    assert (box.root / "data").stat().st_mtime_ns == before.st_mtime_ns
+    assert not collect(box.project(), now=time.time()).plan.going.objects
 
 
 def test_emptying_the_trash_leaves_what_is_needed_again(box: Sandbox) -> None:
