@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from mlops_cli.cli.bars import TerminalReporter
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import DryRun, Json
 from mlops_cli.cli.output import Output
@@ -69,9 +70,9 @@ def gc(
         elif restore:
             done = _restore(project, reporter, dry_run=dry_run)
         elif empty_trash:
-            done = _empty(project, output, yes=yes, reporter=reporter, **options)
+            done = _empty(project, output, reporter, yes=yes, **options)
         else:
-            done = _collect(project, output, grace, yes=yes, reporter=reporter, **options)
+            done = _collect(project, output, reporter, grace, yes=yes, **options)
     value = {"dry_run": dry_run, "action": action, **asdict(done.amount), "returned": asdict(done.returned)}
     output.result("gc", {**value, "details": done.details}, done.lines)
     if done.details and done.amount.objects and not dry_run:
@@ -103,27 +104,39 @@ def _forget(project: Project, cwd: Path, path: str, *, dry_run: bool) -> _Done:
 
 
 def _restore(project: Project, reporter: Reporter, *, dry_run: bool) -> _Done:
-    from mlops_cli.workspace.collect import restore_trash
+    from mlops_cli.workspace.collect import Amount, restore_trash
 
     amount = restore_trash(project, dry_run=dry_run, reporter=reporter)
-    return _Done(amount, amount, [f"{'would bring' if dry_run else 'brought'} back {_amount(amount, 'file')}"])
+    return _Done(amount, Amount(), [f"{'would bring' if dry_run else 'brought'} back {_amount(amount, 'file')}"])
 
 
-def _empty(project: Project, output: Output, *, yes: bool, dry_run: bool, **options: Any) -> _Done:
+def _empty(
+    project: Project, output: Output, reporter: TerminalReporter, *, yes: bool, dry_run: bool, **options: Any
+) -> _Done:
     from mlops_cli.workspace.collect import empty_trash
 
-    agree = _asking(output, yes, lambda found: f"delete {_amount(found.gone, 'file')} for good?")
-    found = empty_trash(project, agree=agree, dry_run=dry_run, **options)
+    agree = _asking(output, reporter, yes, lambda found: f"delete {_amount(found.gone, 'file')} for good?")
+    found = empty_trash(project, agree=agree, dry_run=dry_run, reporter=reporter, **options)
     lines = [f"{'would delete' if dry_run else 'deleted'} {_amount(found.gone, 'file')}"]
     return _Done(found.gone, found.returning, [*_returning(found.returning, dry_run=dry_run), *lines])
 
 
-def _collect(project: Project, output: Output, grace: str | None, *, yes: bool, dry_run: bool, **options: Any) -> _Done:
+def _collect(
+    project: Project,
+    output: Output,
+    reporter: TerminalReporter,
+    grace: str | None,
+    *,
+    yes: bool,
+    dry_run: bool,
+    **options: Any,
+) -> _Done:
     from mlops_cli.workspace.collect import collect
 
     seconds = None if grace is None else _seconds(grace)
-    agree = _asking(output, yes, lambda found: _question(output, found))
-    found = collect(project, now=time.time(), grace=seconds, agree=agree, dry_run=dry_run, **options)
+    agree = _asking(output, reporter, yes, lambda found: _question(output, found))
+    now = time.time()
+    found = collect(project, now=now, grace=seconds, agree=agree, dry_run=dry_run, reporter=reporter, **options)
     return _Done(found.plan.going, found.returning, _text(found, dry_run=dry_run), _details(found))
 
 
@@ -141,12 +154,15 @@ def _can_ask(output: Output) -> bool:
     return not output.json and sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _asking(output: Output, yes: bool, question: Callable[[Any], str]) -> Callable[[Any], bool]:
+def _asking(
+    output: Output, reporter: TerminalReporter, yes: bool, question: Callable[[Any], str]
+) -> Callable[[Any], bool]:
     """Return what asks the user; a no ends the command."""
 
     def ask(found: object) -> bool:
         if yes:
             return True
+        reporter.close()  # a bar would be drawn over the question
         write_error(f"{question(found)} [y/N] ")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             output.say("nothing was done")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlops_cli.cli import garbage
+from mlops_cli.cli.bars import TerminalReporter
 from tests.cli.conftest import Project
 
 
@@ -85,6 +86,18 @@ def test_it_asks(answer: str, code: int, cluttered: Project, monkeypatch: pytest
     assert bool(went(cluttered)) is (code == 0)
     if code:
         assert "nothing was done" in result.stderr
+
+
+def test_no_bar_is_drawn_over_the_question(cluttered: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(garbage, "_can_ask", lambda output: True)
+    monkeypatch.setattr(TerminalReporter, "close", lambda self: order.append("closed"))
+    monkeypatch.setattr(TerminalReporter, "start", lambda self, *_: order.append("started"))
+    monkeypatch.setattr(garbage, "write_error", lambda text: order.append("asked"))
+
+    _typed(cluttered, "n\n")
+
+    assert order[order.index("asked") - 1] == "closed"
 
 
 def _typed(project: Project, answer: str) -> Any:
