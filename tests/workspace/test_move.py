@@ -343,6 +343,24 @@ def test_what_moved_is_not_read_again(old: str, new: str, known: Sandbox, read: 
     assert read == []
 
 
+@pytest.mark.parametrize("mode", ["hardlink", "symlink"])
+@pytest.mark.parametrize(("old", "new"), [("large.bin", "big.bin"), ("data", "images"), ("data/a", "other/a")])
+def test_links_that_moved_are_not_read_again(mode: str, old: str, new: str, filled: Sandbox, read: list[str]) -> None:
+    filled.configure("cache.link", mode)
+    filled.write("large.bin", os.urandom(100_000))
+    filled.write("data/a", os.urandom(100_000))
+    wait_for(lambda: settled(filled))
+    filled.add("large.bin", "data")
+    wait_for(lambda: settled(filled))
+    assert filled.clean()
+    read.clear()
+
+    run(filled, old, new)
+
+    assert filled.clean()
+    assert read == []
+
+
 def test_a_folder_takes_the_place_of_one_that_was_known(known: Sandbox, read: list[str]) -> None:
     """The rows of what was at the new path before say nothing of what is there now."""
     shutil.rmtree(known.root / "other")
