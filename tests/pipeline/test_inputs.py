@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import MissingObject, RecordError
+from mlops_cli.workspace.state import Clock
 from mlops_cli.workspace.sync import fetch, push
-from tests.workspace.projects import Sandbox, clone
+from tests.workspace.projects import Sandbox, clone, wait_for
 
 
 def stage(box: Sandbox, *deps: str, cmd: str = "echo 1 > out", more: str = "") -> None:
@@ -73,6 +74,20 @@ def test_folder(box: Sandbox):
     assert why(box) == ()
     box.write("src/new.py", "n")
     assert why(box) == ("`src` changed: 2 → 3 bytes",)
+
+
+def test_folder_that_is_known_as_a_whole(box: Sandbox):
+    """What is left out must not hide the files beside it, which are as they were and so not looked at one by one."""
+    box.write("src/a.py", "a")
+    box.write("src/sub/b.py", "b")
+    stage(box, "src")
+    box.run()
+    wait_for(lambda: Clock.read(box.project().local).is_settled(os.stat(box.root / "src/sub/b.py")))
+    assert why(box) == ()
+    assert why(box) == ()
+    for name in ("src/__pycache__/a.pyc", "src/sub/__pycache__/b.pyc", "src/.git/config"):
+        box.write(name, "bytecode")
+    assert why(box) == ()
 
 
 def test_tracked_folder_is_compared_file_by_file(box: Sandbox):
