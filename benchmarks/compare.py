@@ -43,6 +43,11 @@ class Tool:
     program: Path | None
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def pointer(self) -> str:
+        """The name of the file that stands for `data` in Git."""
+        return f"data.{self.name}"
+
     def command(self, verb: str, *args: str) -> list[str]:
         """Return the argument list for a verb of `mlx` in this tool's words."""
         return [str(self.program), *self.words.get(verb, (verb,)), *args]
@@ -50,7 +55,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command to time; `repeats` above 1 only where the command changes nothing."""
+    """A command to time, unless its `work` has no name; `repeats` above 1 only where the command changes nothing."""
 
     work: str
     command: Sequence[str]
@@ -129,6 +134,9 @@ class Bench:
 
     def take(self, tool: Tool, step: Step) -> None:
         """Time one step and keep the figures; what came before is on disk and does not weigh on it."""
+        if not step.work:
+            self.run(step.command, step.folder)
+            return
         os.sync()
         figures = [self.run(step.command, step.folder) for _ in range(step.repeats)]
         self.rows.setdefault(step.work, {}).setdefault(tool.name, []).extend(figures)
@@ -161,14 +169,46 @@ def files(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterato
     """A folder of many small files."""
     project = bench.start_project(tool, folder)
     data = project / "data"
+    write_files(data, settings)
+    paths = sorted(data.glob("*/*.bin"))
+    label = f"{settings.files:,} files of {format_size(settings.file_size)}"
+    yield from data_steps(tool, folder, paths[0], label, paths[50::100])
+
+
+def scale(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """A folder of very many small files, for `mlx` alone: what it does in time, and in memory."""
+    if tool.name != "mlx":
+        return
+    project = bench.start_project(tool, folder)
+    write_files(project / "data", settings)
+    label = f"{settings.files:,} files of {format_size(settings.file_size)}"
+    yield Step(f"add, {label}, alone", tool.command("add", "data"), project)
+    for command in (["git", "add", "--all"], ["git", "commit", "--quiet", "-m", "data"]):
+        bench.run([*command[:1], "-c", "user.name=b", "-c", "user.email=b@b", *command[1:]], project)
+    yield Step(f"status, nothing changed, {label}, alone", tool.command("status"), project, 3)
+    change(project / "data" / "000" / "000000.bin")
+    yield Step(f"diff, one file changed, {label}, alone", tool.command("diff"), project)
+    yield Step(f"gc --dry-run, {label}, alone", tool.command("gc", "--dry-run"), project)
+    (project / "data").rename(folder / "set-aside")
+    yield Step(f"checkout, {label}, alone", tool.command("checkout", "data"), project)
+
+
+def write_files(data: Path, settings: Settings) -> None:
+    """Fill a new folder with files of bytes that do not compress, a thousand in each sub-folder."""
     numbers = random.Random(settings.seed)
     for index in range(settings.files):
         path = data / f"{index // 1000:03}" / f"{index:06}.bin"
         if index % 1000 == 0:
             path.parent.mkdir(parents=True)
         path.write_bytes(numbers.randbytes(settings.file_size))
-    changed = data / "000" / "000000.bin"
-    yield from data_steps(tool, folder, changed, f"{settings.files:,} files of {format_size(settings.file_size)}")
+
+
+def change(path: Path) -> None:
+    """Write another first byte into a file, which keeps its size."""
+    with path.open("r+b") as file:
+        first = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([first ^ 1]))
 
 
 def large(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
@@ -182,16 +222,25 @@ def large(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterato
     yield from data_steps(tool, folder, project / "data", f"one file of {format_size(settings.large)}")
 
 
-def data_steps(tool: Tool, folder: Path, changed: Path, label: str) -> Iterator[Step]:
-    """Take `project/data` through its life; `changed` is the file that gets another byte on the way."""
+def data_steps(tool: Tool, folder: Path, changed: Path, label: str, some: Sequence[Path] = ()) -> Iterator[Step]:
+    """Take `project/data` through its life.
+
+    `changed` is the file that gets another byte on the way; in `some`, if there are any, a second version differs.
+    """
     project = folder / "project"
     yield Step(f"add, {label}", tool.command("add", "data"), project)
     yield Step(f"status, nothing changed, {label}", tool.command("status"), project)
-    with changed.open("r+b") as file:
-        first = file.read(1)[0]
-        file.seek(0)
-        file.write(bytes([first ^ 1]))
+    change(changed)
     yield Step(f"add again, one file changed, {label}", tool.command("add", "data"), project)
+    if some:
+        pointer = project / tool.pointer
+        first = pointer.read_bytes()
+        for path in some:
+            change(path)
+        for command in (tool.command("add", "data"), tool.command("status")):
+            yield Step("", command, project)
+        pointer.write_bytes(first)
+        yield Step(f"checkout, {len(some):,} files differ, {label}", tool.command("checkout", "data"), project)
     before = count(project / "data")
     (project / "data").rename(folder / "set-aside")
     yield Step(f"checkout, {label}", tool.command("checkout", "data"), project)
@@ -236,7 +285,7 @@ def digits(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterat
     yield Step("status, digits example, nothing changed", tool.command("status"), project, settings.repeats)
 
 
-SUITES = {"start": start, "files": files, "large": large, "pipeline": pipeline, "digits": digits}
+SUITES = {"start": start, "files": files, "large": large, "pipeline": pipeline, "digits": digits, "scale": scale}
 
 
 def count(path: Path) -> tuple[int, int]:
@@ -357,7 +406,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tools", nargs="+", choices=TOOLS, default=TOOLS, help="one alone is measured without a ratio"
     )
-    parser.add_argument("--only", nargs="+", choices=SUITES, default=list(SUITES))
+    parser.add_argument("--only", nargs="+", choices=SUITES, default=[name for name in SUITES if name != "scale"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5, help="per round, for quick commands that change nothing")
     parser.add_argument("--files", type=int, default=20_000)

@@ -22,6 +22,7 @@ from mlops_cli.store.links import UNSUPPORTED, LinkMode, object_at, reflink
 from mlops_cli.store.loose import CREATE_FLAGS, OBJECT_MODE, Scratch
 from mlops_cli.store.objects import damaged_in_flight
 from mlops_cli.store.pack_writer import Packer
+from mlops_cli.store.placing import remove
 from mlops_cli.store.sources import (
     Stat,
     changed,
@@ -293,7 +294,11 @@ class Batch:
             return
         temporary = self._cache.beside(path)
         os.symlink(self._cache.object_path(digest), temporary)
-        os.rename(temporary, path)
+        try:
+            os.rename(temporary, path)
+        except BaseException:
+            remove(temporary, None)
+            raise
 
 
 def _plain(stat: os.stat_result | Stat) -> tuple[int, ...]:

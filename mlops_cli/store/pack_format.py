@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from mlops_cli.errors import OutsideError
 from mlops_cli.hashing import RAW_SIZE
 
 FILE_HEADER = b"MLXP\x01\0\0\0"
@@ -28,6 +29,7 @@ LARGEST = 8 << 20  # no object above this goes into a pack, so no record can ask
 LARGEST_PACK = 2 * (SEALED_AT + LARGEST)  # bytes: no file above this is one; most of it would be the footer
 
 _RECORD = struct.Struct("<4sB3xII32sQ")
+_HEAD = struct.Struct("<4sB3xII32s")  # of a record, without its checksum
 RECORD_SIZE = _RECORD.size
 _RECORD_MAGIC = b"MLXR"
 _TRAILER = struct.Struct("<QIQ4sB3x")
@@ -73,7 +75,7 @@ def encode_record(record: Record) -> bytes:
     raw, codec, length, data = record
     if max(length, len(data)) > LARGEST:
         raise ValueError(f"an object of {length:,} bytes is too large for a pack")
-    head = _RECORD.pack(_RECORD_MAGIC, codec, length, len(data), raw, 0)[:-8]
+    head = _HEAD.pack(_RECORD_MAGIC, codec, length, len(data), raw)
     return head + _checksum(data, seed=_checksum(head)).to_bytes(8, "little")
 
 
@@ -166,8 +168,14 @@ def find_footer(data: memoryview, *, whole: bool = False) -> tuple[int, int]:
 def check_ends(begin: bytes, trailer: bytes, size: int) -> tuple[int, int]:
     """Return where the footer of a pack of `size` bytes begins, and the number of its records.
 
-    PackError unless its first and last bytes are those of a pack of that size.
+    PackError unless its first and last bytes are those of a pack of that size; OutsideError when both say that it is of
+    a later version than this code knows: that is no damage, and nothing may be done about it.
     """
+    if begin[:4] == FILE_HEADER[:4] and trailer[-8:-4] == _TRAILER_MAGIC and begin[4] == trailer[-4] > _VERSION:
+        raise OutsideError(
+            f"there is a pack of version {begin[4]} in the store, and this mlx understands {_VERSION}",
+            hint="upgrade mlx: `pip install --upgrade mlops-cli`",
+        )
     if begin != FILE_HEADER:
         raise PackError("it does not begin as a pack" if size else "it is empty")
     if size < len(FILE_HEADER) + TRAILER_SIZE:

@@ -37,6 +37,7 @@ _ENVIRONMENT = (
     "env",
     *(word for name in _UNSET.split() for word in ("-u", f"GIT_{name}")),
     "GIT_GRAFT_FILE=/dev/null/none",  # a graft cuts history off
+    "GIT_NO_LAZY_FETCH=1",  # what a partial clone lacks would be fetched by whatever program it names
     "LC_ALL=C",
 )
 # A damaged commit graph hides history; a file system monitor is a program that a repository of somebody else's names.

@@ -86,7 +86,11 @@ class _Writer:
             above = self._folders.open(parent)
             temporary = self._cache.beside(os.fsdecode(name))
             os.mkdir(temporary, dir_fd=above)
-            folder = os.open(temporary, OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=above)
+            try:
+                folder = os.open(temporary, OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=above)
+            except BaseException:
+                os.rmdir(temporary, dir_fd=above)
+                raise
             try:
                 yield folder
             finally:

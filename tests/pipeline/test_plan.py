@@ -62,7 +62,7 @@ def evidence(**changes: Any) -> Evidence:
         holds=lambda out: True,
         describe=lambda old, new: f"{old[2]} → {new[2]} bytes",
     )
-    return replace(base, **changes)
+    return base._replace(**changes)
 
 
 def decided(stage: Stage = STAGE, wanted: Wanted = WANTED, *, force: bool = False, **changes: Any) -> Decision:
@@ -87,7 +87,7 @@ def test_forced():
     decision = decided(force=True)
     assert outcome(decision) == (Action.RUN, ("asked for with `--force`",))
     assert decision.outs is None
-    decision = decided(replace(STAGE, cmd=("x",)), force=True)
+    decision = decided(STAGE._replace(cmd=("x",)), force=True)
     assert decision.reasons == ("asked for with `--force`", "`cmd` changed: `python train.py` → `x`")
 
 
@@ -99,10 +99,10 @@ def with_params(**values: object) -> Wanted:
 CHANGES: list[tuple[str, Callable[[], tuple[Stage, Wanted]], tuple[str, ...]]] = [
     (
         "cmd",
-        lambda: (replace(STAGE, cmd=("a", "b")), WANTED),
+        lambda: (STAGE._replace(cmd=("a", "b")), WANTED),
         ("`cmd` changed: `python train.py` → `a && b`",),
     ),
-    ("wdir", lambda: (replace(STAGE, wdir="src"), WANTED), ("`wdir` changed: `.` → `src`",)),
+    ("wdir", lambda: (STAGE._replace(wdir="src"), WANTED), ("`wdir` changed: `.` → `src`",)),
     ("param", lambda: (STAGE, with_params(lr=0.05)), ("`params.yaml: train.lr` changed 0.1 → 0.05",)),
     ("param text", lambda: (STAGE, with_params(name="é")), ('`params.yaml: train.name` changed "a" → "é"',)),
     (
@@ -139,10 +139,10 @@ CHANGES: list[tuple[str, Callable[[], tuple[Stage, Wanted]], tuple[str, ...]]] =
             '`params.yaml: train.name` is gone: it was "a"',
         ),
     ),
-    ("env", lambda: (replace(STAGE, env=(("SEED", "2"),)), WANTED), ('`env: SEED` changed "1" → "2"',)),
+    ("env", lambda: (STAGE._replace(env=(("SEED", "2"),)), WANTED), ('`env: SEED` changed "1" → "2"',)),
     (
         "env names",
-        lambda: (replace(STAGE, env=(("OTHER", "2"),)), WANTED),
+        lambda: (STAGE._replace(env=(("OTHER", "2"),)), WANTED),
         ('`env: OTHER` changed unset → "2"', '`env: SEED` changed "1" → unset'),
     ),
     (
@@ -182,22 +182,22 @@ CHANGES: list[tuple[str, Callable[[], tuple[Stage, Wanted]], tuple[str, ...]]] =
     ),
     (
         "new output",
-        lambda: (replace(STAGE, outs=(*STAGE.outs, Output("new"))), WANTED),
+        lambda: (STAGE._replace(outs=(*STAGE.outs, Output("new"))), WANTED),
         ("output `new` is newly declared",),
     ),
     (
         "dropped output",
-        lambda: (replace(STAGE, outs=STAGE.outs[:1]), WANTED),
+        lambda: (STAGE._replace(outs=STAGE.outs[:1]), WANTED),
         ("output `m.json` is no longer declared",),
     ),
     (
         "output that Git is to keep",
-        lambda: (replace(STAGE, outs=(Output("model", git=True), STAGE.outs[1])), WANTED),
+        lambda: (STAGE._replace(outs=(Output("model", git=True), STAGE.outs[1])), WANTED),
         ("output `model` is now kept in Git",),
     ),
     (
         "output that Git is not to keep",
-        lambda: (replace(STAGE, outs=(STAGE.outs[0], Output("m.json"))), WANTED),
+        lambda: (STAGE._replace(outs=(STAGE.outs[0], Output("m.json"))), WANTED),
         ("output `m.json` is now kept by mlx, not in Git",),
     ),
 ]
@@ -225,7 +225,7 @@ def test_order_of_keys_is_no_change():
 
 
 def test_push_is_no_reason():
-    stage = replace(STAGE, outs=(Output("model", push=False), STAGE.outs[1]))
+    stage = STAGE._replace(outs=(Output("model", push=False), STAGE.outs[1]))
     assert decided(stage).action is Action.SKIP
 
 
@@ -262,7 +262,7 @@ def test_damaged_outputs_are_restored(present: Present | None, reason: str):
 
 
 def test_lost_executable_mark():
-    lock = replace(LOCK, outs=(replace(LOCK.outs[1], executable=True), LOCK.outs[0]))
+    lock = replace(LOCK, outs=(LOCK.outs[1]._replace(executable=True), LOCK.outs[0]))
     assert decided(lock=lock).reasons[0] == "output `model` is no longer executable"
 
 
@@ -320,13 +320,13 @@ def test_unknown_inputs_have_no_key(unknown: dict[str, Any]):
 
 def test_key_depends_on_inputs_only():
     key = inputs_key(STAGE, WANTED)
-    assert key == inputs_key(replace(STAGE, desc="else", line=9, address="other", name="other"), WANTED)
+    assert key == inputs_key(STAGE._replace(desc="else", line=9, address="other", name="other"), WANTED)
     assert key == inputs_key(STAGE, replace(WANTED, deps=WANTED.deps[::-1], absent=("data",)))
     for stage, wanted in (
-        (replace(STAGE, cmd=("x",)), WANTED),
-        (replace(STAGE, env=()), WANTED),
-        (replace(STAGE, wdir="x"), WANTED),
-        (replace(STAGE, outs=STAGE.outs[:1]), WANTED),
+        (STAGE._replace(cmd=("x",)), WANTED),
+        (STAGE._replace(env=()), WANTED),
+        (STAGE._replace(wdir="x"), WANTED),
+        (STAGE._replace(outs=STAGE.outs[:1]), WANTED),
         (STAGE, with_params(lr=1)),
         (STAGE, replace(WANTED, deps=())),
     ):

@@ -22,7 +22,7 @@ from mlops_cli.store.contents import Contents, Loose, Packed, Run, read_contents
 from mlops_cli.store.guard import alone
 from mlops_cli.store.trees import tree_objects
 from mlops_cli.workspace import collect as collecting
-from mlops_cli.workspace import git
+from mlops_cli.workspace import repository
 from mlops_cli.workspace.collect import Amount, Emptied, Plan, collect, empty_trash, plan_collection, restore_trash
 from mlops_cli.workspace.roots import Marker
 from tests.crashing import killed_at
@@ -350,15 +350,15 @@ def test_what_is_committed_and_left_while_it_is_looked_for_stays(
 ) -> None:
     """Git needs no leave of ours: a new record goes from the workspace into a commit just before the files are read."""
     used.commit("before")
-    real = git.list_files
+    real = repository.in_files
 
     def add_more(_: object) -> bool:
         add_new(used, "more", content("more"))
-        monkeypatch.setattr(git, "list_files", commit_and_leave)
+        monkeypatch.setattr(repository, "in_files", commit_and_leave)
         return True
 
-    def commit_and_leave(*arguments: object) -> list[str]:
-        monkeypatch.setattr(git, "list_files", real)
+    def commit_and_leave(*arguments: object) -> object:
+        monkeypatch.setattr(repository, "in_files", real)
         used.commit("more")
         used.git("checkout", "--quiet", "HEAD~1")
         return real(*arguments)  # type: ignore[arg-type]

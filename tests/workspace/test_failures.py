@@ -21,6 +21,7 @@ from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.pack_format import FILE_HEADER
 from mlops_cli.store.trash import Trash
+from mlops_cli.workspace import writing
 from mlops_cli.workspace.collect import collect
 from mlops_cli.workspace.integrity import examine
 from mlops_cli.workspace.relink import unprotect
@@ -207,7 +208,7 @@ def test_a_folder_that_becomes_a_link_while_it_is_checked_out(
     """All was decided already; the folder is swapped at the last moment before it is opened."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    box.write("data/sub/file", "ours")
+    box.write("data/sub/deep/file", "ours")
     box.write("data/kept", "ours")
     box.add("data")
     shutil.rmtree(box.root / "data/sub")
@@ -231,6 +232,29 @@ def test_a_folder_that_becomes_a_link_while_it_is_checked_out(
 
     assert list(outside.iterdir()) == []
     assert box.read("data/kept") == "ours"
+
+
+def test_a_link_that_comes_where_a_new_folder_is_to_get_its_name(
+    box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    box.write("data/sub/file", "ours")
+    box.add("data")
+    shutil.rmtree(box.root / "data/sub")
+    real = writing.rename_new
+
+    def swapping(source: str, target: str, *, dir_fd: int | None = None) -> None:
+        (box.root / "data/sub").symlink_to(outside)
+        real(source, target, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "rename_new", swapping)
+        with pytest.raises(UsageError, match="`data/sub` is in the way, and nothing tracks it"):
+            box.checkout()
+
+    assert list(outside.iterdir()) == []
+    assert [path.name for path in (box.root / "data").iterdir()] == ["sub"]
 
 
 def test_a_file_that_becomes_a_link_while_it_is_checked_out(

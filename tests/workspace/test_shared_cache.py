@@ -212,11 +212,6 @@ def test_one_collects_and_the_other_brings_back(place: Place, cache: Path) -> No
         (own / "data.mlx").unlink()
         before = stored(cache)
 
-        refused = bob.mlx("gc", "--yes", "--grace", "0s", cwd=own)
-        assert refused.code == 6  # Git does not look into other people's repositories unasked
-        assert f"repository at '{repo}'" in refused.stderr
-        for trusted in (repo, repo / ".git"):
-            assert bob.run("git", "config", "--global", "--add", "safe.directory", trusted).code == 0
         fine(bob, own, "gc", "--yes", "--grace", "0s")
 
         assert len(before - stored(cache)) == 2

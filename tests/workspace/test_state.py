@@ -387,7 +387,7 @@ def test_what_is_left_out_of_a_known_folder_takes_nothing_with_it(box: Sandbox, 
     (box.root / "src/empty").mkdir()
 
     def look() -> tuple[int, int]:
-        with scanning.open_scanner(box.project(), as_code=True) as scanner:
+        with open_scanner(box.project(), as_code=True) as scanner:
             found = scanner.look("src")
         assert found is not None
         return found.files, len(scanner.read(found.digest))
@@ -408,11 +408,9 @@ def test_flipped_bits_in_the_index_cost_time_only(tracked: Sandbox, trusting: No
     states(tracked)
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        digests = [
-            row[0] for row in database.execute("SELECT digest FROM file UNION SELECT tree FROM folder") if row[0]
-        ]
+        values = [row[0] for row in database.execute("SELECT rows FROM files UNION SELECT tree FROM folder") if row[0]]
     data = path.read_bytes()
-    places = [data.index(digest) + 5 for digest in digests]
+    places = [data.index(value) + len(value) - 5 for value in values]
     assert len(places) > 2
     chance = random.Random(1)
     for at in [*places, *(chance.randrange(len(data)) for _ in range(150))]:

@@ -260,7 +260,7 @@ def visible(box: Sandbox) -> Files:
     found = {}
     for name, (kind, data) in listing(box.root).items():
         parts = name.split(b"/")
-        if b".git" in parts or parts[-1].startswith(b".mlx-tmp-") or kind == "folder":
+        if b".git" in parts or b".mlx-tmp-" in name or kind == "folder":
             continue
         place = os.path.join(os.fsencode(box.root), name)
         if kind == "symlink":
