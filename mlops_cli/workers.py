@@ -75,8 +75,8 @@ def carried_out(shift: Shift, tasks: int, crew: int) -> Iterator[Outcome]:
     That is in no order, but what a worker says in the end comes after its tasks. What a worker raises is raised here,
     and ends the others; so does leaving the loop early. OutsideError when a worker is killed.
     """
-    if crew:
-        yield from _share_out(shift, tasks, crew)
+    if crew and tasks > 1:
+        yield from _share_out(shift, tasks, min(crew, tasks))
         return
     for task in range(tasks):
         yield Outcome(task, shift.do(task))

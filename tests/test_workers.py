@@ -40,6 +40,7 @@ def test_every_task_is_done_once(crew: int, tasks: int):
     assert sorted(outcome for outcome in outcomes if outcome.task != END) == [
         (task, (task * task, b"\xff" * task)) for task in range(tasks)
     ]
+    crew = min(crew, tasks) if tasks > 1 else 0  # nobody is called for one task
     said = [value for task, value in outcomes if task == END]
     assert sum(done for _, done, _ in said) == tasks
     assert sorted(worker for worker, _, _ in said) == (list(range(crew)) if crew else [-1])

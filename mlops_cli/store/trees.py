@@ -1,4 +1,4 @@
-"""Trees of folders: reading, comparing, changing and merging them. This is their one public face.
+"""Trees of folders: reading, comparing and changing them. This is their one public face, but for `tree_merge`.
 
 The one idea: a digest stands for everything beneath it, so what is equal is never read. A comparison opens only folders
 and leaves that differ; a change at one path writes only the folders above it; a merge walks what both sides changed.
@@ -10,7 +10,6 @@ from __future__ import annotations
 from mlops_cli.store.tree_diff import Change, TreeDiff, diff
 from mlops_cli.store.tree_edit import TreeTarget, edit, graft, write_tree
 from mlops_cli.store.tree_format import Entry, Index, Kind, Leaf, TreeError, decode_tree, encode_tree, totals
-from mlops_cli.store.tree_merge import Conflict, Merged, merge
 from mlops_cli.store.tree_reading import (
     EMPTY_TREE,
     MOST_WITHOUT_FILES,
@@ -28,12 +27,10 @@ __all__ = [
     "EMPTY_TREE",
     "MOST_WITHOUT_FILES",
     "Change",
-    "Conflict",
     "Entry",
     "Index",
     "Kind",
     "Leaf",
-    "Merged",
     "TreeDiff",
     "TreeError",
     "TreeSource",
@@ -46,7 +43,6 @@ __all__ = [
     "encode_tree",
     "find",
     "graft",
-    "merge",
     "read_link",
     "read_tree",
     "totals",

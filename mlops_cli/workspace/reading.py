@@ -36,6 +36,9 @@ TEMPORARY = os.fsencode(TEMPORARY_PREFIX)
 _TYPE = 0o170000
 _PLAIN = 2  # the version of `marshal` that spells equal values equally
 _TASK = 256  # files at least, unless no more are left
+# Files of a folder that one process looks at, or reads, alone: of a whole folder there is less to say than of its files.
+_LOOKED_AT_WHOLE = 16384
+_READ_WHOLE = 2048
 
 Fact = tuple[bytes, int, int, int, int, int]
 """What a file looks like: name, mode, size, mtime and ctime in ns, inode."""
@@ -56,14 +59,15 @@ class Piece(NamedTuple):
     whole: bool
 
 
-def pieces(folders: Sequence[Sequence[object]]) -> list[list[Piece]]:
-    """Cut folders of files into tasks of about the same size, not too many."""
+def pieces(folders: Sequence[Sequence[object]], *, whole: int) -> list[list[Piece]]:
+    """Put the files of folders into tasks, not too many; folders of up to `whole` files are not cut."""
     least = max(_TASK, sum(map(len, folders)) // (MOST_TASKS // 2))
     tasks: list[list[Piece]] = []
     filled = least
     for number, files in enumerate(folders):
-        for start in range(0, max(len(files), 1), least):
-            piece = Piece(number, start, min(start + least, len(files)), whole=len(files) <= least)
+        most = len(files) if len(files) <= whole else least
+        for start in range(0, max(len(files), 1), max(most, 1)):
+            piece = Piece(number, start, min(start + most, len(files)), whole=most == len(files))
             if filled >= least:
                 tasks.append([])
                 filled = 0
@@ -119,7 +123,7 @@ class Looker:
 
     def __init__(self, folders: Sequence[Folder]) -> None:
         self._folders = folders
-        self.tasks = pieces([folder.files for folder in folders])
+        self.tasks = pieces([folder.files for folder in folders], whole=_LOOKED_AT_WHOLE)
 
     def begin(self, worker: int) -> None:
         """Go on in another process: nothing is shared."""
@@ -174,7 +178,7 @@ class Filler:
         self._reader = reader
         self._copied = copied
         self._part: Batch | None = None
-        self.tasks = pieces([folder.files for folder in folders])
+        self.tasks = pieces([folder.files for folder in folders], whole=_READ_WHOLE)
 
     def begin(self, worker: int) -> None:
         """Go on in another process."""

@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store import tree_reading
-from mlops_cli.store.tree_merge import ConflictKind
+from mlops_cli.store.tree_merge import Conflict, ConflictKind, merge
 from mlops_cli.store.trees import (
     EMPTY_TREE,
-    Conflict,
     Entry,
     Kind,
     TreeError,
     decode_tree,
     find,
-    merge,
     read_tree,
     walk,
     write_tree,
