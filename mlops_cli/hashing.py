@@ -66,10 +66,18 @@ def hash_file(path: str | Path) -> Digest:
         os.close(descriptor)
 
 
+_alone: list[bool] = []
+
+
+def hash_alone() -> None:
+    """Use one thread from now on: a copy of this process has the library's pool of threads, but not its threads."""
+    _alone.append(True)  # what the process is, not a state: it never changes back
+
+
 def hash_descriptor(descriptor: int) -> Digest:
     """Return the digest of an open file's bytes from its position to its end; OSError passes through."""
     size = os.fstat(descriptor).st_size
-    hasher = blake3(max_threads=blake3.AUTO if size >= MANY_THREADS_FROM else 1)
+    hasher = blake3(max_threads=blake3.AUTO if size >= MANY_THREADS_FROM and not _alone else 1)
     # A small file gets a small buffer: allocating 1 MiB would cost more than hashing 4 KiB.
     buffer = memoryview(bytearray(min(max(size + 1, 4096), BUFFER_SIZE)))
     while count := os.readv(descriptor, [buffer]):
@@ -84,7 +92,7 @@ class Hasher:
 
     def __init__(self, *, threads: bool = False) -> None:
         """Start empty; `threads` lets large updates use every core."""
-        self._state = blake3(max_threads=blake3.AUTO if threads else 1)
+        self._state = blake3(max_threads=blake3.AUTO if threads and not _alone else 1)
         self.update = self._state.update
 
     def digest(self) -> Digest:

@@ -2,11 +2,13 @@
 
 A worker is a copy of this process, made when it is needed: it inherits what is to be done, is told only the numbers of
 tasks, and sends plain values back. What goes wrong in one is raised here, as if it had happened here. There are workers
-on Linux only, since libraries of other systems do not survive a fork, and only while this process has no threads.
+on Linux only, since libraries of other systems do not survive a fork, and only while this process has no threads. They
+end with it, however it ends, so that a lock that it held is free.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import marshal
 import os
@@ -14,8 +16,9 @@ import select
 import signal
 import struct
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -28,6 +31,8 @@ _LENGTH = struct.Struct("<I")
 _NUMBER = struct.Struct("<I")
 _RESULT, _ENDED, _FAILED = 0, 1, 2
 _CHUNK = 1 << 18
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PATIENCE_SECONDS = 2.0  # for a worker to leave things in order
 
 
 class Shift(Protocol):
@@ -56,6 +61,7 @@ class Outcome(NamedTuple):
 class _Worker(NamedTuple):
     pid: int
     results: int
+    life: int
 
 
 def crew_size() -> int:
@@ -91,9 +97,10 @@ def _share_out(shift: Shift, tasks: int, crew: int) -> Iterator[Outcome]:
     os.close(given)
     workers: list[_Worker] = []
     try:
-        for number in range(crew):
-            workers.append(_start(shift, number, numbers, workers))
-        yield from _gather(workers)
+        with suppress(OSError):  # no more processes, or open files, for the time being: then those do that there are
+            for number in range(crew):
+                workers.append(_start(shift, number, numbers, workers))
+        yield from _gather(workers) if workers else carried_out(shift, tasks, 0)
     finally:
         os.close(numbers)
         _dismiss(workers)
@@ -101,22 +108,49 @@ def _share_out(shift: Shift, tasks: int, crew: int) -> Iterator[Outcome]:
 
 def _start(shift: Shift, number: int, numbers: int, others: Sequence[_Worker]) -> _Worker:
     results, out = os.pipe()
+    try:
+        watched, life = os.pipe()
+    except OSError:
+        os.close(results)
+        os.close(out)
+        raise
     parent = os.getpid()
+    # A signal between the fork and the worker's own handlers would have it do what the parent does then.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         with warnings.catch_warnings():
             # Threads of libraries (a linear algebra's, say) are of no matter: nothing that uses them runs in a worker.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
+        if pid == 0:
+            try:
+                for descriptor in (results, life, *(end for other in others for end in (other.results, other.life))):
+                    os.close(descriptor)
+                _end_with_parent(watched, parent)
+                _be_worker(shift, number, numbers, out, mask)
+            finally:
+                os._exit(1)
     except OSError:
         os.close(results)
-        os.close(out)
+        os.close(life)
         raise
-    if pid == 0:
-        for descriptor in (results, *(other.results for other in others)):
-            os.close(descriptor)
-        _be_worker(shift, number, numbers, out, parent)
-    os.close(out)
-    return _Worker(pid, results)
+    finally:
+        os.close(out)
+        os.close(watched)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return _Worker(pid, results, life)
+
+
+def _end_with_parent(watched: int, parent: int) -> None:
+    """Have the system kill this process when nobody holds the other end of the pipe `watched` any more.
+
+    That is told where no handler would be run: in the middle of a long call.
+    """
+    fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(watched, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(watched, fcntl.F_SETFL, os.O_ASYNC)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class _Stopped(BaseException):
@@ -128,33 +162,25 @@ def _stop(*_: object) -> NoReturn:
     raise _Stopped
 
 
-def _be_worker(shift: Shift, number: int, numbers: int, out: int, parent: int) -> NoReturn:
-    """Work until no task is left or the parent is gone; never returns, nor runs what the parent has to clean up."""
-    code = 1
+def _be_worker(shift: Shift, number: int, numbers: int, out: int, mask: Iterable[int]) -> None:
+    """Work until no task is left, in a process that never does what the parent has to do afterwards."""
+    signal.signal(signal.SIGTERM, _stop)
+    for ignored in (signal.SIGINT, signal.SIGHUP):  # sent to all of a terminal's processes: the parent decides
+        signal.signal(ignored, signal.SIG_IGN)
+    gc.disable()  # a collection would write to, and so copy, all the memory that is shared with the parent
     try:
-        signal.signal(signal.SIGTERM, _stop)
-        for ignored in (signal.SIGINT, signal.SIGHUP):  # sent to all of a terminal's processes: the parent decides
-            signal.signal(ignored, signal.SIG_IGN)
-        gc.disable()  # a collection would write to, and so copy, all the memory that is shared with the parent
-        try:
-            shift.begin(number)
-            while number_of_task := os.read(numbers, _NUMBER.size):
-                if os.getppid() != parent:
-                    break
-                (task,) = _NUMBER.unpack(number_of_task)
-                _send(out, _RESULT, task, shift.do(task))
-            _send(out, _ENDED, 0, shift.end())
-            code = 0
-        except _Stopped:
-            pass
-        except BaseException as error:  # noqa: BLE001 - it is raised again, by the parent
-            import pickle  # noqa: PLC0415 - 3 ms that only a failure costs
-
-            _send(out, _FAILED, 0, pickle.dumps(error))
-    except BaseException:  # noqa: BLE001, S110 - the parent is gone, or sees that this worker is
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        shift.begin(number)
+        while number_of_task := os.read(numbers, _NUMBER.size):
+            (task,) = _NUMBER.unpack(number_of_task)
+            _send(out, _RESULT, task, shift.do(task))
+        _send(out, _ENDED, 0, shift.end())
+    except _Stopped:
         pass
-    finally:
-        os._exit(code)
+    except BaseException as error:  # noqa: BLE001 - it is raised again, by the parent
+        import pickle  # noqa: PLC0415 - 3 ms that only a failure costs
+
+        _send(out, _FAILED, 0, pickle.dumps(error))
 
 
 def _send(out: int, kind: int, task: int, value: object) -> None:
@@ -208,11 +234,22 @@ def _lost(worker: _Worker) -> OutsideError:
 
 
 def _dismiss(workers: Sequence[_Worker]) -> None:
-    """End the workers that still work, and wait for all."""
-    for worker in workers:
-        os.close(worker.results)
-        with suppress(ProcessLookupError):
+    """Ask the workers that still work to end, and see to it that they do."""
+    poll = select.poll()
+    left = {worker.results for worker in workers}
+    try:
+        for worker in workers:
+            poll.register(worker.results, 0)  # what is told in any case is that the other end is closed
             os.kill(worker.pid, signal.SIGTERM)
-    for worker in workers:
-        with suppress(ChildProcessError):
-            os.waitpid(worker.pid, 0)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while left and (seconds := deadline - time.monotonic()) > 0:
+            for descriptor, _ in poll.poll(seconds * 1000):
+                poll.unregister(descriptor)
+                left.discard(descriptor)
+    finally:
+        for worker in workers:
+            os.close(worker.life)  # which kills it if it is still there
+            os.close(worker.results)
+        for worker in workers:
+            with suppress(ChildProcessError):
+                os.waitpid(worker.pid, 0)

@@ -182,3 +182,99 @@ def nobody_is_left() -> bool:
     except ChildProcessError:
         return True
     return False
+
+
+class Deaf(Squares):
+    """Hears no signal, and does not come back from its second task."""
+
+    def __init__(self, started: int) -> None:
+        super().__init__()
+        self.started = started
+
+    def do(self, task: int) -> object:
+        if task == 0:
+            return "free"
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        os.write(self.started, b"x")
+        signal.pause()
+        return "never"
+
+
+def test_worker_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "_PATIENCE_SECONDS", 0.01)
+    heard, started = os.pipe()
+    results = carried_out(Deaf(started), 2, 2)
+    assert next(results) == (0, "free")
+    os.read(heard, 1)
+    results.close()  # type: ignore[attr-defined]
+    assert nobody_is_left()
+    os.close(heard)
+    os.close(started)
+
+
+def test_worker_that_does_not_listen_ends_with_its_parent():
+    alive, held = os.pipe()
+    heard, started = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        os.close(alive)
+        for _ in carried_out(Deaf(started), 2, 2):
+            pass
+        os._exit(0)
+    os.close(held)
+    os.read(heard, 1)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    assert os.read(alive, 1) == b""
+    for descriptor in (alive, heard, started):
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("can", [0, 1])
+def test_where_no_more_processes_can_be_made_those_do_that_there_are(monkeypatch: pytest.MonkeyPatch, can: int):
+    real, made = os.fork, []
+
+    def fork() -> int:
+        if len(made) == can:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        made.append(True)
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    outcomes = list(carried_out(Squares(), 9, 4))
+    assert sorted(task for task, _ in outcomes if task != END) == list(range(9))
+    assert nobody_is_left()
+
+
+def test_signal_in_the_first_moment_of_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Whatever the caller has to do afterwards is done by the caller alone."""
+    real = os.fork
+
+    def fork() -> int:
+        pid = real()
+        if pid == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pid
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    monkeypatch.setattr(os, "fork", fork)
+    note = tmp_path / "note"
+
+    def work() -> None:
+        try:
+            list(carried_out(Squares(), 9, 2))
+        finally:
+            with note.open("a") as stream:
+                stream.write(f"{os.getpid()}\n")
+
+    try:
+        with pytest.raises(OutsideError, match="was killed"):
+            work()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert note.read_text() == f"{os.getpid()}\n"
+    assert nobody_is_left()
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

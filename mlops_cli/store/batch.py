@@ -69,6 +69,7 @@ class Batch:
         self._in_memory = CLONE_FROM if cache.clones else SMALL
         self._links_above = cache.pack_below if cache.shares else sys.maxsize
         self.was_written = False  # whether somebody had the file that came last open for writing
+        self.stat: os.stat_result | None = None  # of the very file that was read last; None when that is not known
 
     def add_bytes(self, data: bytes) -> Digest:
         """Add an object that is in memory."""
@@ -87,11 +88,12 @@ class Batch:
         file, is not `size` bytes, or keeps changing while it is read.
         """
         try:
+            self.stat = None
             links = size > self._links_above and not copied
             if links or size > self._in_memory:
                 self.was_written = is_open_for_writing(path)
                 return self._adopt(path, size) if links else self._copy(path, size)
-            data, _, self.was_written = read_stable(path, size, seen)
+            data, self.stat, self.was_written = read_stable(path, size, seen)
         except UsageError:
             linked = self._add_linked(path, size)
             if linked is None:
@@ -228,6 +230,7 @@ class Batch:
         """Fill `temporary` and return its digest, or None when the file changed meanwhile."""
         try:
             source, before = open_regular(path)
+            self.stat = before
             try:
                 if self._clone(path, temporary):
                     return hash_file(temporary) if os.stat(temporary).st_size == size else None
@@ -263,6 +266,7 @@ class Batch:
             digest = hash_bytes(data)
         else:
             digest, info = hash_stable(path, size)
+        self.stat = info
         if info.st_mode & _EXECUTABLE:
             return self._copy(path, size)  # a read-only object cannot also be executable
         if digest not in self._pending and self._cache.holds(digest, size):

@@ -59,9 +59,8 @@ def read_stable(path: str, size: int, seen: os.stat_result | None = None) -> tup
         for _ in range(2):
             descriptor, before = open_regular(path)
             try:
-                written = _is_written(
-                    descriptor
-                )  # asked before the bytes are read: who opens it later changes its times
+                # Asked before the bytes are read: who opens it later changes its times.
+                written = _is_written(descriptor)
                 data = os.read(descriptor, size + 1)
                 while 0 < len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
                     data += more
@@ -84,8 +83,7 @@ def _read_as_seen(path: str, size: int, seen: os.stat_result) -> tuple[bytes, os
         after = os.fstat(descriptor)
     finally:
         os.close(descriptor)
-    is_it = after.st_ino == seen.st_ino and after.st_mode == seen.st_mode and is_unchanged(after, seen)
-    return (data, after, written) if is_it and len(data) == size else None
+    return (data, after, written) if is_it(after, seen) and len(data) == size else None
 
 
 def hash_stable(path: str, size: int) -> tuple[Digest, os.stat_result]:
@@ -141,6 +139,11 @@ def is_unchanged(after: os.stat_result, before: os.stat_result) -> bool:
         and after.st_ctime_ns == before.st_ctime_ns
         and after.st_size == before.st_size
     )
+
+
+def is_it(found: os.stat_result, seen: os.stat_result) -> bool:
+    """Whether an open file is the one that was seen, as it was then."""
+    return found.st_ino == seen.st_ino and found.st_mode == seen.st_mode and is_unchanged(found, seen)
 
 
 def is_same_file(now: os.stat_result, before: os.stat_result | Stat) -> bool:

@@ -21,29 +21,37 @@ _SETTLED_NS = 2_000_000_000  # the coarsest tick of a folder's time of change
 
 
 class Witness(NamedTuple):
-    """What a store looked like: the names of its packs, and when each folder of loose objects changed, in ns."""
+    """What a store looked like: the names of its packs, and when each folder of loose objects changed, in ns.
+
+    With it goes the size, in bytes, up to which an object is believed to be in a pack.
+    """
 
     root: str
     packs: frozenset[str]
     shards: tuple[tuple[str, int], ...]
+    pack_below: int
     at: int
 
     @classmethod
     def of(cls, store: PackedStore) -> Witness:
-        """Look at a store; OSError passes through."""
+        """Look at a store; OutsideError when it cannot be looked into."""
         at = time.time_ns()
         objects = store.root / "objects"
         shards = []
-        with suppress(FileNotFoundError), os.scandir(objects) as entries:
-            shards = sorted((entry.name, entry.stat(follow_symlinks=False).st_mtime_ns) for entry in entries)
-        return cls(os.fspath(store.root), frozenset(store.packs.names()), tuple(shards), at)
+        try:
+            with suppress(FileNotFoundError), os.scandir(objects) as entries:
+                shards = sorted((entry.name, entry.stat(follow_symlinks=False).st_mtime_ns) for entry in entries)
+            packs = store.packs.names()
+        except OSError as error:
+            raise store.trouble(error, f"look into {store.label}") from error
+        return cls(os.fspath(store.root), frozenset(packs), tuple(shards), store.pack_below, at)
 
     @property
     def stamp(self) -> bytes:
         """16 bytes that stand for this; none while a folder is so young that its next change might not show."""
         if any(changed > self.at - _SETTLED_NS for _, changed in self.shards):
             return b""
-        facts = (self.root, sorted(self.packs), self.shards)
+        facts = (self.root, sorted(self.packs), self.shards, self.pack_below)
         return xxhash.xxh3_128_digest(marshal.dumps(facts, 2))
 
     def still_has(self, before: Witness) -> bool:

@@ -24,7 +24,7 @@ from mlops_cli.store.trees import Entry, Kind, find
 from mlops_cli.workspace import git
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.ignore import leaves_out
-from mlops_cli.workspace.litter import remove_seen
+from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.rewrite import Parts, Rewriting, split
 from mlops_cli.workspace.scan import Scanner, open_scanner
@@ -68,7 +68,7 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
             with open_batch(project.cache) as batch:
                 scanner.store_in(batch)
                 entries = _entries(project, scanner, batch, snapshot, places)
-            remove_seen(project, scanner.litter)
+            remove_seen(project, {*scanner.litter, *beside(project, entries)})
     added = tuple(_added(snapshot, owner, entry) for owner, entry in entries.items())
     if dry_run:
         return AddResult(added, ())

@@ -18,7 +18,7 @@ from mlops_cli.store.trees import Change, Entry, Kind, check_folder, check_links
 from mlops_cli.workspace import git
 from mlops_cli.workspace.compare import as_entry, same
 from mlops_cli.workspace.hazards import refuse_harm
-from mlops_cli.workspace.litter import remove_seen
+from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import damaged_at, not_cached
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
@@ -68,7 +68,7 @@ def checkout(
         _refuse_absent(project.cache, plans)
         refuse_harm(project, plans, force=force)
         if not dry_run:
-            remove_seen(project, scanner.litter)
+            remove_seen(project, {*scanner.litter, *beside(project, [entry.path for entry, _ in chosen])})
             reporter.start("checking out", len(changes), "files")
             apply_changes(project, scanner, changes, reporter)
     return CheckoutResult(tuple(_summary(entry, plan) for entry, plan in plans if plan))

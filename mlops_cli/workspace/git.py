@@ -101,9 +101,9 @@ def list_files(folder: Path, patterns: Sequence[str]) -> list[str]:
     return sorted({name.decode("utf-8", "surrogateescape") for name in out.split(b"\0") if name})
 
 
-def untracked_files(folder: Path, pattern: str) -> list[str]:
-    """Return the files below `folder` that match the pathspec and are not in Git's index, ignored ones too."""
-    out = _git(folder, "ls-files", "-z", "--others", "--", pattern)
+def untracked_files(folder: Path, *patterns: str) -> list[str]:
+    """Return the files below `folder` that match a pathspec and are not in Git's index, ignored ones too."""
+    out = _git(folder, "ls-files", "-z", "--others", "--", *patterns)
     return [name.decode("utf-8", "surrogateescape") for name in out.split(b"\0") if name]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from mlops_cli.errors import UsageError
@@ -19,16 +19,40 @@ from mlops_cli.workspace import git
 from mlops_cli.workspace.folders import Folders
 from mlops_cli.workspace.project import Project
 
+_PREFIX = os.fsencode(TEMPORARY_PREFIX)
+
 
 def sweep(project: Project) -> tuple[str, ...]:
     """Remove the leftovers of processes that are gone; returns their paths. The checkout's lock must be held."""
     removed = []
-    for path in git.untracked_files(project.root, f":(glob)**/{TEMPORARY_PREFIX}*"):
-        if not is_alive(path.rpartition("/")[2].removeprefix(TEMPORARY_PREFIX).partition("-")[0]):
+    patterns = f":(glob)**/{TEMPORARY_PREFIX}*", f":(glob)**/{TEMPORARY_PREFIX}*/**"
+    found = dict.fromkeys(_leftover(path) for path in git.untracked_files(project.root, *patterns))
+    for path in found:
+        if not is_alive(_writer(path.rpartition("/")[2])):
             with suppress(OSError):
-                os.unlink(project.root / path)
+                _remove(os.fspath(project.root / path))
                 removed.append(path)
     return tuple(removed)
+
+
+def _leftover(path: str) -> str:
+    """Return the part of a path that ends with the first temporary name in it."""
+    parts = path.split("/")
+    first = next(number for number, part in enumerate(parts) if part.startswith(TEMPORARY_PREFIX))
+    return "/".join(parts[: first + 1])
+
+
+def _writer(name: str) -> str:
+    return name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+
+
+def beside(project: Project, paths: Iterable[str]) -> Iterator[bytes]:
+    """Yield the leftovers in the folders that hold `paths`: no scan of what is tracked sees those."""
+    for folder in {path.rpartition("/")[0] for path in paths}:
+        with suppress(OSError):
+            for name in os.listdir(os.fsencode(project.root / folder)):
+                if name.startswith(_PREFIX):
+                    yield os.path.join(os.fsencode(folder), name)
 
 
 def remove_seen(project: Project, paths: Iterable[bytes]) -> None:
@@ -36,12 +60,12 @@ def remove_seen(project: Project, paths: Iterable[bytes]) -> None:
     with Folders(project) as folders:
         for path in paths:
             parent, _, name = path.rpartition(b"/")
-            if not is_alive(os.fsdecode(name).removeprefix(TEMPORARY_PREFIX).partition("-")[0]):
+            if not is_alive(_writer(os.fsdecode(name))):
                 with suppress(OSError, UsageError):
                     _remove(os.fsdecode(name), folders.open(parent))
 
 
-def _remove(name: str, folder: int) -> None:
+def _remove(name: str, folder: int | None = None) -> None:
     if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         shutil.rmtree(name, dir_fd=folder)
     else:

@@ -20,23 +20,22 @@ import xxhash
 
 from mlops_cli.errors import UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, is_git_folder
-from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
+from mlops_cli.hashing import Digest, digest_from_raw, hash_alone, hash_bytes, hash_file, raw_digest
 from mlops_cli.store.batch import Batch
 from mlops_cli.store.links import object_at
-from mlops_cli.store.sources import is_open_for_writing
+from mlops_cli.store.sources import is_it, is_open_for_writing
 from mlops_cli.store.tree_format import SPLIT_ABOVE
 from mlops_cli.store.trees import Entry, Kind, encode_tree
 from mlops_cli.workers import MOST_TASKS
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import IgnoreRules
-from mlops_cli.workspace.state import Clock, Known, Row, pack_rows
+from mlops_cli.workspace.state import PLAIN, Clock, Known, Row, pack_rows
 
 _RETRIES = 3
 TEMPORARY = os.fsencode(TEMPORARY_PREFIX)
 _TYPE = 0o170000
-_PLAIN = 2  # the version of `marshal` that spells equal values equally
 _TASK = 256  # files at least, unless no more are left
-# Files of a folder that one process looks at, or reads, alone: of a whole folder there is less to say than of its files.
+# Files of a folder that one process looks at, or reads, alone: of a whole one there is less to say than of its files.
 _LOOKED_AT_WHOLE = 16384
 _READ_WHOLE = 2048
 
@@ -156,7 +155,7 @@ def fingerprint(facts: list[Fact]) -> bytes:
     if any(mode & _TYPE != st.S_IFREG for _, mode, *_ in facts):
         return b""
     facts.sort()
-    return xxhash.xxh3_128_digest(marshal.dumps(facts, _PLAIN))
+    return xxhash.xxh3_128_digest(marshal.dumps(facts, PLAIN))
 
 
 class Filler:
@@ -182,6 +181,7 @@ class Filler:
 
     def begin(self, worker: int) -> None:
         """Go on in another process."""
+        hash_alone()
         self._part = self._reader.batch
         if self._part is not None:
             self._part.divide(worker)
@@ -203,7 +203,7 @@ class Filler:
         for child in folder.files[piece.start : piece.end]:
             name = child.name
             with suppress(FileNotFoundError):
-                stat = child.stat(follow_symlinks=False)
+                stat = os.stat(child.path, follow_symlinks=False)  # not what a look has found some time ago
                 facts.append(_fact(name, stat))
                 if unruled and self._reader.hides(folder.path, name):
                     hides = True
@@ -299,7 +299,8 @@ class FileReader:
             digest, seen = _hash_settled(text)
         else:
             digest, seen = batch.add_file(text, stat.st_size, copied=copied, seen=stat), stat
-            written = batch.was_written
+            # Of a file that is not the one that was looked at, nothing is known.
+            written = batch.was_written or (batch.stat is not None and not is_it(batch.stat, stat))
         raw = raw_digest(digest)
         if self._clock.is_settled(seen) and not written:
             return seen.st_size, raw, (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino)

@@ -40,11 +40,10 @@ from mlops_cli.workspace.reading import (
     Made,
     fingerprint,
 )
-from mlops_cli.workspace.state import Clock, Known, Row, State
+from mlops_cli.workspace.state import PLAIN, Clock, Known, Row, State
 
 _REPORT_EVERY = 512
 _IGNORE_NAME = os.fsencode(IGNORE_NAME)
-_PLAIN = 2  # the version of `marshal` that spells equal values equally
 _MOST_LISTED = 65536  # files of which the names are held in memory before they are looked at
 # Files from which on several processes are faster than one: two or three microseconds each to be looked at, fifty to
 # be read and stored.
@@ -152,7 +151,7 @@ class Scanner:
     def _now_held(self, before: Witness) -> tuple[bytes, bytes]:
         """Return by which stamps folders were and are known to be held by the cache."""
         now = Witness.of(self._cache)
-        return before.stamp, (now.stamp if now.still_has(before) else b"")
+        return before.stamp, (now.stamp if before.stamp and now.still_has(before) else b"")
 
     def read(self, digest: Digest) -> bytes:
         """Return a tree object, from this scan or from the cache (so that trees can be compared across the two)."""
@@ -248,20 +247,22 @@ class Scanner:
         facts: dict[int, list[Fact]] = {}
         seen: dict[int, tuple[bytes, int]] = {}
         for task, value in carried_out(looker, len(looker.tasks), crew):
-            for piece, (print_, largest, part) in zip(looker.tasks[task], value, strict=True) if task != END else ():
+            if task == END:
+                continue
+            for piece, (look, largest, part) in zip(looker.tasks[task], value, strict=True):
                 self._report(piece.end - piece.start)
                 if not piece.whole:
                     facts.setdefault(piece.folder, []).extend(part)
-                seen[piece.folder] = print_, largest
+                seen[piece.folder] = look, largest
         for number, (folder, known) in enumerate(asked):
-            print_, largest = seen[number]
+            look, largest = seen[number]
             if number in facts:
-                print_ = fingerprint(facts[number])
+                look = fingerprint(facts[number])
                 largest = max((fact[2] for fact in facts[number]), default=0)
-            if print_ != known.seen or (self._reader.batch is not None and largest > self._cache.pack_below):
+            if look != known.seen or (self._reader.batch is not None and largest > self._cache.pack_below):
                 changed.append(folder)
             else:
-                folder.known, folder.seen, folder.files = known, print_, []
+                folder.known, folder.seen, folder.files = known, look, []
         return changed
 
     def _fill(self, folders: Sequence[Folder], *, copied: bool = False) -> None:
@@ -378,7 +379,7 @@ def open_scanner(
 
 def _fingerprint_below(folders: Sequence[Entry]) -> bytes:
     facts = sorted((folder.name, folder.size, folder.files, folder.digest) for folder in folders)
-    return xxhash.xxh3_128_digest(marshal.dumps(facts, _PLAIN))
+    return xxhash.xxh3_128_digest(marshal.dumps(facts, PLAIN))
 
 
 def is_stored(cache: Cache, entry: Entry) -> bool:

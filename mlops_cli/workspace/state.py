@@ -29,7 +29,7 @@ from mlops_cli.store.sources import Stat
 VERSION = 3
 PARTS = 16  # of a folder's rows, by a hash of the name: one changed file writes a sixteenth of them anew
 GRAIN_NS = 20_000_000  # kernels stamp files with a clock that ticks every 1 to 10 ms
-_PLAIN = 2  # the version of `marshal` that spells equal values equally
+PLAIN = 2  # the version of `marshal` that spells equal values equally
 # A schema that is not text any more is told as one that cannot be decoded.
 _DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 COARSE_GRAIN_NS = 2_000_000_000  # FAT, some network file systems, and clocks that cannot be compared
@@ -284,7 +284,7 @@ def pack_rows(rows: Mapping[bytes, Row]) -> list[tuple[int, bytes]]:
     """Return the rows of a folder as the index keeps them: numbered parts."""
     parts: dict[int, dict[bytes, Row]] = {}
     for name, row in rows.items():
-        parts.setdefault(crc32(name) % PARTS, {})[name] = row
+        parts.setdefault(_part_of(name), {})[name] = row
     return [(part, _encode(rows)) for part, rows in parts.items()]
 
 
@@ -293,7 +293,7 @@ def _part_of(name: bytes) -> int:
 
 
 def _encode(rows: Mapping[bytes, Row]) -> bytes:
-    data = marshal.dumps({name: tuple(row) for name, row in rows.items()}, _PLAIN)
+    data = marshal.dumps({name: tuple(row) for name, row in rows.items()}, PLAIN)
     return xxhash.xxh3_64_digest(data) + data
 
 
@@ -306,7 +306,7 @@ def _decode(data: object) -> dict[bytes, Row]:
 
 def _checksum(row: tuple[Any, ...]) -> bytes:
     """Return what tells that the row of a folder, but for its stamp, is what was written."""
-    return xxhash.xxh3_64_digest(marshal.dumps(row, _PLAIN))
+    return xxhash.xxh3_64_digest(marshal.dumps(row, PLAIN))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

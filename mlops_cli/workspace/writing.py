@@ -15,8 +15,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
-from mlops_cli.errors import CorruptObject, MissingObject, OutsideError, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError, OutsideError, UsageError
 from mlops_cli.files import translate_os_error
+from mlops_cli.hashing import hash_alone
 from mlops_cli.progress import Reporter
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import rename_new
@@ -52,6 +53,7 @@ class _Writer:
 
     def begin(self, worker: int) -> None:  # noqa: ARG002
         """Go on in another process."""
+        hash_alone()
         self._cache.divide()
 
     def do(self, task: int) -> object:
@@ -93,9 +95,16 @@ class _Writer:
                 raise
             try:
                 yield folder
+            except BaseException as error:
+                if not isinstance(error, MlxError):  # it may be in the middle of a file
+                    shutil.rmtree(temporary, ignore_errors=True, dir_fd=above)
+                else:
+                    with suppress(OSError, UsageError):  # what went wrong first is told
+                        self._name(part.folder, temporary, above)
+                raise
             finally:
                 os.close(folder)
-                self._name(part.folder, temporary, above)
+            self._name(part.folder, temporary, above)
         except OSError as error:
             raise translate_os_error(error, f"write `{os.fsdecode(part.folder)}`") from error
 

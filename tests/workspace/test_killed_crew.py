@@ -27,6 +27,7 @@ def box(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     monkeypatch.setattr(writing, "WRITTEN_BY_MANY", 0)
     for number in range(FILES):
         box.write(f"data/{number % 3}/f{number}", f"content {number}" * 50)
+        box.write(f"flat/f{number}", f"flat {number}")
     box.write("data/large", os.urandom(200_000))
     return box
 
@@ -68,15 +69,22 @@ def points(work: Callable[[], object], prepare: Callable[[], object]) -> Iterato
 
 def test_checkout(box: Sandbox):
     before = listing(box.root / "data")
-    box.add("data")
+    box.add("data", "flat")
+
+    def prepare() -> None:
+        shutil.rmtree(box.root / "data")
+        shutil.rmtree(box.root / "flat")
+
     crashed = 0
-    for _ in points(box.checkout, lambda: shutil.rmtree(box.root / "data")):
+    for _ in points(box.checkout, prepare):
         crashed += 1
         found = listing(box.root / "data") if box.exists("data") else {}
         whole = {name: file for name, file in found.items() if b".mlx-tmp-" not in name}
         assert whole.items() <= before.items(), "a file that is not what was stored"
         box.checkout()
         assert listing(box.root / "data") == before, "nothing is missing, and nothing is left over"
+        assert len(listing(box.root / "flat")) == FILES
+        assert not list(box.root.rglob(".mlx-tmp-*"))
     assert crashed > 3
 
 
