@@ -11,6 +11,7 @@ import errno
 import marshal
 import os
 import stat as st
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -44,6 +45,7 @@ from mlops_cli.workspace.state import PLAIN, Clock, Known, Row, State
 
 _REPORT_EVERY = 512
 _IGNORE_NAME = os.fsencode(IGNORE_NAME)
+_STAT = struct.Struct("<qqqQQ")
 _MOST_LISTED = 65536  # files of which the names are held in memory before they are looked at
 # Files from which on several processes are faster than one: two or three microseconds each to be looked at, fifty to
 # be read and stored.
@@ -79,7 +81,7 @@ class Scanner:
         self._reader = FileReader(os.fspath(project.root), Clock.read(project.local), None, as_code=as_code)
         self._witness: Witness | None = None
         self._held = b""  # folders with this stamp have all that is in them in the cache
-        self._written: list[tuple[bytes, os.stat_result | Stat, Digest]] = []
+        self._written: list[tuple[bytes, bytes, Digest]] = []  # stats are packed: there may be a million
         self._changes: dict[bytes, tuple[dict[bytes, Row], set[bytes]]] = {}
         self._folders: dict[bytes, Known] = {}
         self._whole: dict[bytes, list[tuple[int, bytes]]] = {}  # all rows of folders, packed
@@ -129,19 +131,21 @@ class Scanner:
 
     def remember(self, path: bytes, stat: os.stat_result | Stat, digest: Digest) -> None:
         """Note that the file just written at `path` has `digest`; kept if the clock has moved on by `save`."""
-        self._written.append((path, stat, digest))
+        facts = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
+        self._written.append((path, _STAT.pack(*facts), digest))
 
     def save(self) -> None:
         """Write what was learnt to the state index."""
         self._report(0, force=True)
         if self._written:
             clock = Clock.read(self._local)
-            for path, stat, digest in self._written:
+            while self._written:
+                path, facts, digest = self._written.pop()
+                stat = Stat(*_STAT.unpack(facts))
                 if clock.is_settled(stat):
                     folder, _, name = path.rpartition(b"/")
                     row = Row(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, raw_digest(digest))
                     self._changes.setdefault(self._key(folder), ({}, set()))[0][name] = row
-            self._written = []
         before, after = (b"", b"") if self._witness is None else self._now_held(self._witness)
         if self._changes or self._folders or self._whole or before != after:
             changes = ((folder, rows, gone) for folder, (rows, gone) in self._changes.items())
