@@ -162,7 +162,7 @@ def test_comparing_a_part_with_the_workspace(
 
 @pytest.mark.parametrize(
     ("target", "reads", "lists"),
-    [("data/lone", 1, []), ("data/deep/a", 4, BELOW_A), ("data/flat/00007", 3, [])],
+    [("data/lone", 1, []), ("data/deep/a", 5, BELOW_A), ("data/flat/00007", 3, [])],
 )
 def test_bringing_a_part_back(
     project: Sandbox, monkeypatch: pytest.MonkeyPatch, target: str, reads: int, lists: list[str]
