@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class User:
     number: int
     home: Path
     python: Path
+    modules: tuple[Path, ...]
     umask: int = 0o022
 
     def run(self, *command: str | Path, cwd: Path | None = None) -> Result:
@@ -40,7 +41,7 @@ class User:
                 "GIT_CONFIG_GLOBAL": str(self.home / ".gitconfig"),
                 "HOME": str(self.home),
                 "PYTHONDONTWRITEBYTECODE": "1",
-                "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), *(path for path in sys.path if "-packages" in path)]),
+                "PYTHONPATH": os.pathsep.join(map(str, self.modules)),
                 "XDG_CONFIG_HOME": str(self.home / ".config"),
             },
             user=self.number,
@@ -67,13 +68,19 @@ class Place:
 
     root: Path
     python: Path
+    modules: tuple[Path, ...]
 
     def user(self, number: int, umask: int = 0o022) -> User:
         """Return a user with an empty home in this place."""
-        user = User(_FIRST + number, self.root / f"user-{number}", self.python, umask)
+        user = User(_FIRST + number, self.root / f"user-{number}", self.python, self.modules, umask)
         user.home.mkdir(mode=0o755)
         user.own(user.home)
         return user
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @contextmanager
@@ -84,13 +91,19 @@ def open_place() -> Iterator[Place]:
     root = Path(tempfile.mkdtemp(prefix="mlx-users-", dir="/tmp"))
     try:
         root.chmod(0o755)
-        (root / "python").mkdir()
-        # Root's own Python may be where nobody else can come; its modules are those of the tests' all the same.
-        with bound(Path(sys.base_prefix), root / "python"):
-            python = root / "python" / Path(sys.executable).resolve().relative_to(sys.base_prefix)
-            probe = Place(root, python).user(0).mlx("--version")
+        # Root's own Python, what is installed for it and this code may all be where nobody else can come.
+        with ExitStack() as stack:
+            prefix = stack.enter_context(bound(Path(sys.base_prefix), _made(root / "python"), read_only=True))
+            python = prefix / Path(sys.executable).resolve().relative_to(sys.base_prefix)
+            sources = [_REPOSITORY, *(Path(path) for path in sys.path if "-packages" in path)]
+            modules = tuple(
+                stack.enter_context(bound(source, _made(root / f"modules-{number}"), read_only=True))
+                for number, source in enumerate(sources)
+            )
+            place = Place(root, python, modules)
+            probe = place.user(0).mlx("--version")
             if probe.code:
                 pytest.skip(f"other users cannot run these tests' Python: {probe.stderr.strip()[-200:]}")
-            yield Place(root, python)
+            yield place
     finally:
         shutil.rmtree(root)
