@@ -181,7 +181,7 @@ def _acquire(path: Path, deadline: float) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_same(descriptor, path):
+            if is_named(descriptor, path):
                 return descriptor
         except BlockingIOError:
             if time.monotonic() >= deadline:
@@ -193,8 +193,8 @@ def _acquire(path: Path, deadline: float) -> int:
         os.close(descriptor)
 
 
-def _is_same(descriptor: int, path: Path) -> bool:
-    """Whether `path` still names the open file: someone may have removed it while we waited."""
+def is_named(descriptor: int, path: Path) -> bool:
+    """Say whether `path` still names the open file: a lock on one that somebody removed meanwhile keeps nobody out."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

@@ -99,14 +99,15 @@ def _share_out(shift: Shift, tasks: int, crew: int) -> Iterator[Outcome]:
     try:
         with suppress(OSError):  # no more processes, or open files, for the time being: then those do that there are
             for number in range(crew):
-                workers.append(_start(shift, number, numbers, workers))
+                _start(shift, number, numbers, workers)
         yield from _gather(workers) if workers else carried_out(shift, tasks, 0)
     finally:
         os.close(numbers)
         _dismiss(workers)
 
 
-def _start(shift: Shift, number: int, numbers: int, others: Sequence[_Worker]) -> _Worker:
+def _start(shift: Shift, number: int, numbers: int, workers: list[_Worker]) -> None:
+    """Add a worker to `workers`; OSError when none can be made."""
     results, out = os.pipe()
     try:
         watched, life = os.pipe()
@@ -124,12 +125,13 @@ def _start(shift: Shift, number: int, numbers: int, others: Sequence[_Worker]) -
             pid = os.fork()
         if pid == 0:
             try:
-                for descriptor in (results, life, *(end for other in others for end in (other.results, other.life))):
+                for descriptor in (results, life, *(end for other in workers for end in (other.results, other.life))):
                     os.close(descriptor)
                 _end_with_parent(watched, parent)
                 _be_worker(shift, number, numbers, out, mask)
             finally:
                 os._exit(1)
+        workers.append(_Worker(pid, results, life))  # before a signal that waits can be heard
     except OSError:
         os.close(results)
         os.close(life)
@@ -138,7 +140,6 @@ def _start(shift: Shift, number: int, numbers: int, others: Sequence[_Worker]) -
         os.close(out)
         os.close(watched)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return _Worker(pid, results, life)
 
 
 def _end_with_parent(watched: int, parent: int) -> None:

@@ -62,9 +62,8 @@ class Batch:
         self._scratch = Scratch(str(cache.root))
         self._packer = Packer(self._scratch.next_path)
         self._pending: dict[Digest, str] = {}
-        self._adopted: list[
-            tuple[str, str, os.stat_result | Stat]
-        ] = []  # file, its name under tmp/, as it was when hashed
+        # A file, its name under tmp/, and how it was when it was hashed.
+        self._adopted: list[tuple[str, str, os.stat_result | Stat]] = []
         self._replaced: list[tuple[str, Digest, os.stat_result | Stat]] = []  # files that symlinks take the place of
         self._in_memory = CLONE_FROM if cache.clones else SMALL
         self._links_above = cache.pack_below if cache.shares else sys.maxsize
@@ -158,8 +157,8 @@ class Batch:
             packed = self._packer.divided()
         except OSError as error:
             raise self._cache.trouble(error, "add to the cache") from error
-        adopted = [(path, name, _plain(stat)) for path, name, stat in self._adopted]
-        replaced = [(path, digest, _plain(stat)) for path, digest, stat in self._replaced]
+        adopted = [(path, name, tuple(Stat.of(stat))) for path, name, stat in self._adopted]
+        replaced = [(path, digest, tuple(Stat.of(stat))) for path, digest, stat in self._replaced]
         return *packed, list(self._pending.items()), adopted, replaced
 
     def absorb(self, part: tuple[Any, ...]) -> None:
@@ -303,7 +302,3 @@ class Batch:
         except BaseException:
             remove(temporary, None)
             raise
-
-
-def _plain(stat: os.stat_result | Stat) -> tuple[int, ...]:
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev

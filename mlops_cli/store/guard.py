@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlops_cli.errors import LockedError
-from mlops_cli.files import POLL_SECONDS, translate_os_error
+from mlops_cli.files import POLL_SECONDS, is_named, translate_os_error
 from mlops_cli.store.sharing import grant
 
 NAME = "gc.lock"
@@ -111,7 +111,7 @@ def _acquire(path: Path, timeout: float) -> int | None:
         try:
             if not _lock(descriptor, fcntl.LOCK_SH, deadline):
                 raise _swept(path, os.pread(descriptor, 4096, 0))
-            if _is_same(descriptor, path):
+            if is_named(descriptor, path):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -131,20 +131,12 @@ def _acquire_alone(path: Path, doing: str, timeout: float) -> int:
                     f"other mlx commands are at work on the cache `{path.parent}`",
                     hint=f"wait for them to finish, then run `{doing}` again",
                 )
-            if _is_same(descriptor, path):
+            if is_named(descriptor, path):
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
-
-
-def _is_same(descriptor: int, path: Path) -> bool:
-    """Whether `path` still names the open file: a lock on one that somebody removed keeps nobody out."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _open(path: Path) -> int | None:

@@ -32,7 +32,7 @@ class Stat(NamedTuple):
     st_dev: int
 
     @classmethod
-    def of(cls, stat: os.stat_result) -> Stat:
+    def of(cls, stat: os.stat_result | Stat) -> Stat:
         """Return that part of `stat`."""
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
 

@@ -131,8 +131,7 @@ class Scanner:
 
     def remember(self, path: bytes, stat: os.stat_result | Stat, digest: Digest) -> None:
         """Note that the file just written at `path` has `digest`; kept if the clock has moved on by `save`."""
-        facts = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
-        self._written.append((path, _STAT.pack(*facts), digest))
+        self._written.append((path, _STAT.pack(*Stat.of(stat)), digest))
 
     def save(self) -> None:
         """Write what was learnt to the state index."""
