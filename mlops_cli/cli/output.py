@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mlops_cli.cli.bars import TerminalReporter
@@ -24,14 +23,13 @@ class Colors(NamedTuple):
     stderr: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """How one command speaks; `notes` gathers what the user should know."""
 
-    json: bool = False
-    quiet: bool = False
-    colors: Colors = field(default_factory=Colors)
-    notes: list[str] = field(default_factory=list)
+    json: bool
+    quiet: bool
+    colors: Colors
+    notes: list[str]
 
     def result(self, kind: str, value: dict[str, Any], lines: Iterable[Line]) -> None:
         """Print the answer: under `--json` `value` with its schema's name in front, else `lines`."""

@@ -6,9 +6,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
@@ -21,15 +20,14 @@ if TYPE_CHECKING:
     from mlops_cli.workspace.project import Project
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """The surroundings of one command; `notes` is what its user has been told to know."""
 
     cwd: Path
     environ: Mapping[str, str]
     quiet: bool
     colors: Colors
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     def output(self, as_json: bool) -> Output:
         """Return how this command speaks."""
@@ -61,7 +59,7 @@ def make_session(*, quiet: bool, color: str) -> Session:
         cwd = Path.cwd()
     except FileNotFoundError as error:
         raise UsageError("the current folder does not exist any more", hint="`cd` to one that does") from error
-    return Session(cwd, os.environ, quiet, choose_colors(color))
+    return Session(cwd, os.environ, quiet, choose_colors(color), [])
 
 
 def choose_colors(choice: str = "auto") -> Colors:

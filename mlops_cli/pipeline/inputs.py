@@ -12,7 +12,6 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from mlops_cli.documents import nearest, parse_values
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
@@ -32,14 +31,14 @@ from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, track
 
 
-@dataclass(slots=True)
 class _Found:
     """The dependencies of a stage as they are gathered (dicts for their order); see `Wanted`."""
 
-    deps: dict[str, Input] = field(default_factory=dict)
-    absent: dict[str, None] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)
-    unread: dict[str, None] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.deps: dict[str, Input] = {}
+        self.absent: dict[str, None] = {}
+        self.lost: list[str] = []
+        self.unread: dict[str, None] = {}
 
 
 class Observer:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mlops_cli.documents import flatten
@@ -35,8 +35,7 @@ class Action(StrEnum):
     SKIP = "skip"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A stage's inputs as they are now.
 
     `waiting` maps a dependency whose bytes cannot be known yet to the stage that will make it. `absent` are recorded
@@ -47,7 +46,7 @@ class Wanted:
     deps: tuple[Input, ...]
     params: Mapping[str, Mapping[str, object]]
     globs: tuple[str, ...] = ()
-    waiting: Mapping[str, str] = field(default_factory=dict)
+    waiting: Mapping[str, str] = MappingProxyType({})
     absent: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()

@@ -108,14 +108,30 @@ def encode_tree(entries: Iterable[Entry]) -> tuple[tuple[Digest, bytes], ...]:
     return (*((leaf.digest, data) for leaf, data in leaves), (hash_bytes(index), index))
 
 
+def encode_files(files: Iterable[tuple[bytes, int, int, bytes]]) -> tuple[Digest, bytes]:
+    """Return the tree of a folder of files and symlinks: one to `SPLIT_ABOVE` names, kinds, sizes and raw digests.
+
+    It is what `encode_tree` makes of their entries, without making entries. UsageError as there.
+    """
+    names, kinds, sizes, digests = zip(*sorted(files), strict=True)
+    _check_columns(names, kinds, sizes, sum(sizes), len(names))
+    data = _encode_columns(names, kinds, sizes, (1,) * len(names), b"".join(digests))
+    return hash_bytes(data), data
+
+
 def check_entries(entries: Sequence[Entry]) -> None:
     """Raise UsageError unless sorted entries have names that a folder can have, each once, and sums a tree can say."""
-    names = [entry.name for entry in entries]
+    if entries:
+        names, kinds, sizes, files, _ = zip(*entries, strict=True)
+        _check_columns(names, kinds, sizes, sum(sizes), sum(files))
+
+
+def _check_columns(names: Sequence[bytes], kinds: Sequence[int], sizes: Sequence[int], size: int, files: int) -> None:
     problem = _problem_with(names, b"\0".join(names))
-    if max(totals(entries)) > _MOST:
+    if max(size, files) > _MOST:
         problem = "its files are larger or more than a tree can say"
-    if Kind.SYMLINK in map(itemgetter(1), entries) and any(
-        entry.kind == Kind.SYMLINK and not 0 < entry.size <= PATH_LIMIT for entry in entries
+    if Kind.SYMLINK in kinds and any(
+        kind == Kind.SYMLINK and not 0 < size <= PATH_LIMIT for kind, size in zip(kinds, sizes, strict=True)
     ):
         problem = "a symbolic link leads nowhere, or further than a path can"
     if problem:
@@ -139,6 +155,12 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
     if not entries:
         return _HEADER.pack(MAGIC, _VERSION, _ENTRIES, 0)
     names, kinds, sizes, files, digests = zip(*entries, strict=True)
+    return _encode_columns(names, kinds, sizes, files, _raw_digests(digests))
+
+
+def _encode_columns(
+    names: Sequence[bytes], kinds: Sequence[int], sizes: Sequence[int], files: Sequence[int], digests: bytes
+) -> bytes:
     many = f"<{len(names)}Q"
     return b"".join(
         (
@@ -146,7 +168,7 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
             bytes(kinds),
             struct.pack(many, *sizes),
             struct.pack(many, *files),
-            _raw_digests(digests),
+            digests,
             b"\0".join(names),
         )
     )

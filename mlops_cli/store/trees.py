@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from mlops_cli.store.tree_diff import Change, TreeDiff, diff
 from mlops_cli.store.tree_edit import TreeTarget, edit, graft, write_tree
-from mlops_cli.store.tree_format import Entry, Index, Kind, Leaf, TreeError, decode_tree, encode_tree, totals
+from mlops_cli.store.tree_format import (
+    Entry,
+    Index,
+    Kind,
+    Leaf,
+    TreeError,
+    decode_tree,
+    encode_files,
+    encode_tree,
+    totals,
+)
 from mlops_cli.store.tree_reading import (
     EMPTY_TREE,
     MOST_WITHOUT_FILES,
@@ -40,6 +50,7 @@ __all__ = [
     "decode_tree",
     "diff",
     "edit",
+    "encode_files",
     "encode_tree",
     "find",
     "graft",

@@ -1,7 +1,7 @@
 """Where a project is, and the settings in force there.
 
 `.mlx/` marks a project's root. What must survive `git clean -fdx` and be shared by every worktree (cache, state index,
-run logs) lives in `<git common dir>/mlx`. `Project` is a frozen bundle of facts; the verbs are in the other modules.
+run logs) lives in `<git common dir>/mlx`. `Project` is a bundle of facts; the verbs are in the other modules.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -27,14 +26,14 @@ CONFIG = ".mlx/config.yaml"
 _LONGEST_NAME = 200  # bytes; file systems take 255, and suffixes follow
 
 
-@dataclass(frozen=True)  # no slots: what is worked out once is kept in the instance
 class Project:
-    """A project's place on disk and its settings."""
+    """A project's place on disk and its settings; nobody changes them."""
 
-    root: Path
-    git: Checkout
-    layers: tuple[settings.Layer, ...]
-    config: settings.Config
+    def __init__(self, root: Path, git: Checkout, layers: tuple[settings.Layer, ...], config: settings.Config) -> None:
+        self.root = root
+        self.git = git
+        self.layers = layers
+        self.config = config
 
     @property
     def prefix(self) -> str:

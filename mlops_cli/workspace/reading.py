@@ -25,7 +25,7 @@ from mlops_cli.store.batch import Batch
 from mlops_cli.store.links import object_at
 from mlops_cli.store.sources import is_it, is_open_for_writing
 from mlops_cli.store.tree_format import SPLIT_ABOVE
-from mlops_cli.store.trees import Entry, Kind, encode_tree
+from mlops_cli.store.trees import Entry, Kind, encode_files
 from mlops_cli.workers import MOST_TASKS
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import IgnoreRules
@@ -152,7 +152,7 @@ def _fact(name: bytes, stat: os.stat_result) -> Fact:
 
 def fingerprint(facts: list[Fact]) -> bytes:
     """Return 16 bytes that tell these names and stats from others; nothing when there is a link or a special file."""
-    if any(mode & _TYPE != st.S_IFREG for _, mode, *_ in facts):
+    if {fact[1] & _TYPE for fact in facts} - {st.S_IFREG}:
         return b""
     facts.sort()
     return xxhash.xxh3_128_digest(marshal.dumps(facts, PLAIN))
@@ -196,24 +196,27 @@ class Filler:
 
     def _fill(self, piece: Piece) -> Filled:
         folder, rows = self._folders[piece.folder], self._rows[piece.folder]
-        look_at, unruled = self._reader.look_at, not folder.rules.specs
+        look_at, copied = self._reader.look_at, self._copied
+        children = folder.files[piece.start : piece.end]
+        doubtful = not folder.rules.specs and self._reader.may_hide([child.name for child in children])
         facts: list[Fact] = []
         found: list[Finding] = []
         hides = False
-        for child in folder.files[piece.start : piece.end]:
+        for child in children:
             name = child.name
-            with suppress(FileNotFoundError):
+            try:
                 stat = os.stat(child.path, follow_symlinks=False)  # not what a look has found some time ago
                 facts.append(_fact(name, stat))
-                if unruled and self._reader.hides(folder.path, name):
+                if doubtful and self._reader.hides(folder.path, name):
                     hides = True
                 else:
-                    found.append((name, *look_at(child.path, stat, rows.get(name), copied=self._copied)))
+                    found.append((name, *look_at(child.path, stat, rows.get(name), copied=copied)))
+            except FileNotFoundError:  # it is gone
+                continue
         if folder.inner or not piece.whole or not found or len(found) > SPLIT_ABOVE:
             return Filled(hides, b"", None, None, facts, found)
-        entries = [Entry(name, kind, size, 1, digest_from_raw(raw)) for name, kind, size, raw, _ in found]
-        ((digest, data),) = encode_tree(entries)
-        made = raw_digest(digest), data, sum(map(itemgetter(2), entries)), len(entries)
+        digest, data = encode_files([finding[:4] for finding in found])
+        made = raw_digest(digest), data, sum(map(itemgetter(2), found)), len(found)
         return Filled(hides, *self._known(folder, rows, facts, found), made, [], [])
 
     @staticmethod
@@ -225,13 +228,13 @@ class Filler:
         seen = b"" if young or folder.rules.specs else fingerprint(facts)
         if len(rows) == len(found) and all(known is True for *_, known in found):
             return seen, None
-        now: dict[bytes, Row] = {}
+        now: dict[bytes, tuple[int, int, int, int, bytes]] = {}
         for name, _, _, raw, known in found:
             if known is True:
                 if name in rows:  # a symlink has none
                     now[name] = rows[name]
             elif known is not False:
-                now[name] = Row(*known, raw)
+                now[name] = *known, raw
         return seen, pack_rows(now)
 
 
@@ -243,6 +246,11 @@ class FileReader:
         self._root = root
         self._clock = clock
         self._as_code = as_code
+
+    def may_hide(self, names: Sequence[bytes]) -> bool:
+        """Say whether `hides` has to be asked about any of these names."""
+        joined = b"/".join(names)
+        return self._as_code or TEMPORARY in joined or b"git" in joined.lower() or not joined.isascii()
 
     def hides(self, folder: bytes, name: bytes) -> bool:
         """Say whether a name is left out everywhere; UsageError for that of a Git repository inside `folder`."""

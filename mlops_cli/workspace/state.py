@@ -280,9 +280,9 @@ class State:
         return known[folder][0]
 
 
-def pack_rows(rows: Mapping[bytes, Row]) -> list[tuple[int, bytes]]:
-    """Return the rows of a folder as the index keeps them: numbered parts."""
-    parts: dict[int, dict[bytes, Row]] = {}
+def pack_rows(rows: Mapping[bytes, tuple[int, int, int, int, bytes]]) -> list[tuple[int, bytes]]:
+    """Return the rows of a folder as the index keeps them: numbered parts. Plain tuples do as well as `Row`."""
+    parts: dict[int, dict[bytes, tuple[int, int, int, int, bytes]]] = {}
     for name, row in rows.items():
         parts.setdefault(_part_of(name), {})[name] = row
     return [(part, _encode(rows)) for part, rows in parts.items()]
@@ -292,7 +292,7 @@ def _part_of(name: bytes) -> int:
     return crc32(name) % PARTS
 
 
-def _encode(rows: Mapping[bytes, Row]) -> bytes:
+def _encode(rows: Mapping[bytes, tuple[int, int, int, int, bytes]]) -> bytes:
     data = marshal.dumps({name: tuple(row) for name, row in rows.items()}, PLAIN)
     return xxhash.xxh3_64_digest(data) + data
 

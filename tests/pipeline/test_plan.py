@@ -93,7 +93,7 @@ def test_forced():
 
 def with_params(**values: object) -> Wanted:
     train = {"lr": 0.1, "layers": [8, 8], "name": "a"}
-    return replace(WANTED, params={"params.yaml": {"train": {**train, **values}}})
+    return WANTED._replace(params={"params.yaml": {"train": {**train, **values}}})
 
 
 CHANGES: list[tuple[str, Callable[[], tuple[Stage, Wanted]], tuple[str, ...]]] = [
@@ -132,7 +132,7 @@ CHANGES: list[tuple[str, Callable[[], tuple[Stage, Wanted]], tuple[str, ...]]] =
     ),
     (
         "param gone",
-        lambda: (STAGE, replace(WANTED, params={})),
+        lambda: (STAGE, WANTED._replace(params={})),
         (
             "`params.yaml: train.layers` is gone: it was [8, 8]",
             "`params.yaml: train.lr` is gone: it was 0.1",
@@ -147,37 +147,37 @@ CHANGES: list[tuple[str, Callable[[], tuple[Stage, Wanted]], tuple[str, ...]]] =
     ),
     (
         "dep",
-        lambda: (STAGE, replace(WANTED, deps=(dep("train.py", THREE, size=7), WANTED.deps[1]))),
+        lambda: (STAGE, WANTED._replace(deps=(dep("train.py", THREE, size=7), WANTED.deps[1]))),
         ("`train.py` changed: 1 → 7 bytes",),
     ),
     (
         "new and dropped dep",
-        lambda: (STAGE, replace(WANTED, deps=(WANTED.deps[0], dep("other")))),
+        lambda: (STAGE, WANTED._replace(deps=(WANTED.deps[0], dep("other")))),
         ("`data` is no longer a dependency", "`other` is a new dependency"),
     ),
     (
         "lost dep",
-        lambda: (STAGE, replace(WANTED, deps=WANTED.deps[:1], lost=("data",))),
+        lambda: (STAGE, WANTED._replace(deps=WANTED.deps[:1], lost=("data",))),
         ("`data` does not exist",),
     ),
     (
         "unread dep",
-        lambda: (STAGE, replace(WANTED, deps=WANTED.deps[:1], unread=("data",))),
+        lambda: (STAGE, WANTED._replace(deps=WANTED.deps[:1], unread=("data",))),
         ("`data` is not here, nor is the listing of what it holds",),
     ),
     (
         "waiting",
-        lambda: (STAGE, replace(WANTED, deps=WANTED.deps[:1], waiting={"data": "prepare"})),
+        lambda: (STAGE, WANTED._replace(deps=WANTED.deps[:1], waiting={"data": "prepare"})),
         ("`data` may change: stage `prepare` runs first",),
     ),
     (
         "waiting glob",
-        lambda: (STAGE, replace(WANTED, deps=WANTED.deps[1:], waiting={"*.py": "generate"})),
+        lambda: (STAGE, WANTED._replace(deps=WANTED.deps[1:], waiting={"*.py": "generate"})),
         ("`*.py` may change: stage `generate` runs first",),
     ),
     (
         "waiting params",
-        lambda: (STAGE, replace(WANTED, params={}, waiting={"params.yaml": "tune"})),
+        lambda: (STAGE, WANTED._replace(params={}, waiting={"params.yaml": "tune"})),
         ("`params.yaml` may change: stage `tune` runs first",),
     ),
     (
@@ -214,13 +214,13 @@ def test_changed_inputs_run(make: Callable[[], tuple[Stage, Wanted]], reasons: t
 )
 def test_values_that_python_takes_for_equal(old: object, new: object):
     lock = replace(LOCK, params={"params.yaml": {"x": old}})
-    wanted = replace(WANTED, params={"params.yaml": {"x": new}})
+    wanted = WANTED._replace(params={"params.yaml": {"x": new}})
     assert decided(STAGE, wanted, lock=lock).action is Action.RUN
 
 
 def test_order_of_keys_is_no_change():
     lock = replace(LOCK, params={"params.yaml": {"x": {"a": 1, "b": [{"c": 1, "d": 2}]}}})
-    wanted = replace(WANTED, params={"params.yaml": {"x": {"b": [{"d": 2, "c": 1}], "a": 1}}})
+    wanted = WANTED._replace(params={"params.yaml": {"x": {"b": [{"d": 2, "c": 1}], "a": 1}}})
     assert decided(STAGE, wanted, lock=lock).action is Action.SKIP
 
 
@@ -230,7 +230,7 @@ def test_push_is_no_reason():
 
 
 def test_first_run_says_what_it_waits_for():
-    wanted = replace(WANTED, waiting={"data": "prepare"}, lost=("x",))
+    wanted = WANTED._replace(waiting={"data": "prepare"}, lost=("x",))
     assert decided(STAGE, wanted, lock=None).reasons == (
         "it has not run yet (no lock)",
         "`data` will be made by stage `prepare` first",
@@ -313,7 +313,7 @@ def test_hit_whose_bytes_are_gone_runs():
 
 @pytest.mark.parametrize("unknown", [{"waiting": {"data": "p"}}, {"lost": ("data",)}, {"unread": ("data",)}])
 def test_unknown_inputs_have_no_key(unknown: dict[str, Any]):
-    wanted = replace(WANTED, **unknown)
+    wanted = WANTED._replace(**unknown)
     assert inputs_key(STAGE, wanted) is None
     assert decided(STAGE, wanted, recall=lambda key: LOCK).action is Action.RUN
 
@@ -321,13 +321,13 @@ def test_unknown_inputs_have_no_key(unknown: dict[str, Any]):
 def test_key_depends_on_inputs_only():
     key = inputs_key(STAGE, WANTED)
     assert key == inputs_key(STAGE._replace(desc="else", line=9, address="other", name="other"), WANTED)
-    assert key == inputs_key(STAGE, replace(WANTED, deps=WANTED.deps[::-1], absent=("data",)))
+    assert key == inputs_key(STAGE, WANTED._replace(deps=WANTED.deps[::-1], absent=("data",)))
     for stage, wanted in (
         (STAGE._replace(cmd=("x",)), WANTED),
         (STAGE._replace(env=()), WANTED),
         (STAGE._replace(wdir="x"), WANTED),
         (STAGE._replace(outs=STAGE.outs[:1]), WANTED),
         (STAGE, with_params(lr=1)),
-        (STAGE, replace(WANTED, deps=())),
+        (STAGE, WANTED._replace(deps=())),
     ):
         assert inputs_key(stage, wanted) != key

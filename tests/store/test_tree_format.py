@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_cli.errors import CorruptObject, UsageError
-from mlops_cli.hashing import hash_bytes
+from mlops_cli.hashing import hash_bytes, raw_digest
 from mlops_cli.store import tree_format, tree_reading
 from mlops_cli.store.trees import (
     EMPTY_TREE,
@@ -23,6 +23,7 @@ from mlops_cli.store.trees import (
     decode_tree,
     diff,
     edit,
+    encode_files,
     encode_tree,
     find,
     graft,
@@ -54,6 +55,23 @@ def test_the_order_of_entries_does_not_matter(listing, random):
     random.shuffle(shuffled)
 
     assert encode_tree(shuffled) == encode_tree(listing)
+
+
+@steady
+@given(listings)
+def test_files_are_encoded_without_making_entries(listing):
+    files = [entry._replace(files=1) for entry in listing if entry.kind != FOLDER]
+    columns = [(entry.name, entry.kind, entry.size, raw_digest(entry.digest)) for entry in reversed(files)]
+
+    assert not files or encode_tree(files) == (encode_files(columns),)
+
+
+def test_files_are_refused_like_entries():
+    columns = (b"a", FILE, 1, raw_digest(EMPTY_TREE))
+
+    for bad in ((b".git", *columns[1:]), columns, (b"b", FILE, 2**63 - 1, columns[3])):
+        with pytest.raises(UsageError):
+            encode_files([columns, bad])
 
 
 @steady
