@@ -19,10 +19,10 @@ from mlops_cli.hashing import Digest, hash_bytes, hash_file
 from mlops_cli.store.cache import CLONE_FROM, Cache
 from mlops_cli.store.copying import SMALL, copy_descriptor
 from mlops_cli.store.links import UNSUPPORTED, LinkMode, object_at, reflink
-from mlops_cli.store.loose import CREATE_FLAGS, OBJECT_MODE, Scratch
 from mlops_cli.store.objects import damaged_in_flight
 from mlops_cli.store.pack_writer import Packer
 from mlops_cli.store.placing import remove
+from mlops_cli.store.scratch import CREATE_FLAGS, OBJECT_MODE, Scratch
 from mlops_cli.store.sources import (
     Stat,
     changed,

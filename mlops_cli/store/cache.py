@@ -16,11 +16,11 @@ from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_all
 from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.store.copying import SMALL, copy_descriptor
 from mlops_cli.store.links import UNSUPPORTED, LinkMode, reflink
-from mlops_cli.store.loose import CREATE_FLAGS
 from mlops_cli.store.objects import AbsentObjects, Durability
 from mlops_cli.store.packed import PackedStore
 from mlops_cli.store.packs import Packs
 from mlops_cli.store.placing import Goal, Placed, remove, settle, stamp
+from mlops_cli.store.scratch import CREATE_FLAGS
 
 __all__ = ["Cache", "Durability"]
 

@@ -21,11 +21,12 @@ from typing import NamedTuple
 from mlops_cli.hashing import PREFIX, Digest, hash_descriptor, parse_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.damage import DamagedFile, DamagedObject, Findings
-from mlops_cli.store.loose import READ_FLAGS, remove_abandoned
+from mlops_cli.store.loose import READ_FLAGS
 from mlops_cli.store.objects import cut
 from mlops_cli.store.pack_checkup import check_pack, check_segments
 from mlops_cli.store.pack_folder import SUFFIX
 from mlops_cli.store.packed import PackedStore
+from mlops_cli.store.scratch import remove_abandoned
 from mlops_cli.store.sharing import make_folder
 
 CHECKED = "checked.json"  # when each unit was read last: seconds since 1970 by its name

@@ -2,7 +2,7 @@
 
     objects/<aa>/<rest>     an object's bytes, mode 0444
     runs/<fingerprint>.yaml run records
-    tmp/<pid>.<random>/     files on their way in; `tmp/<pid>.<random>.lock` is held while their process lives
+    tmp/                    files on their way in (`scratch`)
 
 The one idea is the order: bytes are written and hashed under `tmp`, synced once for many files, renamed into
 `objects`, and the folders synced. A crash therefore leaves whole objects or none, and leftovers under `tmp` that the
@@ -12,139 +12,26 @@ goes wrong.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from mlops_cli.errors import CorruptObject, MissingObject, MlxError
-from mlops_cli.files import FEW_FILES, sync_filesystem, sync_folder, sync_paths, write_all
+from mlops_cli.errors import CorruptObject, MlxError
+from mlops_cli.files import FEW_FILES, sync_filesystem, sync_folder, sync_paths
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.store.copying import SMALL, copy_descriptor, copy_stream, fill, hash_stream
-from mlops_cli.store.objects import AbsentObjects, Durability, Failures, Opener, damaged_in_flight, too_large
-from mlops_cli.store.pack_format import LARGEST
-from mlops_cli.store.pack_writer import Packer
-from mlops_cli.store.parallel import map_bounded
+from mlops_cli.store.copying import hash_stream
+from mlops_cli.store.intake import Intake
+from mlops_cli.store.objects import AbsentObjects, Durability, Opener, too_large
+from mlops_cli.store.scratch import OBJECT_MODE, Scratch
 from mlops_cli.store.sharing import grant, make_folder
 from mlops_cli.store.tree_format import TREE_LIMIT
 
-ROUND_OBJECTS = 1000
-ROUND_BYTES = 256 << 20
 RUN_SIZE_LIMIT = 1 << 20
 READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-OBJECT_MODE = 0o444
-
-
-class Scratch:
-    """Temporary files of one writer, below `tmp/`; made at first use, removed by `close`.
-
-    One writer, possibly with several threads; never shared by processes.
-    """
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._tmp = f"{root}/tmp"  # noqa: S108 - in the store, not the system's folder
-        self._folder = ""
-        self._made = False
-        self._lock = -1
-        self._numbers = count()
-        self._making = threading.Lock()
-        self._divisions = count()
-        self._mark = ""
-
-    def prepare(self) -> None:
-        """Make the folder now; then copies of this process can write there too."""
-        self.next_path()
-        next(self._divisions)
-
-    def divide(self, worker: int) -> None:
-        """Go on in a copy of the process that owns the folder, under names that none of the others uses."""
-        self._mark = f"{next(self._divisions)}-{worker}-"
-        self._lock = -1  # the owner's to give back
-
-    def next_path(self) -> str:
-        """Return a path for a new temporary file; nothing is there yet."""
-        if not self._made:
-            with self._making:
-                if not self._made:
-                    self._make()
-        return f"{self._folder}/{self._mark}{next(self._numbers)}"
-
-    def write(self, data: bytes | memoryview) -> str:
-        """Write an object's bytes under a temporary name and return that name."""
-        path = self.next_path()
-        descriptor = os.open(path, CREATE_FLAGS, OBJECT_MODE)
-        try:
-            write_all(descriptor, data)
-        finally:
-            os.close(descriptor)
-        return path
-
-    def close(self) -> None:
-        """Remove what is left and give the lock back."""
-        if self._lock < 0:
-            return
-        if remove_folder(self._folder):
-            with suppress(OSError):
-                os.unlink(f"{self._folder}.lock")
-        os.close(self._lock)
-        self._lock = -1
-        self._made = False
-
-    def _make(self) -> None:
-        make_folder(self._tmp, self._root)
-        remove_abandoned(self._tmp)
-        while True:
-            self._folder = f"{self._tmp}/{os.getpid()}.{os.urandom(6).hex()}"
-            self._lock = os.open(f"{self._folder}.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            grant([self._lock], self._root, 0o666)
-            with suppress(OSError):  # no locks on this file system: then nobody can tell what is abandoned
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if os.fstat(self._lock).st_nlink:
-                break
-            os.close(self._lock)  # a cleaner took it for abandoned between `open` and `flock`
-        try:
-            make_folder(self._folder, self._root)
-        except OSError:
-            self.close()
-            raise
-        self._made = True
-
-
-def remove_abandoned(tmp: str) -> None:
-    """Remove temporary folders whose process is gone, as its free lock tells."""
-    with os.scandir(tmp) as entries:
-        locks = [entry.path for entry in entries if entry.name.endswith(".lock")]
-    for path in locks:
-        with suppress(OSError):
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if remove_folder(path.removesuffix(".lock")):
-                    os.unlink(path)
-            finally:
-                os.close(descriptor)
-
-
-def remove_folder(folder: str) -> bool:
-    """Remove a flat folder and its files; return whether it is gone now."""
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                os.unlink(entry.path)
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 class LooseStore:
@@ -238,7 +125,7 @@ class LooseStore:
         """Store objects, verified in flight, in rounds that are each durable; return the bytes that came in."""
         try:
             self.prepare()
-            return _Intake(self, reporter).run(objects, jobs or self.parallel)
+            return Intake(str(self.root), self.is_packed, self.publish, reporter).run(objects, jobs or self.parallel)
         except OSError as error:
             raise self.trouble(error, f"copy objects to {self.label}") from error
 
@@ -368,99 +255,3 @@ def _names(folder: str) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-class _Intake:
-    """Objects on their way into a store: taken in by one thread or several, published by one, in rounds."""
-
-    def __init__(self, store: LooseStore, reporter: Reporter) -> None:
-        self._store = store
-        self._reporter = reporter
-        self._scratch = Scratch(str(store.root))
-        self._buffers = threading.local()
-        self._failures = Failures()
-        self._packer = Packer(self._scratch.next_path)
-        self._round: dict[Digest, str] = {}
-        self._round_bytes = 0
-
-    def run(self, objects: Iterable[tuple[Digest, Opener]], jobs: int) -> int:
-        """Take all in; return the bytes. Objects that failed are raised together at the end."""
-        total = 0
-        try:
-            try:
-                for digest, taken, size in map_bounded(self._receive, objects, jobs):
-                    if isinstance(taken, bytes):
-                        self._packer.add(digest, taken)
-                    elif taken:
-                        self._round[digest] = taken
-                    if taken is not None:
-                        self._round_bytes += size
-                        total += size
-                    if len(self._round) >= ROUND_OBJECTS or self._round_bytes >= ROUND_BYTES:
-                        self._publish()
-            finally:
-                self._publish()  # even when the source fails half-way: what arrived is whole and need not come again
-        finally:
-            self._packer.close()
-            self._scratch.close()
-        self._failures.raise_any()
-        return total
-
-    def _publish(self) -> None:
-        ready, self._round = self._round, {}
-        size, self._round_bytes = self._round_bytes, 0
-        self._store.publish(ready, self._packer.seal())
-        if size:
-            self._reporter.advance(size)
-
-    def _receive(self, item: tuple[Digest, Opener]) -> tuple[Digest, str | bytes | None, int]:
-        """Take one object in; return its temporary file, or its bytes when it is for a pack, and its size.
-
-        Of one that failed, nothing.
-        """
-        digest, opener = item
-        try:
-            with opener() as stream:
-                found, taken, size = self._take(stream, digest)
-        except (MissingObject, CorruptObject) as error:
-            self._failures.add(digest, error)
-            return digest, None, 0
-        if found == digest:
-            return digest, taken, size
-        self._failures.add(digest, damaged_in_flight(digest, found))
-        if isinstance(taken, str):
-            os.unlink(taken)
-        return digest, None, 0
-
-    def _take(self, stream: BinaryIO, digest: Digest) -> tuple[Digest, str | bytes | None, int]:
-        """Take a stream's bytes; return the digest of what was taken, where it is (file or bytes) and its size."""
-        buffer = self._buffer()
-        filled = fill(stream, buffer)
-        if filled < len(buffer):
-            found = hash_bytes(buffer[:filled])
-            if found != digest:
-                return found, None, filled
-            packed = self._store.is_packed(buffer[:filled])
-            return found, bytes(buffer[:filled]) if packed else self._scratch.write(buffer[:filled]), filled
-        packed = self._store.is_packed(buffer)
-        path = self._scratch.next_path()
-        target = os.open(path, CREATE_FLAGS, OBJECT_MODE)
-        try:
-            if isinstance(stream, io.FileIO):
-                stream.seek(0)
-                found, size = copy_descriptor(stream.fileno(), target)
-            else:
-                found, size = copy_stream(stream, target, buffer, filled)
-        finally:
-            os.close(target)
-        if packed and found == digest and size <= LARGEST:
-            data = Path(path).read_bytes()
-            os.unlink(path)
-            return found, data, size
-        return found, path, size
-
-    def _buffer(self) -> memoryview:
-        buffer: memoryview | None = getattr(self._buffers, "value", None)
-        if buffer is None:
-            buffer = self._buffers.value = memoryview(bytearray(SMALL))
-        return buffer

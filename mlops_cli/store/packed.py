@@ -15,12 +15,13 @@ from typing import BinaryIO
 
 from mlops_cli.errors import CorruptObject
 from mlops_cli.hashing import Digest
-from mlops_cli.store.loose import LooseStore, Scratch
+from mlops_cli.store.loose import LooseStore
 from mlops_cli.store.objects import DamagedObjects, Durability, cut, too_large
 from mlops_cli.store.pack_folder import SUFFIX
 from mlops_cli.store.pack_format import LARGEST, PackError
 from mlops_cli.store.pack_index import read_footer
 from mlops_cli.store.packs import Packs
+from mlops_cli.store.scratch import Scratch
 from mlops_cli.store.sharing import make_folder
 from mlops_cli.store.tree_format import MAGIC, TREE_LIMIT
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store import pack_segment, packs
-from mlops_cli.store.loose import Scratch
 from mlops_cli.store.pack_format import FILE_HEADER, RECORD_SIZE, ROW_SIZE, TRAILER_SIZE, PackError
 from mlops_cli.store.pack_writer import Packer
 from mlops_cli.store.packs import MANY_BARE, MANY_SMALL, Packs
+from mlops_cli.store.scratch import Scratch
 from tests.crashing import crashes
 
 
@@ -421,7 +421,7 @@ def test_several_processes_add_and_gather_at_once(root):
     code = (
         "import sys\n"
         "from mlops_cli.hashing import hash_bytes\n"
-        "from mlops_cli.store.loose import Scratch\n"
+        "from mlops_cli.store.scratch import Scratch\n"
         "from mlops_cli.store.pack_writer import Packer\n"
         "from mlops_cli.store.packs import Packs\n"
         "root, me = sys.argv[1], int(sys.argv[2])\n"

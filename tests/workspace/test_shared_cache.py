@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.store.loose import Scratch
+from mlops_cli.store.scratch import Scratch
 from mlops_cli.store.sharing import grant, make_folder
 from tests.disks import bound
 from tests.objects import LARGE, cache_at, damage, stored
@@ -18,7 +18,7 @@ from tests.users import TEAM, Place, User, open_place
 
 SCRATCH_OF_A_KILLED_PROCESS = """
 import os, sys
-from mlops_cli.store.loose import Scratch
+from mlops_cli.store.scratch import Scratch
 Scratch(sys.argv[1]).write(b"half an object")
 os._exit(9)
 """
