@@ -26,6 +26,7 @@ from mlops_cli.errors import OutsideError
 
 END = -1
 MOST_TASKS = 4096  # their numbers wait in a pipe, which need not hold more than 16 KiB
+_LEAST_ITEMS = 256  # of a task, unless no more are left: less is sooner done than said
 _MOST_WORKERS = 8
 _LENGTH = struct.Struct("<I")
 _NUMBER = struct.Struct("<I")
@@ -58,6 +59,15 @@ class Outcome(NamedTuple):
     value: Any
 
 
+class Piece(NamedTuple):
+    """Some of the items of one group, by numbers; `whole` when these are all."""
+
+    group: int
+    start: int
+    end: int
+    whole: bool
+
+
 class _Worker(NamedTuple):
     pid: int
     results: int
@@ -73,6 +83,26 @@ def crew_size() -> int:
         return 0
     cores = min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
     return cores if cores > 1 else 0
+
+
+def cut_into_tasks(sizes: Sequence[int], uncut: Sequence[bool]) -> list[list[Piece]]:
+    """Put groups of so many small items each into tasks, in their order: none without cause small, and not too many.
+
+    A group stays in one piece where `uncut` says so; an empty one has a piece too.
+    """
+    least = max(_LEAST_ITEMS, sum(sizes) // (MOST_TASKS // 2))
+    tasks: list[list[Piece]] = []
+    filled = least
+    for group, (size, whole) in enumerate(zip(sizes, uncut, strict=True)):
+        most = size if whole or size <= least else least
+        for start in range(0, max(size, 1), max(most, 1)):
+            end = min(start + most, size)
+            if filled >= least:
+                tasks.append([])
+                filled = 0
+            tasks[-1].append(Piece(group, start, end, whole=most == size))
+            filled += end - start
+    return tasks
 
 
 def carried_out(shift: Shift, tasks: int, crew: int) -> Iterator[Outcome]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from mlops_cli import workers
 from mlops_cli.errors import CorruptObject, OutsideError
 from mlops_cli.store.objects import DamagedObjects
-from mlops_cli.workers import END, MOST_TASKS, carried_out, crew_size
+from mlops_cli.workers import END, MOST_TASKS, Piece, carried_out, crew_size, cut_into_tasks
 
 
 class Squares:
@@ -51,6 +52,40 @@ def test_too_many_tasks_are_refused():
     with pytest.raises(ValueError, match="more than"):
         list(carried_out(Squares(), MOST_TASKS + 1, 2))
     assert len(list(carried_out(Squares(), MOST_TASKS, 2))) == MOST_TASKS + 2
+
+
+def cut(*groups: tuple[int, bool]) -> list[list[Piece]]:
+    """Return the tasks that groups come to, each given by its size and whether it is to stay in one piece."""
+    return cut_into_tasks([size for size, _ in groups], [uncut for _, uncut in groups])
+
+
+def test_small_groups_share_a_task():
+    assert cut((100, False), (0, False), (200, True), (5, False)) == [
+        [Piece(0, 0, 100, whole=True), Piece(1, 0, 0, whole=True), Piece(2, 0, 200, whole=True)],
+        [Piece(3, 0, 5, whole=True)],
+    ]
+
+
+def test_a_large_group_is_cut_unless_it_is_to_stay_whole():
+    assert cut((300, False), (600, True), (256, False)) == [
+        [Piece(0, 0, 256, whole=False)],
+        [Piece(0, 256, 300, whole=False), Piece(1, 0, 600, whole=True)],
+        [Piece(2, 0, 256, whole=True)],
+    ]
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1] * 600_000, [3_000_000], [255] * 20_000, [0] * 20_000, [700_000, 1]])
+def test_however_many_items_there_are_each_is_in_one_of_not_too_many_tasks(sizes: list[int]):
+    tasks = cut_into_tasks(sizes, [False] * len(sizes))
+    assert len(tasks) <= MOST_TASKS
+    assert all(tasks)
+    ends = [0] * len(sizes)
+    for piece in chain.from_iterable(tasks):
+        assert piece.start == ends[piece.group]
+        assert piece.whole == (piece.end - piece.start == sizes[piece.group])
+        ends[piece.group] = piece.end
+    assert ends == sizes
+    assert {piece.group for piece in chain.from_iterable(tasks)} == set(range(len(sizes)))
 
 
 class Failing(Squares):

@@ -26,7 +26,7 @@ from mlops_cli.store.links import object_at
 from mlops_cli.store.sources import is_it, is_open_for_writing
 from mlops_cli.store.tree_format import SPLIT_ABOVE
 from mlops_cli.store.trees import Entry, Kind, encode_files
-from mlops_cli.workers import MOST_TASKS
+from mlops_cli.workers import Piece, cut_into_tasks
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import IgnoreRules
 from mlops_cli.workspace.state import PLAIN, Clock, Known, Row, pack_rows
@@ -34,7 +34,6 @@ from mlops_cli.workspace.state import PLAIN, Clock, Known, Row, pack_rows
 _RETRIES = 3
 TEMPORARY = os.fsencode(TEMPORARY_PREFIX)
 _TYPE = 0o170000
-_TASK = 256  # files at least, unless no more are left
 # Files of a folder that one process looks at, or reads, alone: of a whole one there is less to say than of its files.
 _LOOKED_AT_WHOLE = 16384
 _READ_WHOLE = 2048
@@ -47,32 +46,6 @@ Knowledge = tuple[int, int, int, int] | bool
 
 Finding = tuple[bytes, int, int, bytes, Knowledge]
 """An entry: name, kind, size, raw digest; with it, what the state index is to know."""
-
-
-class Piece(NamedTuple):
-    """Some of the files of one folder, by numbers; `whole` when these are all."""
-
-    folder: int
-    start: int
-    end: int
-    whole: bool
-
-
-def pieces(folders: Sequence[Sequence[object]], *, whole: int) -> list[list[Piece]]:
-    """Put the files of folders into tasks, not too many; folders of up to `whole` files are not cut."""
-    least = max(_TASK, sum(map(len, folders)) // (MOST_TASKS // 2))
-    tasks: list[list[Piece]] = []
-    filled = least
-    for number, files in enumerate(folders):
-        most = len(files) if len(files) <= whole else least
-        for start in range(0, max(len(files), 1), max(most, 1)):
-            piece = Piece(number, start, min(start + most, len(files)), whole=most == len(files))
-            if filled >= least:
-                tasks.append([])
-                filled = 0
-            tasks[-1].append(piece)
-            filled += piece.end - piece.start
-    return tasks
 
 
 @dataclass(slots=True)
@@ -122,7 +95,8 @@ class Looker:
 
     def __init__(self, folders: Sequence[Folder]) -> None:
         self._folders = folders
-        self.tasks = pieces([folder.files for folder in folders], whole=_LOOKED_AT_WHOLE)
+        sizes = [len(folder.files) for folder in folders]
+        self.tasks = cut_into_tasks(sizes, [size <= _LOOKED_AT_WHOLE for size in sizes])
 
     def begin(self, worker: int) -> None:
         """Go on in another process: nothing is shared."""
@@ -135,7 +109,7 @@ class Looker:
         """Nothing is left to say."""
 
     def _look(self, piece: Piece) -> tuple[bytes, int, list[Fact]]:
-        files = self._folders[piece.folder].files
+        files = self._folders[piece.group].files
         found = []
         for child in files[piece.start : piece.end]:
             with suppress(FileNotFoundError):
@@ -177,7 +151,8 @@ class Filler:
         self._reader = reader
         self._copied = copied
         self._part: Batch | None = None
-        self.tasks = pieces([folder.files for folder in folders], whole=_READ_WHOLE)
+        sizes = [len(folder.files) for folder in folders]
+        self.tasks = cut_into_tasks(sizes, [size <= _READ_WHOLE for size in sizes])
 
     def begin(self, worker: int) -> None:
         """Go on in another process."""
@@ -195,7 +170,7 @@ class Filler:
         return None if self._part is None else self._part.divided()
 
     def _fill(self, piece: Piece) -> Filled:
-        folder, rows = self._folders[piece.folder], self._rows[piece.folder]
+        folder, rows = self._folders[piece.group], self._rows[piece.group]
         look_at, copied = self._reader.look_at, self._copied
         children = folder.files[piece.start : piece.end]
         doubtful = not folder.rules.specs and self._reader.may_hide([child.name for child in children])

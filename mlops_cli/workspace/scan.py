@@ -255,8 +255,8 @@ class Scanner:
             for piece, (look, largest, part) in zip(looker.tasks[task], value, strict=True):
                 self._report(piece.end - piece.start)
                 if not piece.whole:
-                    facts.setdefault(piece.folder, []).extend(part)
-                seen[piece.folder] = look, largest
+                    facts.setdefault(piece.group, []).extend(part)
+                seen[piece.group] = look, largest
         for number, (folder, known) in enumerate(asked):
             look, largest = seen[number]
             if number in facts:
@@ -285,15 +285,15 @@ class Scanner:
                     batch.absorb(value)
                 continue
             for piece, fields in zip(filler.tasks[task], value, strict=True):
-                folder, filled = folders[piece.folder], Filled(*fields)
+                folder, filled = folders[piece.group], Filled(*fields)
                 folder.hides = folder.hides or filled.hides
                 if filled.made is not None:
                     folder.made, folder.seen = Made(*filled.made), filled.seen
                     if filled.rows is not None:
                         self._whole[folder.key] = filled.rows
-                facts[piece.folder] += filled.facts
-                if self._take(folder, filled.found, rows[piece.folder]):
-                    young.add(piece.folder)
+                facts[piece.group] += filled.facts
+                if self._take(folder, filled.found, rows[piece.group]):
+                    young.add(piece.group)
                 self._report(piece.end - piece.start)
         for number, folder in enumerate(folders):
             folder.files = []

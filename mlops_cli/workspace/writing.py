@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
@@ -23,7 +23,7 @@ from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import rename_new
 from mlops_cli.store.sources import Stat
 from mlops_cli.store.trees import Change, Kind, read_link
-from mlops_cli.workers import END, MOST_TASKS, carried_out, crew_size
+from mlops_cli.workers import END, carried_out, crew_size, cut_into_tasks
 from mlops_cli.workspace.folders import OPEN_FOLDER, Folders
 from mlops_cli.workspace.hazards import in_the_way, is_dead_link, is_in_the_way
 from mlops_cli.workspace.project import Project
@@ -31,7 +31,6 @@ from mlops_cli.workspace.reach import damaged_at, not_cached
 from mlops_cli.workspace.scan import Scanner
 
 WRITTEN_BY_MANY = 1024  # files; fewer are written sooner than workers are made
-_TASK = 256  # files at least, unless no more are left
 _MOST_AT_ONCE = 4096  # files of a folder that appears as a whole
 
 
@@ -178,7 +177,7 @@ def apply_changes(
         for path in sorted(deleted, reverse=True):
             folders.delete(path)
     written = sorted((change for change in changes if change.new is not None), key=_by_folder)
-    tasks = _tasks(_parts(os.fsencode(project.root), written), len(written))
+    tasks = _cut(os.fsencode(project.root), written)
     damaged: list[tuple[int, CorruptObject]] = []
     crew = crew_size() if len(written) >= WRITTEN_BY_MANY else 0
     for number, value in carried_out(_Writer(project, cache or project.cache, tasks), len(tasks), crew):
@@ -201,36 +200,20 @@ def _by_folder(change: Change) -> tuple[bytes, bytes, bytes]:
     return change.path.rpartition(b"/")
 
 
-def _parts(root: bytes, written: Sequence[Change]) -> Iterator[_Part]:
-    """Cut what is to be written, sorted by folder, into folders and slices of large ones."""
+def _cut(root: bytes, written: Sequence[Change]) -> list[list[_Part]]:
+    """Cut what is to be written, sorted by folder, into tasks; a folder that appears as a whole stays in one piece."""
     groups = [(folder, list(group)) for folder, group in groupby(written, lambda change: _by_folder(change)[0])]
     above: set[bytes] = set()
     for folder, _ in groups:
         path = folder
         while path and (path := path.rpartition(b"/")[0]) not in above:
             above.add(path)
-    for folder, changes in groups:
-        if (
-            folder
-            and folder not in above
-            and len(changes) <= _MOST_AT_ONCE
-            and not os.path.lexists(root + b"/" + folder)
-        ):
-            yield _Part(folder, changes, new=True)
-        else:
-            for start in range(0, len(changes), _TASK):
-                yield _Part(folder, changes[start : start + _TASK], new=False)
-
-
-def _tasks(parts: Iterable[_Part], files: int) -> list[list[_Part]]:
-    """Put small parts together, so that tasks are not too many."""
-    least = max(_TASK, files // (MOST_TASKS // 2))
-    tasks: list[list[_Part]] = []
-    filled = least
-    for part in parts:
-        if filled >= least:
-            tasks.append([])
-            filled = 0
-        tasks[-1].append(part)
-        filled += len(part.changes)
-    return tasks
+    new = [
+        bool(folder)
+        and folder not in above
+        and len(changes) <= _MOST_AT_ONCE
+        and not os.path.lexists(root + b"/" + folder)
+        for folder, changes in groups
+    ]
+    tasks = cut_into_tasks([len(changes) for _, changes in groups], new)
+    return [[_Part(groups[n][0], groups[n][1][start:end], new[n]) for n, start, end, _ in task] for task in tasks]
