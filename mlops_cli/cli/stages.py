@@ -9,6 +9,7 @@ import typer
 from mlops_cli.cli.commands import Group, command
 from mlops_cli.cli.completion import complete_stages
 from mlops_cli.cli.options import DryRun, Json
+from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import session_of
 from mlops_cli.cli.text import quoted, table
 
@@ -47,7 +48,8 @@ def add(
     Everything that is in the file already stays as it is: comments, order and spacing.
     """
     from mlops_cli.pipeline.declare import declare_stage, parse_env, parse_params
-    from mlops_cli.records.stages import NewStage, Output, Plot
+    from mlops_cli.records.stages import NewStage, Plot
+    from mlops_cli.records.stages import Output as Out
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
@@ -56,7 +58,7 @@ def add(
         cmd=tuple(cmd),
         deps=tuple(deps or ()),
         params=parse_params(params or []),
-        outs=tuple(Output(path) for path in outs or ()),
+        outs=tuple(Out(path) for path in outs or ()),
         metrics=tuple(metrics or ()),
         plots=tuple(Plot(path) for path in plots or ()),
         env=parse_env(env or []),
@@ -65,7 +67,10 @@ def add(
     )
     folder = session.targets(project, ["."])[0]
     file = declare_stage(project, folder, new, dry_run=dry_run)
-    address = f"{folder}:{name}" if folder else name
+    _show_added(output, f"{folder}:{name}" if folder else name, file, dry_run=dry_run)
+
+
+def _show_added(output: Output, address: str, file: str, *, dry_run: bool) -> None:
     text = f"{'would add' if dry_run else 'added'} stage `{address}` to {file}"
     output.result("stage-add", {"dry_run": dry_run, "stage": address, "file": file}, [text])
     if not dry_run:

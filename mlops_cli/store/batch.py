@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from mlops_cli.errors import UsageError
 from mlops_cli.hashing import Digest, hash_bytes, hash_file
@@ -52,6 +52,20 @@ def open_batch(cache: Cache) -> Iterator[Batch]:
         batch.publish()
     finally:
         batch.close()
+
+
+class Added(NamedTuple):
+    """What a worker added to a batch, all of it plain values that can travel between processes.
+
+    Packs (file, name) with the raw digests of what is in them, loose objects with their files, and those files of the
+    workspace that become objects (path, file under `tmp/`) or give way to symlinks (path, digest), with their `Stat`.
+    """
+
+    sealed: list[tuple[str, str]]
+    raws: bytes
+    pending: list[tuple[Digest, str]]
+    adopted: list[tuple[str, str, tuple[int, ...]]]
+    replaced: list[tuple[str, Digest, tuple[int, ...]]]
 
 
 class Batch:
@@ -151,17 +165,17 @@ class Batch:
         self._packer.divide()
         self._pending, self._adopted, self._replaced = {}, [], []
 
-    def divided(self) -> tuple[object, ...]:
+    def divided(self) -> Added:
         """Return what this worker added, for `absorb`: nothing can be added any more."""
         try:
-            packed = self._packer.divided()
+            sealed, raws = self._packer.divided()
         except OSError as error:
             raise self._cache.trouble(error, "add to the cache") from error
         adopted = [(path, name, tuple(Stat.of(stat))) for path, name, stat in self._adopted]
         replaced = [(path, digest, tuple(Stat.of(stat))) for path, digest, stat in self._replaced]
-        return *packed, list(self._pending.items()), adopted, replaced
+        return Added(sealed, raws, list(self._pending.items()), adopted, replaced)
 
-    def absorb(self, part: tuple[Any, ...]) -> None:
+    def absorb(self, part: Added) -> None:
         """Take over what a worker added."""
         sealed, raws, pending, adopted, replaced = part
         self._packer.absorb(sealed, raws)

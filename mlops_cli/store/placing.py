@@ -76,5 +76,6 @@ def settle(temporary: str, goal: Goal) -> None:
 
 
 def remove(path: str, dir_fd: int | None) -> None:
+    """Remove a temporary file that is not wanted, if it is there and the system lets us; never an error."""
     with suppress(OSError):
         os.unlink(path, dir_fd=dir_fd)

@@ -20,7 +20,7 @@ import xxhash
 from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.hashing import Digest, digest_from_raw, raw_digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.store.batch import Batch
+from mlops_cli.store.batch import Added, Batch
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.sources import Stat
 from mlops_cli.store.trees import MOST_WITHOUT_FILES, Entry, Kind, encode_tree, tree_objects
@@ -282,7 +282,7 @@ class Scanner:
         for task, value in carried_out(filler, len(filler.tasks), crew):
             if task == END:
                 if value is not None and batch is not None:
-                    batch.absorb(value)
+                    batch.absorb(Added(*value))
                 continue
             for piece, fields in zip(filler.tasks[task], value, strict=True):
                 folder, filled = folders[piece.group], Filled(*fields)
