@@ -21,7 +21,7 @@ from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, spell
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
-from mlops_cli.records.pointers import ObjectKind, Pointer
+from mlops_cli.records.pointers import ObjectKind, Pointer, SomeObject
 from mlops_cli.records.stages import ParamsFile, Stage, has_magic
 from mlops_cli.store.trees import Entry, Kind, TreeSource, diff, find, walk, write_tree
 from mlops_cli.workspace.compare import as_entry, describe_change
@@ -90,8 +90,8 @@ class Observer:
         for out in decision.stage.outs:
             self._forget(out.path)
 
-    def describe(self, old: tuple[ObjectKind, Digest, int], new: tuple[ObjectKind, Digest, int]) -> str:
-        """Word how one object (kind, digest, bytes) became another."""
+    def describe(self, old: SomeObject, new: SomeObject) -> str:
+        """Word how one object became another."""
         return describe_change(self._data, old, new)
 
     def unkept(self, deps: Iterable[Input]) -> tuple[str, ...]:

@@ -21,10 +21,10 @@ from typing import NamedTuple
 from mlops_cli.documents import flatten
 from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
-from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
 
-Describe = Callable[[tuple[ObjectKind, Digest, int], tuple[ObjectKind, Digest, int]], str]
+Describe = Callable[[SomeObject, SomeObject], str]
 
 
 class Action(StrEnum):
@@ -206,8 +206,7 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
             if path not in wanted.lost and not _is_unknown(path, wanted):
                 changes.append(f"`{path}` is no longer a dependency")
         elif old[path].digest != new[path].digest:
-            sides = ((dep.kind, dep.digest, dep.size) for dep in (old[path], new[path]))
-            changes.append(f"`{path}` changed: {describe(*sides)}")
+            changes.append(f"`{path}` changed: {describe(old[path], new[path])}")
         elif old[path].executable != new[path].executable:
             changes.append(f"`{path}` changed: it is {'now' if new[path].executable else 'no longer'} executable")
     return changes
@@ -243,8 +242,7 @@ def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:
         if present is None:
             changes.append(f"output `{out.path}` is missing")
         elif present.digest != out.digest:
-            sides = (out.kind, out.digest, out.size), (present.kind, present.digest, present.size)
-            changes.append(f"output `{out.path}` is not what the run made: {evidence.describe(*sides)}")
+            changes.append(f"output `{out.path}` is not what the run made: {evidence.describe(out, present)}")
         elif not _as_recorded(out, evidence):
             changes.append(f"output `{out.path}` is {'no longer' if out.executable else 'now'} executable")
     return tuple(changes)

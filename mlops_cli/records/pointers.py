@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mlops_cli.documents import Fields, check_version, dump_yaml, parse_yaml
 from mlops_cli.errors import RecordError
@@ -27,6 +27,19 @@ class ObjectKind(StrEnum):
 
     TREE = "tree"
     BLOB = "blob"
+
+
+class SomeObject(Protocol):
+    """Whatever says which object is meant: a record, or what the workspace has; `size` in bytes."""
+
+    @property
+    def kind(self) -> ObjectKind: ...
+
+    @property
+    def digest(self) -> Digest: ...
+
+    @property
+    def size(self) -> int: ...
 
 
 class Pointer(NamedTuple):

@@ -14,7 +14,7 @@ from mlops_cli.errors import MissingObject
 from mlops_cli.files import folders_above
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.store.trees import EMPTY_TREE, Entry, Kind, TreeSource, diff, find
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.project import Project
@@ -101,19 +101,18 @@ def as_entry(tracked: Tracked) -> Entry:
 
 def same(tracked: Tracked, present: Entry) -> bool:
     """Say whether the workspace's entry is what the record names."""
-    lone = Kind.EXECUTABLE if tracked.executable else Kind.FILE
-    kind = Kind.FOLDER if tracked.kind is ObjectKind.TREE else lone
-    return tracked.digest == present.digest and present.kind == kind
+    recorded = as_entry(tracked)
+    return (recorded.digest, recorded.kind) == (present.digest, present.kind)
 
 
-def describe_change(trees: TreeSource, old: tuple[ObjectKind, Digest, int], new: tuple[ObjectKind, Digest, int]) -> str:
+def describe_change(trees: TreeSource, old: SomeObject, new: SomeObject) -> str:
     """Word how one object became another, as in `3 files modified, 1 added` or `1,203 → 1,250 bytes`.
 
-    Each side is (kind, digest, size in bytes). When a tree is not here to be compared, the sizes are told.
+    When a tree is not here to be compared, the sizes are told.
     """
-    if old[0] is ObjectKind.TREE and new[0] is ObjectKind.TREE:
+    if old.kind is ObjectKind.TREE and new.kind is ObjectKind.TREE:
         try:
-            changes = diff(trees, old[1], new[1])
+            changes = diff(trees, old.digest, new.digest)
         except MissingObject:
             return _sizes(old, new)
         counts = (("modified", changes.modified), ("added", changes.added), ("deleted", changes.deleted))
@@ -122,15 +121,15 @@ def describe_change(trees: TreeSource, old: tuple[ObjectKind, Digest, int], new:
             return "only empty folders differ"
         first = f"{words[0][0]:,} file{'' if words[0][0] == 1 else 's'} {words[0][1]}"
         return ", ".join([first, *(f"{count:,} {word}" for count, word in words[1:])])
-    if old[0] is not new[0]:
-        return "a folder became a file" if old[0] is ObjectKind.TREE else "a file became a folder"
+    if old.kind is not new.kind:
+        return "a folder became a file" if old.kind is ObjectKind.TREE else "a file became a folder"
     return _sizes(old, new)
 
 
-def _sizes(old: tuple[ObjectKind, Digest, int], new: tuple[ObjectKind, Digest, int]) -> str:
-    if old[2] != new[2]:
-        return f"{old[2]:,} → {new[2]:,} bytes"
-    return f"same size, {short(old[1])} → {short(new[1])}"
+def _sizes(old: SomeObject, new: SomeObject) -> str:
+    if old.size != new.size:
+        return f"{old.size:,} → {new.size:,} bytes"
+    return f"same size, {short(old.digest)} → {short(new.digest)}"
 
 
 def short(digest: Digest) -> str:
@@ -198,9 +197,7 @@ def _object(trees: TreeSource, tracked: Tracked | None, part: str) -> Entry | No
         return None
     if part:
         return find(trees, tracked.digest, [os.fsencode(name) for name in part.split("/")])
-    lone = Kind.EXECUTABLE if tracked.executable else Kind.FILE
-    kind = Kind.FOLDER if tracked.kind is ObjectKind.TREE else lone
-    return Entry(b"", kind, tracked.size, tracked.files, tracked.digest)
+    return as_entry(tracked)
 
 
 def _changes(trees: TreeSource, place: str, old: Entry | None, new: Entry | None) -> list[FileChange]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest
@@ -19,6 +19,14 @@ from mlops_cli.workspace.snapshot import Tracked
 
 Chosen = Iterable[tuple[Tracked, str]]
 """Tracked paths, each with the part below it that is meant (empty: all of it)."""
+
+
+class Part(NamedTuple):
+    """What is meant of a tracked path: it itself, or what lies at some place below it; `size` in bytes."""
+
+    kind: ObjectKind
+    digest: Digest
+    size: int
 
 
 class Holder(TreeSource, Protocol):
@@ -103,14 +111,14 @@ def not_cached(path: str, count: int) -> MissingObject:
     )
 
 
-def resolve_part(trees: TreeSource, tracked: Tracked, part: str) -> tuple[ObjectKind, Digest, int]:
-    """Return the kind, digest and bytes of what is meant; UsageError when `tracked` has no such part, MissingObject."""
+def resolve_part(trees: TreeSource, tracked: Tracked, part: str) -> Part:
+    """Return what is meant; UsageError when `tracked` has no such part, MissingObject."""
     if not part:
-        return tracked.kind, tracked.digest, tracked.size
+        return Part(tracked.kind, tracked.digest, tracked.size)
     entry = find(trees, tracked.digest, [os.fsencode(name) for name in part.split("/")])
     if entry is None:
         raise UsageError(f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {tracked.path}` lists what it has")
-    return (ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB), entry.digest, entry.size
+    return Part(ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB, entry.digest, entry.size)
 
 
 def children(data: bytes, digest: Digest) -> tuple[list[Digest], dict[Digest, int]]:

@@ -60,7 +60,7 @@ def evidence(**changes: Any) -> Evidence:
         present=PRESENT,
         recall=lambda key: None,
         holds=lambda out: True,
-        describe=lambda old, new: f"{old[2]} → {new[2]} bytes",
+        describe=lambda old, new: f"{old.size} → {new.size} bytes",
     )
     return base._replace(**changes)
 

@@ -198,17 +198,13 @@ def test_paths_are_recognised_from_a_folder_inside(history: Sandbox):
 
 
 def test_words(history: Sandbox):
-    from mlops_cli.records.pointers import ObjectKind
     from mlops_cli.workspace.snapshot import Tracked
 
     with open_snapshot(history.project(), "HEAD~1") as old, open_snapshot(history.project(), "HEAD") as new:
         before, after = ({entry.path: entry for entry in side.tracked()} for side in (old, new))
 
-    def side(entry: Tracked) -> tuple[ObjectKind, object, int]:
-        return entry.kind, entry.digest, entry.size
-
     def words(one: Tracked, other: Tracked) -> str:
-        return describe_change(history.project().cache, side(one), side(other))  # type: ignore[arg-type]
+        return describe_change(history.project().cache, one, other)
 
     assert words(before["data"], after["data"]) == "1 file modified, 1 added, 1 deleted"
     assert words(before["lone"], after["lone"]) == "1 → 2 bytes"
