@@ -151,6 +151,15 @@ def sync_paths(paths: Sequence[str], near: Path) -> None:
             os.close(descriptor)
 
 
+def list_folder(folder: str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, sorted by name; nothing when there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 @contextmanager
 def hold_lock(path: Path, *, doing: str, timeout: float) -> Iterator[None]:
     """Hold the exclusive lock at `path` for the length of the `with` block.
@@ -165,10 +174,7 @@ def hold_lock(path: Path, *, doing: str, timeout: float) -> Iterator[None]:
     except OSError as error:
         raise translate_os_error(error, f"lock `{path}`") from error
     try:
-        holder = {"pid": os.getpid(), "command": doing, "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-        with suppress(OSError):  # on a full disk the lock holds all the same; only the message is poorer
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        write_holder(descriptor, doing)
         yield
     finally:
         with suppress(OSError):
@@ -180,13 +186,15 @@ def _acquire(path: Path, deadline: float) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if is_named(descriptor, path):
-                return descriptor
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise _locked(path, os.pread(descriptor, 4096, 0)) from None
-            time.sleep(POLL_SECONDS)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise _locked(path, descriptor) from None
+                time.sleep(POLL_SECONDS)
+            else:
+                if is_named(descriptor, path):
+                    return descriptor
         except BaseException:
             os.close(descriptor)
             raise
@@ -201,12 +209,25 @@ def is_named(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _locked(path: Path, data: bytes) -> LockedError:
+def write_holder(descriptor: int, doing: str) -> None:
+    """Write into the file of a lock that this process has it, for `doing` (`mlx add`)."""
+    holder = {"pid": os.getpid(), "command": doing, "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+    with suppress(OSError):  # on a full disk the lock holds all the same; only the message is poorer
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
+def read_holder(descriptor: int, unknown: str) -> str:
+    """Return who has a lock, for a message: what `write_holder` wrote into its file, or `unknown`."""
     try:
-        holder = json.loads(data)
-        who = f"`{holder['command']}` (process {holder['pid']}, since {holder['started']})"
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"`{holder['command']}` (process {holder['pid']}, since {holder['started']})"
     except (ValueError, KeyError, TypeError):
-        who = "another mlx process"
+        return unknown
+
+
+def _locked(path: Path, descriptor: int) -> LockedError:
+    who = read_holder(descriptor, "another mlx process")
     return LockedError(f"{who} is at work and holds `{path}`", hint="wait for it to finish, or stop it")
 
 

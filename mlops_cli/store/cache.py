@@ -7,7 +7,7 @@ a folder of objects works `loose` and `packed`; which objects are wanted where i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -181,10 +181,14 @@ class Cache(PackedStore):
 
     def _fill(self, data: bytes, goal: Goal) -> Placed:
         """Write an object that is in memory."""
+        return self._make(goal, lambda descriptor: write_all(descriptor, data))
+
+    def _make(self, goal: Goal, write: Callable[[int], None]) -> Placed:
+        """Make the file that `write` fills; when that fails, nothing stays."""
         temporary = self._made_at(goal)
         descriptor = os.open(temporary, CREATE_FLAGS, goal.mode, dir_fd=goal.dir_fd)
         try:
-            write_all(descriptor, data)
+            write(descriptor)
             info = stamp(descriptor)
         except BaseException:
             remove(temporary, goal.dir_fd)
@@ -196,6 +200,11 @@ class Cache(PackedStore):
 
     def _copy(self, digest: Digest, goal: Goal) -> Placed:
         source = self.open_descriptor(digest)
+
+        def copy(target: int) -> None:
+            if (found := copy_descriptor(source, target)[0]) != digest:
+                raise self.damaged(digest, found)
+
         try:
             size = os.fstat(source).st_size
             if size <= SMALL:
@@ -204,21 +213,9 @@ class Cache(PackedStore):
                 if found != digest:
                     raise self.damaged(digest, found)
                 return self._fill(data, goal)
-            temporary = self._made_at(goal)
-            descriptor = os.open(temporary, CREATE_FLAGS, goal.mode, dir_fd=goal.dir_fd)
-            try:
-                if (found := copy_descriptor(source, descriptor)[0]) != digest:
-                    raise self.damaged(digest, found)
-                info = stamp(descriptor)
-            except BaseException:
-                remove(temporary, goal.dir_fd)
-                raise
-            finally:
-                os.close(descriptor)
+            return self._make(goal, copy)
         finally:
             os.close(source)
-        settle(temporary, goal)
-        return Placed(info, goal)
 
     def _made_at(self, goal: Goal) -> str:
         return goal.path if goal.hidden else self.beside(goal.path)

@@ -7,7 +7,6 @@ round to all of it. Damaged objects go to `quarantine/`. Whom an object belongs 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from mlops_cli.files import list_folder
 from mlops_cli.hashing import PREFIX, Digest, hash_descriptor, parse_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.damage import DamagedFile, DamagedObject, Findings
@@ -26,7 +26,7 @@ from mlops_cli.store.objects import cut
 from mlops_cli.store.pack_checkup import check_pack, check_segments
 from mlops_cli.store.pack_folder import SUFFIX
 from mlops_cli.store.packed import PackedStore
-from mlops_cli.store.scratch import remove_abandoned
+from mlops_cli.store.scratch import find_abandoned, remove_abandoned
 from mlops_cli.store.sharing import make_folder
 
 CHECKED = "checked.json"  # when each unit was read last: seconds since 1970 by its name
@@ -130,12 +130,12 @@ class _Checker:
         for name in self._store.packs.names():
             with suppress(FileNotFoundError):
                 yield _Unit(f"packs/{name}{SUFFIX}", os.stat(self._store.packs.path_of(name)).st_size)
-        for shard in _listed(f"{self._root}/objects"):
+        for shard in list_folder(f"{self._root}/objects"):
             size = 0
-            for entry in _entries(f"{self._root}/objects/{shard}"):
+            for entry in list_folder(shard.path):
                 with suppress(FileNotFoundError):
                     size += entry.stat(follow_symlinks=False).st_size
-            yield _Unit(f"objects/{shard}", size)
+            yield _Unit(f"objects/{shard.name}", size)
 
     def _choose(self, units: Sequence[_Unit]) -> list[_Unit]:
         if self._scope.percent >= 100 and self._scope.seconds is None:
@@ -182,7 +182,7 @@ class _Checker:
     def _check_folder(self, name: str) -> Findings:
         count = size = 0
         damaged: list[DamagedObject] = []
-        for entry in _entries(f"{self._root}/{name}"):
+        for entry in list_folder(f"{self._root}/{name}"):
             try:
                 digest = parse_digest(f"{PREFIX}{name.rpartition('/')[2]}{entry.name}")
             except ValueError:
@@ -230,41 +230,13 @@ class _Checker:
         return target
 
 
-def find_abandoned(folder: str) -> Iterator[str]:
-    """Yield the temporary folders in `folder` whose process is gone, as their free locks tell."""
-    for entry in _entries(folder):
-        if entry.name.endswith(".lock"):
-            with suppress(OSError):
-                descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                finally:
-                    os.close(descriptor)
-                yield entry.path.removesuffix(".lock")
-
-
 def _unreadable(error: OSError) -> str:
     return f"it cannot be read: {(error.strerror or str(error)).lower()}"
 
 
-def _listed(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _size_below(folder: str) -> int:
     total = 0
-    for entry in _entries(folder):
+    for entry in list_folder(folder):
         if entry.is_dir(follow_symlinks=False):
             total += _size_below(entry.path)
         else:

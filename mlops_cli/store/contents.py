@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from mlops_cli.files import list_folder
 from mlops_cli.hashing import RAW_SIZE
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.pack_format import RECORD_SIZE, PackError, scan_records
@@ -67,10 +68,10 @@ def changed_at(info: os.stat_result) -> float:
 
 
 def _loose(store: PackedStore, reporter: Reporter) -> Iterator[Loose]:
-    for shard in _listed(f"{store.root}/objects"):
+    for shard in list_folder(f"{store.root}/objects"):
         if len(shard.name) != 2:
             continue
-        found = _listed(shard.path)
+        found = list_folder(shard.path)
         reporter.advance(len(found))
         for entry in found:
             with suppress(ValueError, FileNotFoundError):
@@ -129,17 +130,9 @@ class _Rows(Collection[tuple[bytes, int]]):
 
 
 def _runs(store: PackedStore) -> Iterator[Run]:
-    for entry in _listed(f"{store.root}/runs"):
+    for entry in list_folder(f"{store.root}/runs"):
         key = entry.name.removesuffix(".yaml")
         if entry.name.endswith(".yaml") and key.isalnum() and key.isascii():
             with suppress(FileNotFoundError):
                 info = entry.stat(follow_symlinks=False)
                 yield Run(key, info.st_size, changed_at(info))
-
-
-def _listed(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

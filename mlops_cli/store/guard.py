@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlops_cli.errors import LockedError
-from mlops_cli.files import POLL_SECONDS, is_named, translate_os_error
+from mlops_cli.files import POLL_SECONDS, is_named, read_holder, translate_os_error, write_holder
 from mlops_cli.store.sharing import grant
 
 NAME = "gc.lock"
@@ -92,10 +91,7 @@ def alone(root: Path, *, doing: str, timeout: float) -> Iterator[None]:
     except OSError as error:
         raise translate_os_error(error, f"lock `{path}`") from error
     try:
-        holder = {"pid": os.getpid(), "command": doing, "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-        with suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        write_holder(descriptor, doing)
         yield
     finally:
         os.close(descriptor)
@@ -110,7 +106,7 @@ def _acquire(path: Path, timeout: float) -> int | None:
             return None
         try:
             if not _lock(descriptor, fcntl.LOCK_SH, deadline):
-                raise _swept(path, os.pread(descriptor, 4096, 0))
+                raise _swept(path, descriptor)
             if is_named(descriptor, path):
                 return descriptor
         except BaseException:
@@ -173,10 +169,6 @@ def _lock(descriptor: int, kind: int, deadline: float, *, needed: bool = False) 
             return True
 
 
-def _swept(path: Path, data: bytes) -> LockedError:
-    try:
-        holder = json.loads(data)
-        who = f"`{holder['command']}` (process {holder['pid']}, since {holder['started']})"
-    except (ValueError, KeyError, TypeError):
-        who = "`mlx gc`"
+def _swept(path: Path, descriptor: int) -> LockedError:
+    who = read_holder(descriptor, "`mlx gc`")
     return LockedError(f"{who} is clearing the cache `{path.parent}`", hint="wait for it to finish, or stop it")

@@ -11,10 +11,11 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 
-from mlops_cli.files import write_all
+from mlops_cli.files import list_folder, write_all
 from mlops_cli.store.sharing import grant, make_folder
 
 CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -110,6 +111,19 @@ def remove_abandoned(tmp: str) -> None:
                     os.unlink(path)
             finally:
                 os.close(descriptor)
+
+
+def find_abandoned(folder: str) -> Iterator[str]:
+    """Yield the temporary folders in `folder` whose process is gone, as their free locks tell."""
+    for entry in list_folder(folder):
+        if entry.name.endswith(".lock"):
+            with suppress(OSError):
+                descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                finally:
+                    os.close(descriptor)
+                yield entry.path.removesuffix(".lock")
 
 
 def _remove_folder(folder: str) -> bool:
