@@ -23,10 +23,10 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind, Pointer, SomeObject
 from mlops_cli.records.stages import ParamsFile, Stage, has_magic
-from mlops_cli.store.trees import Entry, Kind, TreeSource, diff, find, walk, write_tree
+from mlops_cli.store.trees import Entry, Kind, TreeSource, diff, find, split_path, walk, write_tree
 from mlops_cli.workspace.compare import as_entry, describe_change
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.rewrite import Rewriting, split
+from mlops_cli.workspace.rewrite import Rewriting
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, track
 
@@ -215,7 +215,7 @@ class Observer:
         entry = self.look(path)
         if entry is not None and entry.kind != Kind.FOLDER:
             return entry
-        overlay = {split(t.path[len(path) + 1 :]): as_entry(t) for t in self._overlay(path, found)}
+        overlay = {split_path(t.path[len(path) + 1 :]): as_entry(t) for t in self._overlay(path, found)}
         if not overlay:
             return entry
         trees = Rewriting(self._scanner(path))
@@ -226,7 +226,7 @@ class Observer:
         if path == tracked.path:
             return as_entry(tracked)
         try:
-            return find(self._data, tracked.digest, split(path[len(tracked.path) + 1 :]))
+            return find(self._data, tracked.digest, split_path(path[len(tracked.path) + 1 :]))
         except MissingObject:
             found.unread[tracked.path] = None
             return None

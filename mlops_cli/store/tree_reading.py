@@ -6,6 +6,7 @@ have the totals that the entry above it says, and folders without files are coun
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -160,6 +161,11 @@ def find(store: TreeSource, root: Digest, parts: Sequence[bytes]) -> Entry | Non
             return None
         entry = find_name(store, entry.digest, name, (entry.size, entry.files))
     return entry
+
+
+def split_path(path: str) -> tuple[bytes, ...]:
+    """Return the names of a posix path, as `find` takes them."""
+    return tuple(os.fsencode(name) for name in path.split("/"))
 
 
 def find_name(store: TreeSource, digest: Digest, name: bytes, declared: tuple[int, int] | None = None) -> Entry | None:

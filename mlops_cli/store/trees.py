@@ -29,6 +29,7 @@ from mlops_cli.store.tree_reading import (
     find,
     read_link,
     read_tree,
+    split_path,
     tree_objects,
     walk,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "graft",
     "read_link",
     "read_tree",
+    "split_path",
     "totals",
     "tree_objects",
     "walk",

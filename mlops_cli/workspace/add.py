@@ -20,13 +20,13 @@ from mlops_cli.records.pointers import SUFFIX, ObjectKind, Pointer
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batch import Batch, open_batch
 from mlops_cli.store.links import object_at
-from mlops_cli.store.trees import Entry, Kind, find
+from mlops_cli.store.trees import Entry, Kind, find, split_path
 from mlops_cli.workspace import git
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.rewrite import Parts, Rewriting, split
+from mlops_cli.workspace.rewrite import Parts, Rewriting
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
 
@@ -127,14 +127,14 @@ def _change(
     if found is not None:
         if leaves_out(project.root, path, below=owner):
             raise UsageError(f"`{path}` is left out by a `.mlxignore`", hint="mend the pattern there, then add it")
-        return split(part), found
-    if find(trees, root, split(part)) is None:
+        return split_path(part), found
+    if find(trees, root, split_path(part)) is None:
         raise _absent(path)
     parent = part.rpartition("/")[0]
     folder = project.root / owner / parent
     if parent and folder.is_dir() and not any(folder.iterdir()):
-        return split(parent), scanner.look(f"{owner}/{parent}")  # its folder is still there, empty now
-    return split(part), None
+        return split_path(parent), scanner.look(f"{owner}/{parent}")  # its folder is still there, empty now
+    return split_path(part), None
 
 
 def place_of(snapshot: Snapshot, target: str) -> tuple[str, str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest, parse_digest
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.trees import Entry, Kind, find, read_link, read_tree, walk
+from mlops_cli.store.trees import Entry, Kind, read_link, read_tree, walk
 from mlops_cli.workspace.compare import as_entry
-from mlops_cli.workspace.reach import damaged_at
+from mlops_cli.workspace.reach import damaged_at, find_part
 from mlops_cli.workspace.scan import is_stored
 from mlops_cli.workspace.snapshot import Snapshot, select
 
@@ -115,10 +115,7 @@ def _entry(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
     if not part:
         return as_entry(tracked)
     with _listing(tracked.path):
-        entry = find(cache, tracked.digest, [os.fsencode(name) for name in part.split("/")])
-    if entry is None:
-        raise UsageError(f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {tracked.path}` lists what it has")
-    return entry
+        return find_part(cache, tracked, part)
 
 
 def _complete(cache: Cache, text: str) -> Digest:

@@ -11,16 +11,16 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mlops_cli.errors import CorruptObject, MissingObject, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.trees import Change, Entry, Kind, check_folder, check_links, diff, find
+from mlops_cli.store.trees import Change, Entry, Kind, check_folder, check_links, diff
 from mlops_cli.workspace import git
 from mlops_cli.workspace.compare import as_entry, same
 from mlops_cli.workspace.hazards import refuse_harm
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.reach import damaged_at, not_cached
+from mlops_cli.workspace.reach import damaged_at, find_part, not_cached
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 from mlops_cli.workspace.writing import apply_changes
@@ -134,11 +134,9 @@ def _plan(cache: Cache, scanner: Scanner, tracked: Tracked, part: str) -> list[C
             return []
         return _between(cache, scanner, tracked.path, present, as_entry(tracked))
     try:
-        wanted = find(scanner, tracked.digest, [os.fsencode(name) for name in part.split("/")])
+        wanted = find_part(scanner, tracked, part)
     except MissingObject as error:
         raise not_cached(tracked.path, 1) from error
-    if wanted is None:
-        raise UsageError(f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {tracked.path}` lists what it has")
     path = f"{tracked.path}/{part}"
     return _between(cache, scanner, path, scanner.look(path), wanted)
 

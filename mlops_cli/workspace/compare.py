@@ -15,7 +15,7 @@ from mlops_cli.files import folders_above
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind, SomeObject
-from mlops_cli.store.trees import EMPTY_TREE, Entry, Kind, TreeSource, diff, find
+from mlops_cli.store.trees import EMPTY_TREE, Entry, Kind, TreeSource, diff, find, split_path
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
@@ -196,7 +196,7 @@ def _object(trees: TreeSource, tracked: Tracked | None, part: str) -> Entry | No
     if tracked is None:
         return None
     if part:
-        return find(trees, tracked.digest, [os.fsencode(name) for name in part.split("/")])
+        return find(trees, tracked.digest, split_path(part))
     return as_entry(tracked)
 
 

@@ -18,14 +18,14 @@ from mlops_cli.files import folders_above, translate_os_error, write_atomic
 from mlops_cli.records.pointers import SUFFIX, ObjectKind
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batch import Batch, open_batch
-from mlops_cli.store.trees import Entry, Kind, find
+from mlops_cli.store.trees import Entry, Kind, find, split_path
 from mlops_cli.workspace.add import place_of, pointer_to, refuse_unfit
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.gitignore import hide_from_git, show_to_git
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.renaming import rename
-from mlops_cli.workspace.rewrite import Rewriting, split
+from mlops_cli.workspace.rewrite import Rewriting
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, track, workspace_snapshot
 
@@ -98,7 +98,7 @@ def _place(project: Project, snapshot: Snapshot, path: str) -> _Place:
         return _Place(path, owner, part, None)
     entry = as_entry(track(owner, pointer))
     try:
-        return _Place(path, owner, part, find(project.cache, entry.digest, split(part)) if part else entry)
+        return _Place(path, owner, part, find(project.cache, entry.digest, split_path(part)) if part else entry)
     except MissingObject as error:
         raise _no_listing(owner) from error
 
@@ -203,11 +203,12 @@ def _records(
     changes: dict[str, dict[tuple[bytes, ...], Entry | None]] = {}
     if target.entry is None:
         if target.part:
-            changes.setdefault(target.owner, {})[split(target.part)] = entry._replace(name=split(target.part)[-1])
+            parts = split_path(target.part)
+            changes.setdefault(target.owner, {})[parts] = entry._replace(name=parts[-1])
         else:
             yield target.pointer, pointer_to(target.path, entry).to_bytes()
     if source.part and source.entry is not None:
-        changes.setdefault(source.owner, {})[split(source.part)] = None
+        changes.setdefault(source.owner, {})[split_path(source.part)] = None
     if not changes:
         return
     if dry_run:

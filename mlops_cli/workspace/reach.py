@@ -6,7 +6,6 @@ whoever asks decides whether that is an error, something to fetch, or another st
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -14,7 +13,7 @@ from typing import NamedTuple, Protocol
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind
-from mlops_cli.store.trees import Index, Kind, TreeSource, decode_tree, find
+from mlops_cli.store.trees import Entry, Index, Kind, TreeSource, decode_tree, find, split_path
 from mlops_cli.workspace.snapshot import Tracked
 
 Chosen = Iterable[tuple[Tracked, str]]
@@ -115,10 +114,16 @@ def resolve_part(trees: TreeSource, tracked: Tracked, part: str) -> Part:
     """Return what is meant; UsageError when `tracked` has no such part, MissingObject."""
     if not part:
         return Part(tracked.kind, tracked.digest, tracked.size)
-    entry = find(trees, tracked.digest, [os.fsencode(name) for name in part.split("/")])
+    entry = find_part(trees, tracked, part)
+    return Part(ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB, entry.digest, entry.size)
+
+
+def find_part(trees: TreeSource, tracked: Tracked, part: str) -> Entry:
+    """Return the entry at `part`, a path below `tracked`; UsageError when there is none, MissingObject."""
+    entry = find(trees, tracked.digest, split_path(part))
     if entry is None:
         raise UsageError(f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {tracked.path}` lists what it has")
-    return Part(ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB, entry.digest, entry.size)
+    return entry
 
 
 def children(data: bytes, digest: Digest) -> tuple[list[Digest], dict[Digest, int]]:

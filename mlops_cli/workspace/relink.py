@@ -22,13 +22,12 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import CLONE_FROM, Cache
 from mlops_cli.store.links import LinkMode, object_at
 from mlops_cli.store.sources import is_open_for_writing
-from mlops_cli.store.trees import Entry, Kind, diff, find, walk
+from mlops_cli.store.trees import Entry, Kind, diff, walk
 from mlops_cli.workspace import git
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.folders import Folders
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.reach import damaged_at, resolve_part
-from mlops_cli.workspace.rewrite import split
+from mlops_cli.workspace.reach import damaged_at, find_part, resolve_part
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 
@@ -188,8 +187,7 @@ class _Relinking:
         if kind is ObjectKind.TREE:
             wanted = walk(cache, digest, path)
         else:
-            lone = find(cache, tracked.digest, split(part)) if part else as_entry(tracked)
-            wanted = iter([(path, lone)] if lone else [])
+            wanted = iter([(path, find_part(cache, tracked, part) if part else as_entry(tracked))])
         found: list[tuple[bytes, Entry, os.stat_result]] = []
         for name, entry in wanted:
             if entry.kind in (Kind.FILE, Kind.EXECUTABLE):

@@ -6,7 +6,6 @@ only the trees that the result names.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from mlops_cli.hashing import Digest, hash_bytes
@@ -76,8 +75,3 @@ class Rewriting:
             below = tree.leaves if isinstance(tree, Index) else [entry for entry in tree if entry.kind == Kind.FOLDER]
             pending.extend(item.digest for item in below)
         return needed
-
-
-def split(path: str) -> Parts:
-    """Return the names of a posix path, as bytes."""
-    return tuple(os.fsencode(name) for name in path.split("/"))
