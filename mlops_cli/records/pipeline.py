@@ -1,37 +1,27 @@
 """`mlx.yaml`: the stages that people declare, read strictly and filled in.
 
 Reading gives `Stage` values with every `${name}` replaced, every matrix spelled out and every path relative to the
-project. Whether files exist, what must run and in which order is decided above; editing the text is `stage_text`'s.
+project. What a single value means is `filling`'s, editing the text `stage_text`'s; whether files exist, what must run
+and in which order is decided above.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml
-from mlops_cli.documents.writing import dump_text
 from mlops_cli.errors import RecordError
-from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES, path_below, project_folder, project_path
-from mlops_cli.records.stages import PARAMS_FILE, Output, ParamsFile, Pipeline, Plot, Stage, has_magic
-from mlops_cli.records.templates import (
-    NAME,
-    Instance,
-    TemplateError,
-    combine,
-    expand_deep,
-    expand_text,
-    expand_value,
-    render,
-)
+from mlops_cli.records.filling import VALUE_SUFFIXES, Filled, ValueReader, quote_hint, spell_place
+from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES, project_folder, project_path
+from mlops_cli.records.stages import PARAMS_FILE, Output, ParamsFile, Pipeline, Plot, Stage
+from mlops_cli.records.templates import NAME, Instance, TemplateError, combine, expand_deep
 
 MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _AXIS_NAME = re.compile(rf"{NAME}\Z")
 _ENV_NAME = re.compile(r"[^=\0]+\Z")
-_VALUE_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 _STAGE_KEYS = ("desc", "matrix", "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env")
 
 ReadFile = Callable[[str], bytes | None]
@@ -46,7 +36,7 @@ def read_pipeline(data: bytes, name: str, *, folder: str, read_file: ReadFile) -
     fields = Fields(document, what=f"`{name}`")
     check_version(fields)
     fields.only(("mlx", "vars", "stages", "metrics"))
-    reader = _Reader(document, folder, _read_vars(fields, folder, read_file))
+    reader = ValueReader(document, folder, _read_vars(fields, folder, read_file))
     declared = fields.mapping("stages") if fields.raw("stages") is not None else None
     stages = tuple(
         stage for key in (declared.values if declared else ()) for stage in _read_group(reader, ("stages", key), key)
@@ -83,7 +73,7 @@ def _define(document: Document, names: dict[str, object], source: Mapping[str, o
 def _define_file(fields: Fields, names: dict[str, object], at: Place, folder: str, read_file: ReadFile) -> None:
     document = fields.document
     text = fields.check_text(fields.items("vars")[int(at[-1])], "vars", int(at[-1]))
-    reader = _Reader(document, folder, {})
+    reader = ValueReader(document, folder, {})
     path = reader.value_file(text, at)
     data = read_file(path)
     if data is None:
@@ -97,119 +87,7 @@ def _define_file(fields: Fields, names: dict[str, object], at: Place, folder: st
     names.update(values)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Turns raw values into text and paths: the names that `${}` may use, and the folder paths start from."""
-
-    document: Document
-    folder: str
-    names: Mapping[str, object]
-
-    def text(self, value: object, at: Place) -> str:
-        """Return `value` filled in, without the final newlines that block text has."""
-        if not isinstance(value, str):
-            raise self.document.error(f"{_spell(at)} must be text, not {describe(value)}", at, _quote_hint(value))
-        try:
-            filled = expand_text(value, self.names).rstrip("\n")
-        except TemplateError as error:
-            raise self.document.error(str(error), at, error.hint) from error
-        if "\0" in filled:
-            raise self.document.error(f"{_spell(at)} holds a NUL character", at)
-        return filled
-
-    def value(self, value: object, at: Place) -> object:
-        """Return what a text that is exactly one `${name}` stands for; other values as they are."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return expand_value(value, self.names)
-        except TemplateError as error:
-            raise self.document.error(str(error), at, error.hint) from error
-
-    def listed(self, fields: Fields, key: str) -> Iterator[tuple[str, Place]]:
-        """Yield the filled texts of the list at `key`, and where each is."""
-        for item, at in self.items(fields, key):
-            yield self.text(item, at) if not isinstance(item, _Filled) else item, at
-
-    def items(self, fields: Fields, key: str) -> Iterator[tuple[object, Place]]:
-        """Yield the items of the list at `key`; a `${name}` that is a list, for the whole or an item, is spliced in."""
-        at = (*fields.at, key)
-        raw = fields.raw(key, [])
-        value = self.value(raw, at)
-        if not isinstance(value, list):
-            raise self.document.error(
-                f"{_spell(at)} must be a list (`[a, b]`), not {describe(value)}", at, _list_hint(key, raw)
-            )
-        if value is not raw:
-            yield from self.spliced(value, at)
-            return
-        for index, item in enumerate(value):
-            place = (*at, index)
-            found = self.value(item, place)
-            if isinstance(item, str) and isinstance(found, list):
-                yield from self.spliced(found, place)
-            else:
-                yield item, place
-
-    def spliced(self, values: list[object], at: Place) -> Iterator[tuple[object, Place]]:
-        for value in values:
-            try:
-                yield _Filled(render(value, f"an item of {_spell(at)}")), at
-            except TemplateError as error:
-                raise self.document.error(str(error), at, error.hint) from error
-
-    def path(self, text: str, at: Place, resolve: Callable[[str, str], str]) -> str:
-        try:
-            return resolve(text, self.folder)
-        except ValueError as error:
-            raise self.document.error(f"{_spell(at)}: {error}", at) from error
-
-    def output(self, text: str, at: Place) -> str:
-        """Return the path of something that is written: at or below this folder, and never a pattern."""
-        path = self.path(text, at, path_below)
-        if has_magic(path):
-            raise self.document.error(
-                f"{_spell(at)}: `{text}` is a pattern, and only `deps` may hold patterns",
-                at,
-                "name the file, or the folder that holds the files",
-            )
-        return path
-
-    def value_file(self, text: str, at: Place, *, written: bool = False) -> str:
-        """Return the path of a file of values (YAML, JSON or TOML), which is read or `written`."""
-        path = self.output(text, at) if written else self.path(text, at, project_path)
-        if not path.lower().endswith(_VALUE_SUFFIXES):
-            raise self.document.error(f"`{text}` is not a file of values", at, "use a `.yaml`, `.json` or `.toml` file")
-        return path
-
-
-class _Filled(str):
-    """Text that came out of a value, and is not filled again."""
-
-    __slots__ = ()
-
-
-def _spell(at: Place) -> str:
-    """Name a place for a message, as in `deps[0]`, without the stage's name."""
-    inner = at[2:] if at[:1] == ("stages",) and len(at) > 2 else at
-    return "`" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner).removeprefix(".") + "`"
-
-
-def _quote_hint(value: object) -> str | None:
-    if isinstance(value, bool):
-        return f'put it in quotes: `"{str(value).lower()}"`'
-    return f'put it in quotes: `"{value}"`' if isinstance(value, int | float) else None
-
-
-def _list_hint(key: str, value: object) -> str | None:
-    """Return how to write the one item that stands in place of a list."""
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
-        return None
-    spelled = dump_text([str(value)], inline=True).rstrip("\n")
-    return None if "\n" in spelled else f"write `{key}: {spelled}`"
-
-
-def _read_group(reader: _Reader, at: Place, name: str) -> Iterator[Stage]:
+def _read_group(reader: ValueReader, at: Place, name: str) -> Iterator[Stage]:
     """Yield the stage called `name`, or every instance of its matrix."""
     document = reader.document
     if not _STAGE_NAME.match(name):
@@ -227,7 +105,7 @@ def _read_group(reader: _Reader, at: Place, name: str) -> Iterator[Stage]:
         raise document.error(str(error), (*at, "matrix"), error.hint) from error
     made = []
     for instance in instances:
-        filled = _Reader(document, reader.folder, {**reader.names, **instance.values})
+        filled = ValueReader(document, reader.folder, {**reader.names, **instance.values})
         made.append((instance, _read_stage(filled, fields, f"{name}@{instance.suffix}")))
     _refuse_shared(fields, made)
     yield from (stage for _, stage in made)
@@ -248,7 +126,7 @@ def _refuse_shared(fields: Fields, made: Sequence[tuple[Instance, Stage]]) -> No
             )
 
 
-def _read_axes(reader: _Reader, fields: Fields) -> dict[str, list[object]]:
+def _read_axes(reader: ValueReader, fields: Fields) -> dict[str, list[object]]:
     matrix = Fields(fields.document, (*fields.at, "matrix"))
     axes: dict[str, list[object]] = {}
     for axis, raw in matrix.values.items():
@@ -265,7 +143,7 @@ def _read_axes(reader: _Reader, fields: Fields) -> dict[str, list[object]]:
     return axes
 
 
-def _read_stage(reader: _Reader, fields: Fields, name: str) -> Stage:
+def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
     document, folder = reader.document, reader.folder
     if len(name) > MAX_NAME:
         raise fields.error(f"stage name `{name[:40]}…` is longer than {MAX_NAME} characters", hint="use shorter names")
@@ -297,16 +175,16 @@ def _unique(texts: Iterator[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
-def _optional_text(reader: _Reader, fields: Fields, key: str) -> str:
+def _optional_text(reader: ValueReader, fields: Fields, key: str) -> str:
     return reader.text(fields.raw(key), (*fields.at, key)) if fields.has(key) else ""
 
 
-def _read_wdir(reader: _Reader, fields: Fields) -> str:
+def _read_wdir(reader: ValueReader, fields: Fields) -> str:
     text = _optional_text(reader, fields, "wdir") if fields.has("wdir") else "."
     return reader.path(text, (*fields.at, "wdir"), project_folder)
 
 
-def _read_cmd(reader: _Reader, fields: Fields) -> tuple[str, ...]:
+def _read_cmd(reader: ValueReader, fields: Fields) -> tuple[str, ...]:
     if not fields.has("cmd"):
         fields.text("cmd")  # raises: it is missing
     at = (*fields.at, "cmd")
@@ -320,7 +198,7 @@ def _read_cmd(reader: _Reader, fields: Fields) -> tuple[str, ...]:
     return lines
 
 
-def _read_env(reader: _Reader, fields: Fields) -> tuple[tuple[str, str], ...]:
+def _read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]:
     env = fields.mapping("env")
     if env is None:
         return ()
@@ -330,7 +208,7 @@ def _read_env(reader: _Reader, fields: Fields) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((key, reader.text(value, (*env.at, key))) for key, value in env.values.items()))
 
 
-def _read_params(reader: _Reader, fields: Fields) -> tuple[ParamsFile, ...]:
+def _read_params(reader: ValueReader, fields: Fields) -> tuple[ParamsFile, ...]:
     """Return the files in the order they are first named, keys of one file together."""
     found: dict[str, dict[str, None] | None] = {}
     for item, at in reader.items(fields, "params"):
@@ -344,11 +222,11 @@ def _read_params(reader: _Reader, fields: Fields) -> tuple[ParamsFile, ...]:
     return tuple(ParamsFile(path, tuple(keys or ())) for path, keys in found.items())
 
 
-def _read_params_item(reader: _Reader, item: object, at: Place) -> tuple[str, list[str] | None]:
+def _read_params_item(reader: ValueReader, item: object, at: Place) -> tuple[str, list[str] | None]:
     """Return the file (as written) and the keys of one item of `params`; None for the whole file."""
     if isinstance(item, str):
-        key = item if isinstance(item, _Filled) else reader.text(item, at)
-        if key.lower().endswith(_VALUE_SUFFIXES):
+        key = item if isinstance(item, Filled) else reader.text(item, at)
+        if key.lower().endswith(VALUE_SUFFIXES):
             hint = f"a file is written `{key}: [key]`, or `{key}:` for all of it"
             raise reader.document.error(
                 f"`{key}` looks like a file, and a key of `{PARAMS_FILE}` stands here", at, hint
@@ -364,35 +242,37 @@ def _read_params_item(reader: _Reader, item: object, at: Place) -> tuple[str, li
     return reader.text(raw, at), keys
 
 
-def _check_key(reader: _Reader, key: str, at: Place) -> str:
+def _check_key(reader: ValueReader, key: str, at: Place) -> str:
     if not all(key.split(".")):
         raise reader.document.error(f"`{key}` is not a key: it has an empty part", at)
     return key
 
 
-def _single(reader: _Reader, item: object, at: Place, form: str) -> tuple[str, object]:
+def _single(reader: ValueReader, item: object, at: Place, form: str) -> tuple[str, object]:
     """Return the key and value of an item that is a mapping with one key."""
     if not isinstance(item, dict):
-        raise reader.document.error(f"{_spell(at)} must be text or {form}, not {describe(item)}", at, _quote_hint(item))
+        raise reader.document.error(
+            f"{spell_place(at)} must be text or {form}, not {describe(item)}", at, quote_hint(item)
+        )
     if len(item) != 1:
         names = ", ".join(f"`{key}`" for key in item) or "nothing"
         hint = "indent what belongs to the path further, and begin each path with `- `"
-        raise reader.document.error(f"{_spell(at)} must hold one path, and holds {names}", at, hint)
+        raise reader.document.error(f"{spell_place(at)} must hold one path, and holds {names}", at, hint)
     key, value = next(iter(item.items()))
     return key, value
 
 
-def _read_described(reader: _Reader, item: object, at: Place, form: str) -> tuple[str, Fields | None]:
+def _read_described(reader: ValueReader, item: object, at: Place, form: str) -> tuple[str, Fields | None]:
     """Return the path of an item, and a reader of what is said about it."""
     if isinstance(item, str):
-        text = item if isinstance(item, _Filled) else reader.text(item, at)
+        text = item if isinstance(item, Filled) else reader.text(item, at)
         return reader.output(text, at), None
     raw, value = _single(reader, item, at, form)
     path = reader.output(reader.text(raw, at), at)
     return path, None if value is None else Fields(reader.document, (*at, raw))
 
 
-def _read_output(reader: _Reader, item: object, at: Place) -> Output:
+def _read_output(reader: ValueReader, item: object, at: Place) -> Output:
     path, about = _read_described(reader, item, at, "`path: {push: false}`")
     if about is None:
         return Output(path)
@@ -400,7 +280,7 @@ def _read_output(reader: _Reader, item: object, at: Place) -> Output:
     return Output(path, push=about.boolean("push", default=True), desc=_optional_text(reader, about, "desc"))
 
 
-def _read_plot(reader: _Reader, item: object, at: Place) -> Plot:
+def _read_plot(reader: ValueReader, item: object, at: Place) -> Plot:
     path, about = _read_described(reader, item, at, "`path: {x: column}`")
     if about is None:
         return Plot(path)

@@ -1,0 +1,132 @@
+"""The values in an `mlx.yaml`, as they are meant: every `${name}` filled in, every path relative to the project.
+
+What has been filled in is marked, so that text which came out of a value is never filled again. Each error names the
+line, and the key as people write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mlops_cli.documents import Document, Fields, Place, describe
+from mlops_cli.documents.writing import dump_text
+from mlops_cli.records.paths import path_below, project_path
+from mlops_cli.records.stages import has_magic
+from mlops_cli.records.templates import TemplateError, expand_text, expand_value, render
+
+VALUE_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+
+
+@dataclass(frozen=True, slots=True)
+class ValueReader:
+    """Turns raw values into text and paths: the names that `${}` may use, and the folder paths start from."""
+
+    document: Document
+    folder: str
+    names: Mapping[str, object]
+
+    def text(self, value: object, at: Place) -> str:
+        """Return `value` filled in, without the final newlines that block text has."""
+        if not isinstance(value, str):
+            raise self.document.error(f"{spell_place(at)} must be text, not {describe(value)}", at, quote_hint(value))
+        try:
+            filled = expand_text(value, self.names).rstrip("\n")
+        except TemplateError as error:
+            raise self.document.error(str(error), at, error.hint) from error
+        if "\0" in filled:
+            raise self.document.error(f"{spell_place(at)} holds a NUL character", at)
+        return filled
+
+    def value(self, value: object, at: Place) -> object:
+        """Return what a text that is exactly one `${name}` stands for; other values as they are."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return expand_value(value, self.names)
+        except TemplateError as error:
+            raise self.document.error(str(error), at, error.hint) from error
+
+    def listed(self, fields: Fields, key: str) -> Iterator[tuple[str, Place]]:
+        """Yield the filled texts of the list at `key`, and where each is."""
+        for item, at in self.items(fields, key):
+            yield self.text(item, at) if not isinstance(item, Filled) else item, at
+
+    def items(self, fields: Fields, key: str) -> Iterator[tuple[object, Place]]:
+        """Yield the items of the list at `key`; a `${name}` that is a list, for the whole or an item, is spliced in."""
+        at = (*fields.at, key)
+        raw = fields.raw(key, [])
+        value = self.value(raw, at)
+        if not isinstance(value, list):
+            raise self.document.error(
+                f"{spell_place(at)} must be a list (`[a, b]`), not {describe(value)}", at, _list_hint(key, raw)
+            )
+        if value is not raw:
+            yield from self._spliced(value, at)
+            return
+        for index, item in enumerate(value):
+            place = (*at, index)
+            found = self.value(item, place)
+            if isinstance(item, str) and isinstance(found, list):
+                yield from self._spliced(found, place)
+            else:
+                yield item, place
+
+    def _spliced(self, values: list[object], at: Place) -> Iterator[tuple[object, Place]]:
+        for value in values:
+            try:
+                yield Filled(render(value, f"an item of {spell_place(at)}")), at
+            except TemplateError as error:
+                raise self.document.error(str(error), at, error.hint) from error
+
+    def path(self, text: str, at: Place, resolve: Callable[[str, str], str]) -> str:
+        """Return the path in the project that `resolve` makes of `text`, written in this folder."""
+        try:
+            return resolve(text, self.folder)
+        except ValueError as error:
+            raise self.document.error(f"{spell_place(at)}: {error}", at) from error
+
+    def output(self, text: str, at: Place) -> str:
+        """Return the path of something that is written: at or below this folder, and never a pattern."""
+        path = self.path(text, at, path_below)
+        if has_magic(path):
+            raise self.document.error(
+                f"{spell_place(at)}: `{text}` is a pattern, and only `deps` may hold patterns",
+                at,
+                "name the file, or the folder that holds the files",
+            )
+        return path
+
+    def value_file(self, text: str, at: Place, *, written: bool = False) -> str:
+        """Return the path of a file of values (YAML, JSON or TOML), which is read or `written`."""
+        path = self.output(text, at) if written else self.path(text, at, project_path)
+        if not path.lower().endswith(VALUE_SUFFIXES):
+            raise self.document.error(f"`{text}` is not a file of values", at, "use a `.yaml`, `.json` or `.toml` file")
+        return path
+
+
+class Filled(str):
+    """Text that came out of a value, and is not filled again."""
+
+    __slots__ = ()
+
+
+def spell_place(at: Place) -> str:
+    """Name a place for a message, as in `deps[0]`, without the stage's name."""
+    inner = at[2:] if at[:1] == ("stages",) and len(at) > 2 else at
+    return "`" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner).removeprefix(".") + "`"
+
+
+def quote_hint(value: object) -> str | None:
+    """Return how to write a value that was meant as text; None when that is not known."""
+    if isinstance(value, bool):
+        return f'put it in quotes: `"{str(value).lower()}"`'
+    return f'put it in quotes: `"{value}"`' if isinstance(value, int | float) else None
+
+
+def _list_hint(key: str, value: object) -> str | None:
+    """Return how to write the one item that stands in place of a list."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        return None
+    spelled = dump_text([str(value)], inline=True).rstrip("\n")
+    return None if "\n" in spelled else f"write `{key}: {spelled}`"
