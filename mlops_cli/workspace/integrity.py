@@ -21,7 +21,7 @@ from mlops_cli.store.remote import RemoteStore
 from mlops_cli.store.transfer import copy_objects
 from mlops_cli.store.trash import Trash
 from mlops_cli.workspace.history import recorded
-from mlops_cli.workspace.needs import Needs, Seen, reach_of
+from mlops_cli.workspace.needs import Needs, SoundCache, reach_of
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.run_records import RunRecords, check_run_records
 from mlops_cli.workspace.snapshot import Tracked, open_snapshot, workspace_snapshot
@@ -108,20 +108,20 @@ def _examine(
     runs = check_run_records(project.cache, dry_run=dry_run)
     checkup = replace(checkup, files=checkup.files + runs.damaged)
     reporter.start("looking for what the records need", None, "paths")
-    seen = Seen(project.cache, checkup.damaged, dry_run=dry_run)
-    needs = Needs(seen, tracked, reporter)
+    sound = SoundCache(project.cache, checkup.damaged, dry_run=dry_run)
+    needs = Needs(sound, tracked, reporter)
     tried: set[Digest] = set()
     if sources is not None and not dry_run:
-        while wanted := seen.missing({*seen.damaged, *needs.absent}) - tried:
+        while wanted := sound.missing({*sound.damaged, *needs.absent}) - tried:
             tried |= wanted
-            sources.bring(seen, wanted)
-            needs = Needs(seen, tracked, reporter)  # a tree that came may name more
-    lost = sorted({*seen.damaged, *needs.absent, *tried})
+            sources.bring(sound, wanted)
+            needs = Needs(sound, tracked, reporter)  # a tree that came may name more
+    lost = sorted({*sound.damaged, *needs.absent, *tried})
     found = Examination(checkup, (), (), runs, repairing=sources is not None)
     if sources is not None:
-        brought = len(tried) - len(seen.missing(tried))
+        brought = len(tried) - len(sound.missing(tried))
         found = replace(found, remote=sources.remote, returned=sources.returned, repaired=brought)
-    return _told(project, seen, needs, lost, found, reporter)
+    return _told(project, sound, needs, lost, found, reporter)
 
 
 class _Sources:
@@ -140,13 +140,13 @@ class _Sources:
         if remote or project.config.remotes or not self._trash.thrown():
             self.remote, self._store = open_project_remote(project, remote)
 
-    def bring(self, seen: Seen, wanted: Collection[Digest]) -> None:
+    def bring(self, sound: SoundCache, wanted: Collection[Digest]) -> None:
         """Bring what there is of `wanted`; what does not come is not here afterwards."""
         files = self._trash.holding({raw_digest(digest) for digest in wanted})
         if files:
             self.returned += self._trash.bring_back(files).files
-            seen.verify(wanted)
-        left = sorted(seen.missing(wanted))
+            sound.verify(wanted)
+        left = sorted(sound.missing(wanted))
         if left and self._store is not None:
             self._reporter.start("fetching", None, "bytes")
             with suppress(AbsentObjects, DamagedObjects):  # what did not come is told
@@ -155,14 +155,14 @@ class _Sources:
 
 
 def _told(
-    project: Project, seen: Seen, needs: Needs, lost: Sequence[Digest], found: Examination, reporter: Reporter
+    project: Project, sound: SoundCache, needs: Needs, lost: Sequence[Digest], found: Examination, reporter: Reporter
 ) -> Examination:
     """Return `found` with every fault, named by the tracked path that it belongs to."""
-    missing = seen.missing(lost)
+    missing = sound.missing(lost)
     owners = needs.owners(lost)
-    in_trash = seen.in_trash(missing)
-    unknown = {digest for digest in seen.damaged if digest not in owners}
-    older = dict(_find_owners(project, seen, unknown, reporter))
+    in_trash = sound.in_trash(missing)
+    unknown = {digest for digest in sound.damaged if digest not in owners}
+    older = dict(_find_owners(project, sound, unknown, reporter))
 
     def fault(digest: Digest, why: str, moved: str | None = None) -> Fault:
         revision, owner = older.get(digest, (None, None))
@@ -171,8 +171,8 @@ def _told(
         paths = tuple(entry.path for entry in entries)
         return Fault(digest, why, paths, stage, revision, moved, digest not in missing, digest in in_trash)
 
-    damaged = [fault(digest, item.why, item.moved) for digest, item in seen.damaged.items()]
-    absent = [fault(digest, "it is not in the cache") for digest in lost if digest not in seen.damaged]
+    damaged = [fault(digest, item.why, item.moved) for digest, item in sound.damaged.items()]
+    absent = [fault(digest, "it is not in the cache") for digest in lost if digest not in sound.damaged]
     return replace(found, damaged=tuple(sorted(damaged, key=_order)), absent=tuple(sorted(absent, key=_order)))
 
 
@@ -181,7 +181,7 @@ def _order(fault: Fault) -> tuple[str, str]:
 
 
 def _find_owners(
-    project: Project, seen: Seen, wanted: Collection[Digest], reporter: Reporter
+    project: Project, sound: SoundCache, wanted: Collection[Digest], reporter: Reporter
 ) -> Iterator[tuple[Digest, tuple[str | None, Tracked]]]:
     """Yield each of `wanted` that a committed record names, with the newest commit that does."""
     left = set(wanted)
@@ -191,7 +191,7 @@ def _find_owners(
         if entry.digest in known:
             continue
         known.add(entry.digest)
-        for digest in left.intersection(reach_of(seen, entry).owners):
+        for digest in left.intersection(reach_of(sound, entry).owners):
             yield digest, (revision, entry)
             left.discard(digest)
         if not left:

@@ -17,8 +17,8 @@ from mlops_cli.workspace.reach import Reach, reach
 from mlops_cli.workspace.snapshot import Tracked
 
 
-class Seen:
-    """The cache without what is known to be damaged in it; what is read turns out so is put away too."""
+class SoundCache:
+    """The cache without what is known to be damaged in it; what turns out so when it is read is put away too."""
 
     def __init__(self, cache: Cache, damaged: Sequence[DamagedObject], *, dry_run: bool) -> None:
         self.damaged = {item.digest: item for item in damaged}
@@ -64,34 +64,34 @@ class Seen:
 class Needs:
     """What the records of the workspace need: which of it is `absent`, and who needs what."""
 
-    def __init__(self, seen: Seen, tracked: Sequence[Tracked], reporter: Reporter = SILENT) -> None:
+    def __init__(self, sound: SoundCache, tracked: Sequence[Tracked], reporter: Reporter = SILENT) -> None:
         self.absent: set[Digest] = set()
-        self._seen = seen
+        self._sound = sound
         # What remotes never get is only in the clone that made it.
-        self._tracked = [entry for entry in tracked if entry.push or not seen.missing([entry.digest])]
+        self._tracked = [entry for entry in tracked if entry.push or not sound.missing([entry.digest])]
         for entry in self._tracked:
             reporter.advance(1)
-            found = reach_of(seen, entry)
-            self.absent |= found.unread | seen.missing(found.sizes)
+            found = reach_of(sound, entry)
+            self.absent |= found.unread | sound.missing(found.sizes)
 
     def owners(self, digests: Collection[Digest]) -> dict[Digest, list[Tracked]]:
         """Return the tracked paths that need each of `digests`, for those that some do."""
         found: dict[Digest, list[Tracked]] = {}
         for entry in self._tracked if digests else ():
-            for digest in reach_of(self._seen, entry).owners.keys() & set(digests):
+            for digest in reach_of(self._sound, entry).owners.keys() & set(digests):
                 found.setdefault(digest, []).append(entry)
         return found
 
 
-def reach_of(seen: Seen, entry: Tracked) -> Reach:
+def reach_of(sound: SoundCache, entry: Tracked) -> Reach:
     """Return what a tracked path needs, whatever turns out to be damaged on the way."""
     while True:
-        before = len(seen.damaged)
+        before = len(sound.damaged)
         try:
-            return reach(seen, [(entry, "")])
+            return reach(sound, [(entry, "")])
         except MissingObject:  # a tree that was here, and turned out to be damaged
-            if len(seen.damaged) == before:
+            if len(sound.damaged) == before:
                 raise
         except CorruptObject as error:  # its bytes are its own, but it is no tree: the record is wrong
-            seen.damaged[entry.digest] = DamagedObject(entry.digest, error.message, None)
+            sound.damaged[entry.digest] = DamagedObject(entry.digest, error.message, None)
             return Reach(owners={entry.digest: entry.path})
