@@ -20,14 +20,13 @@ from typing import NamedTuple
 from mlops_cli.files import list_folder
 from mlops_cli.hashing import PREFIX, Digest, hash_descriptor, parse_digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.store.damage import DamagedFile, DamagedObject, Findings
+from mlops_cli.store.damage import DamagedFile, DamagedObject, Findings, quarantine_place
 from mlops_cli.store.loose import READ_FLAGS
 from mlops_cli.store.objects import cut
 from mlops_cli.store.pack_checkup import check_pack, check_segments
 from mlops_cli.store.pack_folder import SUFFIX
 from mlops_cli.store.packed import PackedStore
 from mlops_cli.store.scratch import find_abandoned, remove_abandoned
-from mlops_cli.store.sharing import make_folder
 
 CHECKED = "checked.json"  # when each unit was read last: seconds since 1970 by its name
 
@@ -220,9 +219,8 @@ class _Checker:
     def _put_away(self, digest: Digest, path: str, info: os.stat_result) -> str | None:
         if self._dry_run:
             return None
-        target = f"quarantine/{digest.removeprefix(PREFIX)}.{os.urandom(4).hex()}"
         try:
-            make_folder(f"{self._root}/quarantine", self._root)
+            target = quarantine_place(self._root, digest.removeprefix(PREFIX))
             if os.stat(path, follow_symlinks=False).st_ino == info.st_ino:  # else somebody mended it
                 os.rename(path, f"{self._root}/{target}")
         except OSError:

@@ -1,10 +1,15 @@
-"""What can be wrong with a store, as values: damaged objects, and damaged files that hold several or none."""
+"""What can be wrong with a store, as values: damaged objects, and damaged files that hold several or none.
+
+Where they are put away is `quarantine/`, from which nothing is served.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from mlops_cli.hashing import Digest
+from mlops_cli.store.sharing import make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +50,12 @@ class Findings:
             self.damaged + other.damaged,
             self.files + other.files,
         )
+
+
+def quarantine_place(root: str | os.PathLike[str], name: str) -> str:
+    """Return an unused path, relative to the store at `root`, for what is damaged; its folder is there by then.
+
+    OSError passes through.
+    """
+    make_folder(f"{os.fspath(root)}/quarantine", root)
+    return f"quarantine/{name}.{os.urandom(4).hex()}"

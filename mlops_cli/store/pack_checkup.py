@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, hash_descriptor
-from mlops_cli.store.damage import DamagedFile, DamagedObject, Findings
+from mlops_cli.store.damage import DamagedFile, DamagedObject, Findings, quarantine_place
 from mlops_cli.store.loose import READ_FLAGS
 from mlops_cli.store.objects import Durability, cut
 from mlops_cli.store.pack_folder import SEGMENT_SUFFIX, SUFFIX, OpenFile
@@ -20,7 +20,6 @@ from mlops_cli.store.pack_index import Table, footer_table
 from mlops_cli.store.pack_segment import read_segment
 from mlops_cli.store.pack_writer import unpacked
 from mlops_cli.store.packed import PackedStore
-from mlops_cli.store.sharing import make_folder
 
 
 def check_pack(store: PackedStore, name: str, *, dry_run: bool) -> Findings:
@@ -97,10 +96,9 @@ def _replace(store: PackedStore, name: str, bad: Collection[Digest]) -> str | No
 
     None when it could not be.
     """
-    target = f"quarantine/{name}{SUFFIX}.{os.urandom(4).hex()}"
     packs = store.packs
     try:
-        make_folder(f"{store.root}/quarantine", store.root)
+        target = quarantine_place(store.root, name + SUFFIX)
         with store.scratch() as scratch, packs.replacing(wait=True):
             if name not in packs.names():
                 return ""

@@ -24,9 +24,9 @@ from mlops_cli.store.pack_format import (
     encode_record,
 )
 from mlops_cli.store.pack_index import READ_FLAGS, read_footer
+from mlops_cli.store.scratch import OBJECT_MODE
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-_MODE = 0o444
 _BUFFERED = 1 << 20
 _WORTH_TRYING = 256  # bytes; less does not shrink
 _GIVE_UP_AFTER = 16
@@ -94,7 +94,7 @@ class PackWriter:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._descriptor = os.open(path, _FLAGS, _MODE)
+        self._descriptor = os.open(path, _FLAGS, OBJECT_MODE)
         self._hasher = blake3()
         self._rows: dict[bytes, Row] = {}
         self._buffer: list[bytes] = [FILE_HEADER]

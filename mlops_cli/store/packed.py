@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from mlops_cli.errors import CorruptObject
 from mlops_cli.hashing import Digest
+from mlops_cli.store.damage import quarantine_place
 from mlops_cli.store.loose import LooseStore
 from mlops_cli.store.objects import DamagedObjects, Durability, cut, too_large
 from mlops_cli.store.pack_folder import SUFFIX
@@ -22,7 +23,6 @@ from mlops_cli.store.pack_format import LARGEST, PackError
 from mlops_cli.store.pack_index import read_footer
 from mlops_cli.store.packs import Packs
 from mlops_cli.store.scratch import Scratch
-from mlops_cli.store.sharing import make_folder
 from mlops_cli.store.tree_format import MAGIC, TREE_LIMIT
 
 _ATTEMPTS = 10  # at finding packs before they are replaced again
@@ -187,23 +187,18 @@ class PackedStore(LooseStore):
 
         Of a pack, everything else that is good goes to a new one first, and the old file is moved.
         """
-        folder = self.root / "quarantine"
-        make_folder(str(folder), self.root)
+        target = self.root / quarantine_place(self.root, digest.removeprefix("blake3:"))
         if self.packs.find(digest) is not None:
-            return self._quarantine_packed(digest, folder)
-        target = folder / f"{digest.removeprefix('blake3:')}.{os.urandom(4).hex()}"
+            return self._quarantine_packed(digest, target.with_name(target.name + SUFFIX))
         with suppress(FileNotFoundError):  # another process did it first
             Path(self.object_path(digest)).rename(target)
         return target
 
     def _set_aside(self, path: str) -> None:
         """Keep a pack that has damage besides what is to go: nothing damaged vanishes unseen."""
-        folder = self.root / "quarantine"
-        make_folder(str(folder), self.root)
-        os.rename(path, f"{folder}/{os.path.basename(path)}.{os.urandom(4).hex()}")
+        os.rename(path, self.root / quarantine_place(self.root, os.path.basename(path)))
 
-    def _quarantine_packed(self, digest: Digest, folder: Path) -> Path:
-        target = folder / f"{digest.removeprefix('blake3:')}.{os.urandom(4).hex()}{SUFFIX}"
+    def _quarantine_packed(self, digest: Digest, target: Path) -> Path:
         with self.scratch() as scratch, self.packs.replacing(wait=True):
             place = self.packs.find(digest)  # again: another process may have done it first
             if place is None or self._spare(digest) is not None:

@@ -22,6 +22,7 @@ from mlops_cli.store.pack_format import SEALED_AT, PackError, Record, scan_recor
 from mlops_cli.store.pack_reader import PackReader
 from mlops_cli.store.pack_segment import Segment, encode_segment
 from mlops_cli.store.pack_writer import PackWriter
+from mlops_cli.store.scratch import CREATE_FLAGS, OBJECT_MODE
 from mlops_cli.store.sharing import grant, make_folder
 
 SMALL_PACK = SEALED_AT // 8
@@ -37,7 +38,7 @@ class Packs(PackReader):
         new = not os.path.isdir(self.folder)
         make_folder(self.folder, self._root)
         for path, name in sealed:
-            grant([path], self._root, 0o444)
+            grant([path], self._root, OBJECT_MODE)
             os.rename(path, self.path_of(name))
         if durable:
             sync_folder(self.folder)
@@ -187,7 +188,7 @@ class Packs(PackReader):
     def _write_segment(self, pieces: Iterable[bytes], new_path: Callable[[], str]) -> str:
         temporary = new_path()
         hasher = Hasher()
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+        descriptor = os.open(temporary, CREATE_FLAGS, OBJECT_MODE)
         try:
             for piece in pieces:
                 hasher.update(piece)
@@ -195,7 +196,7 @@ class Packs(PackReader):
         finally:
             os.close(descriptor)
         make_folder(self.index, self._root)
-        grant([temporary], self._root, 0o444)
+        grant([temporary], self._root, OBJECT_MODE)
         path = self.segment_path(hasher.digest().removeprefix(PREFIX))
         os.rename(temporary, path)
         self._forgive(path)

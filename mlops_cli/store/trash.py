@@ -20,6 +20,7 @@ from mlops_cli.errors import MissingObject
 from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.contents import read_contents, scan_pack
+from mlops_cli.store.damage import quarantine_place
 from mlops_cli.store.links import rename_new
 from mlops_cli.store.objects import Durability
 from mlops_cli.store.pack_folder import SUFFIX
@@ -195,9 +196,7 @@ class Trash:
         with suppress(OSError):
             if hash_file(path) == PREFIX + digits:
                 return True
-        folder = f"{self._store.root}/quarantine"
-        make_folder(folder, self._store.root)
-        os.rename(path, f"{folder}/{name.replace('/', '')}.{os.urandom(4).hex()}")
+        os.rename(path, self._store.root / quarantine_place(self._store.root, name.replace("/", "")))
         return False
 
     def empty(self, before: float) -> Thrown:

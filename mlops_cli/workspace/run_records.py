@@ -11,7 +11,7 @@ from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.locks import Lock, read_lock
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.damage import DamagedFile
+from mlops_cli.store.damage import DamagedFile, quarantine_place
 
 # Outputs of a run record may lie above the folder of its stage, which it does not name: any deep one will do.
 _DEEP = "/".join(["x"] * 64)
@@ -55,7 +55,6 @@ def check_run_records(cache: Cache, *, dry_run: bool) -> RunRecords:
 
 def _put_away(cache: Cache, key: str) -> bool:
     with suppress(OSError):
-        os.makedirs(f"{cache.root}/quarantine", exist_ok=True)
-        os.rename(f"{cache.root}/runs/{key}.yaml", f"{cache.root}/quarantine/{key}.yaml.{os.urandom(4).hex()}")
+        os.rename(cache.root / "runs" / f"{key}.yaml", cache.root / quarantine_place(cache.root, f"{key}.yaml"))
         return True
     return False
