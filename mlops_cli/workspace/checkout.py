@@ -58,7 +58,7 @@ def checkout(
 
     UsageError when a file would be overwritten or deleted whose bytes no store holds, unless `force`, or when something
     that mlx leaves alone is in the way; MissingObject when the cache lacks wanted bytes. Nothing is touched in any of
-    these cases.
+    these cases. UsageError, too, at a file that changes while the others are written: it stays, unless `force`.
     """
     chosen = _chosen(project, targets)
     with open_scanner(project, reporter=reporter) as scanner:
@@ -70,7 +70,7 @@ def checkout(
         if not dry_run:
             remove_seen(project, {*scanner.litter, *beside(project, [entry.path for entry, _ in chosen])})
             reporter.start("checking out", len(changes), "files")
-            apply_changes(project, scanner, changes, reporter)
+            apply_changes(project, scanner, changes, reporter, spare=not force)
     return CheckoutResult(tuple(_summary(entry, plan) for entry, plan in plans if plan))
 
 

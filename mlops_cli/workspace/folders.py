@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
@@ -43,13 +43,18 @@ class Folders:
             self._descriptor, self._path = self._walk(path, create=True), path
         return self._descriptor
 
-    def delete(self, path: bytes) -> None:
-        """Delete a file, link or empty folder, then the folders above it that this leaves empty."""
+    def delete(self, path: bytes, spare: Callable[[int], None] = lambda _: None) -> None:
+        """Delete a file, link or empty folder, then the folders above it that this leaves empty.
+
+        `spare` may raise once the folder that holds it is open: then it stays.
+        """
         remove = _remove
         while path:
             parent, _, name = path.rpartition(b"/")
             try:
                 with self._opened(parent) as descriptor:
+                    if remove is _remove:
+                        spare(descriptor)
                     remove(name, descriptor)
             except OSError as error:
                 if error.errno in _NOT_REMOVED:

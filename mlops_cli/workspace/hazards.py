@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 from collections.abc import Collection, Sequence
 
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
-from mlops_cli.hashing import Digest
+from mlops_cli.hashing import Digest, hash_bytes, hash_descriptor
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import object_at
@@ -15,6 +16,7 @@ from mlops_cli.store.trees import Change, Kind
 from mlops_cli.workspace.folders import not_a_folder
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.snapshot import Tracked
+from mlops_cli.workspace.state import Clock
 from mlops_cli.workspace.twins import folds_names, refuse_twins
 
 _NAMED = 3  # paths that a message names
@@ -144,3 +146,38 @@ def is_dead_link(place: bytes, folder: int | None = None) -> bool:
         return object_at(os.readlink(place, dir_fd=folder)) is not None and not os.access(place, os.F_OK, dir_fd=folder)
     except OSError:
         return False
+
+
+def spare_edited(change: Change, folder: int, seen: Clock) -> None:
+    """Raise UsageError when what `change` takes away from `folder` is no longer what was there when it was `seen`.
+
+    Only what may have changed since then is read again.
+    """
+    path, old, _ = change
+    if old is None or old.kind == Kind.FOLDER:
+        return
+    name = path.rpartition(b"/")[2]
+    try:
+        info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if seen.is_settled(info) or stat.S_ISDIR(info.st_mode) or _digest_of(name, folder, info) == old.digest:
+        return
+    raise UsageError(
+        f"`{os.fsdecode(path)}` was changed while mlx was about to replace it: it stays as it is now",
+        hint="run the same command again: it tells what would be lost",
+    )
+
+
+def _digest_of(name: bytes, folder: int, info: os.stat_result) -> Digest | None:
+    """Return the digest of a file or link; None for anything else."""
+    if stat.S_ISLNK(info.st_mode):
+        target = os.readlink(name, dir_fd=folder)
+        return object_at(target) or hash_bytes(target)
+    if not stat.S_ISREG(info.st_mode):
+        return None
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        return hash_descriptor(descriptor)
+    finally:
+        os.close(descriptor)

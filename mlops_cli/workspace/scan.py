@@ -78,7 +78,8 @@ class Scanner:
         self._state = state
         self._reporter = reporter
         self._local = project.local
-        self._reader = FileReader(os.fspath(project.root), Clock.read(project.local), None, as_code=as_code)
+        self.clock = Clock.read(project.local)  # what changed after this, the scan may not have seen
+        self._reader = FileReader(os.fspath(project.root), self.clock, None, as_code=as_code)
         self._witness: Witness | None = None
         self._held = b""  # folders with this stamp have all that is in them in the cache
         self._written: list[tuple[bytes, bytes, Digest]] = []  # stats are packed: there may be a million

@@ -11,6 +11,7 @@ import pickle
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -25,10 +26,11 @@ from mlops_cli.store.sources import Stat
 from mlops_cli.store.trees import Change, Kind, read_link
 from mlops_cli.workers import END, carried_out, crew_size, cut_into_tasks
 from mlops_cli.workspace.folders import OPEN_FOLDER, Folders
-from mlops_cli.workspace.hazards import in_the_way, is_dead_link, is_in_the_way
+from mlops_cli.workspace.hazards import in_the_way, is_dead_link, is_in_the_way, spare_edited
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import damaged_at, not_cached
 from mlops_cli.workspace.scan import Scanner
+from mlops_cli.workspace.state import Clock
 
 WRITTEN_BY_MANY = 1024  # files; fewer are written sooner than workers are made
 _MOST_AT_ONCE = 4096  # files of a folder that appears as a whole
@@ -45,9 +47,10 @@ class _Part(NamedTuple):
 class _Writer:
     """Writes the files of some parts; what it writes shares no name with what another process does."""
 
-    def __init__(self, project: Project, cache: Cache, tasks: Sequence[Sequence[_Part]]) -> None:
+    def __init__(self, project: Project, cache: Cache, tasks: Sequence[Sequence[_Part]], seen: Clock | None) -> None:
         self._cache = cache
         self._tasks = tasks
+        self._seen = seen
         self._folders = Folders(project)
 
     def begin(self, worker: int) -> None:  # noqa: ARG002
@@ -131,6 +134,8 @@ class _Writer:
         path, old, entry = change
         assert entry is not None
         name = path.rpartition(b"/")[2]
+        if self._seen is not None and not is_in_the_way(change):
+            spare_edited(change, folder, self._seen)
         if entry.kind == Kind.FOLDER:
             with suppress(FileExistsError):
                 os.mkdir(name, dir_fd=folder)
@@ -166,21 +171,32 @@ def _write_link(folder: int, temporary: str, name: str, target: bytes) -> None:
 
 
 def apply_changes(
-    project: Project, scanner: Scanner, changes: Sequence[Change], reporter: Reporter, *, cache: Cache | None = None
+    project: Project,
+    scanner: Scanner,
+    changes: Sequence[Change],
+    reporter: Reporter,
+    *,
+    cache: Cache | None = None,
+    spare: bool = False,
 ) -> None:
     """Carry out `changes` (project paths): deletions first, then files folder by folder, from `cache` when given.
 
-    CorruptObject for the first whose object is damaged, once all the others are in place.
+    CorruptObject for the first whose object is damaged, once all the others are in place. With `spare`, UsageError at a
+    file that is no longer what the scan has seen there.
     """
-    deleted = [change.path for change in changes if change.new is None or is_in_the_way(change)]
+    seen = scanner.clock if spare else None
+    deleted = [change for change in changes if change.new is None or is_in_the_way(change)]
     with Folders(project) as folders:
-        for path in sorted(deleted, reverse=True):
-            folders.delete(path)
+        for change in sorted(deleted, key=itemgetter(0), reverse=True):
+            if seen is None:
+                folders.delete(change.path)
+            else:
+                folders.delete(change.path, partial(spare_edited, change, seen=seen))
     written = sorted((change for change in changes if change.new is not None), key=_by_folder)
     tasks = _cut(os.fsencode(project.root), written)
     damaged: list[tuple[int, CorruptObject]] = []
     crew = crew_size() if len(written) >= WRITTEN_BY_MANY else 0
-    for number, value in carried_out(_Writer(project, cache or project.cache, tasks), len(tasks), crew):
+    for number, value in carried_out(_Writer(project, cache or project.cache, tasks, seen), len(tasks), crew):
         if number == END:
             continue
         placed, failed = value

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.pack_format import FILE_HEADER
 from mlops_cli.store.trash import Trash
+from mlops_cli.workspace import checkout as checkout_module
 from mlops_cli.workspace import writing
 from mlops_cli.workspace.collect import collect
 from mlops_cli.workspace.integrity import examine
@@ -283,6 +285,65 @@ def test_a_file_that_becomes_a_link_while_it_is_checked_out(
     assert outside.read_text() == "theirs"
     assert not (box.root / "data/file").is_symlink()
     assert box.read("data/file") == large("one")
+
+
+# Edits while mlx works -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("edit", [lambda place: place.write_text("edit"), lambda place: place.write_text("two!")])
+@pytest.mark.parametrize("crowd", [0, 3000], ids=["few", "many"])
+@pytest.mark.parametrize("deleted", [False, True], ids=["replaced", "deleted"])
+def test_a_file_that_is_edited_while_others_are_checked_out_stays(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch, edit: Callable[[Path], object], crowd: int, *, deleted: bool
+):
+    for number in range(crowd):
+        box.write(f"data/many/{number}", f"{number} one")
+    box.write("data/other", "one")
+    if not deleted:
+        box.write("data/file", "one")
+    box.add("data")
+    box.commit()
+    for number in range(crowd):
+        box.write(f"data/many/{number}", f"{number} two")
+    box.write("data/other", "two")
+    box.write("data/file", "two")
+    box.add("data")
+    box.git("checkout", "--quiet", "HEAD", "--", "data.mlx")
+    apply = checkout_module.apply_changes
+
+    def edited(*args: Any, **options: Any) -> None:
+        edit(box.root / "data/file")
+        apply(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkout_module, "apply_changes", edited)
+        with pytest.raises(UsageError, match="`data/file` was changed while mlx was about to replace it"):
+            box.checkout()
+
+    assert box.read("data/file") in ("edit", "two!")
+    with pytest.raises(UsageError, match="`data/file` would be overwritten or deleted"):
+        box.checkout()
+    box.checkout(force=True)
+    assert box.clean()
+
+
+def test_a_file_that_is_touched_while_others_are_checked_out_is_replaced(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    box.write("data/file", "one")
+    box.add("data")
+    box.commit()
+    box.write("data/file", "two")
+    box.add("data")
+    box.git("checkout", "--quiet", "HEAD", "--", "data.mlx")
+    apply = checkout_module.apply_changes
+
+    def touched(*args: Any, **options: Any) -> None:
+        (box.root / "data/file").touch()
+        apply(*args, **options)
+
+    monkeypatch.setattr(checkout_module, "apply_changes", touched)
+    box.checkout()
+
+    assert box.read("data/file") == "one"
 
 
 @pytest.mark.parametrize("target", ["loop", ".", "..", "/", "../..", "nowhere", "../.git", "/etc/passwd", "a/b\nc"])
