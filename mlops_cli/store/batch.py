@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from mlops_cli.errors import UsageError
+from mlops_cli.errors import OutsideError, UsageError
 from mlops_cli.hashing import Digest, hash_bytes, hash_file
 from mlops_cli.store.cache import CLONE_FROM, Cache
 from mlops_cli.store.copying import SMALL, copy_descriptor
@@ -224,14 +224,20 @@ class Batch:
         except OSError:
             return None
         digest = object_at(os.fsencode(target))
-        if digest is None or digest in self._pending or self._cache.holds(digest, size):
-            return digest
-        if not os.path.isfile(target):
+        if digest is None:
             return None
-        found = self._copy(target, size)
-        if found != digest:
-            raise damaged_in_flight(digest, found)
-        return digest
+        try:
+            before = os.stat(path, follow_symlinks=False)
+            found, self.stat = hash_stable(target, size)
+        except (UsageError, OutsideError):  # there is nothing at its end, but the object may be elsewhere
+            return digest if self._cache.holds(digest, size) else None
+        if found == digest and (digest in self._pending or self._cache.holds(digest, size)):
+            return digest
+        if self._copy(target, size) != found:
+            raise changed(path)
+        if found != digest:  # somebody has written to the object: what the file holds now is another one
+            self._replaced.append((path, found, before))
+        return found
 
     def _temporary(self) -> str:
         try:
@@ -306,11 +312,15 @@ class Batch:
         return True
 
     def _leave_symlink(self, path: str, digest: Digest, before: os.stat_result | Stat) -> None:
-        """Put a symlink to the published object in a file's place, unless the file is no longer what was stored."""
-        if not is_same_file(os.stat(path, follow_symlinks=False), before):
+        """Put a symlink to the published object in a file's place, unless the file is no longer what was stored.
+
+        What is in a pack, from when files were copies, cannot be linked to: that file stays.
+        """
+        target = self._cache.object_path(digest)
+        if not is_same_file(os.stat(path, follow_symlinks=False), before) or not os.path.isfile(target):
             return
         temporary = self._cache.beside(path)
-        os.symlink(self._cache.object_path(digest), temporary)
+        os.symlink(target, temporary)
         try:
             os.rename(temporary, path)
         except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -31,6 +32,7 @@ CLONE_FROM = 64 << 10
 PACK_COPIED = 64 << 10
 PACK_LINKED = 16 << 10
 _WRITABLE = 0o222
+_SECOND = 1_000_000_000  # ns
 
 
 class Cache(PackedStore):
@@ -116,6 +118,22 @@ class Cache(PackedStore):
             self.check(digest)
         return info
 
+    def vouch(self, digest: Digest) -> os.stat_result:
+        """Return the stat of a loose object that has the bytes it must have; MissingObject, CorruptObject otherwise.
+
+        It is read once. Then the fraction of a second in its mtime is set to what its digest says, which whoever writes
+        to it through a link undoes.
+        """
+        path = self.object_path(digest)
+        info = self._inspect(digest, path, None)
+        fraction = int(digest[-8:], 16) % _SECOND
+        if info.st_mtime_ns % _SECOND != fraction:
+            self.check(digest)
+            with suppress(OSError):  # somebody else's, or read-only: it is read each time
+                os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns // _SECOND * _SECOND + fraction))
+            info = os.stat(path, follow_symlinks=False)
+        return info
+
     def place(
         self,
         digest: Digest,
@@ -131,7 +149,7 @@ class Cache(PackedStore):
 
         The target's folder must exist; with `dir_fd` the target is relative to that folder. `hidden` says that nobody
         looks into it yet, so that the file may get its name before its bytes. Copies are verified as they are made;
-        links when the object's mode, or `size` when given, is not as it was stored. UsageError when something is at
+        links unless the object is as it was when that was done last (`vouch`). UsageError when something is at
         `target`, unless `replace` lets a file or symlink there give way; MissingObject, CorruptObject. What was at
         `target`, or nothing, is there after an error or a crash.
 
@@ -161,6 +179,8 @@ class Cache(PackedStore):
         info = self._inspect(digest, source, size)
         if clone and info.st_size <= CLONE_FROM:
             return None
+        if not clone:
+            info = self.vouch(digest)
         temporary = self._made_at(goal)
         try:
             if self.link is LinkMode.HARDLINK:

@@ -188,6 +188,47 @@ def test_an_edit_through_a_link_is_found_and_the_object_put_away(box: Sandbox, h
     assert held(box, digest)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write to a read-only file")
+@pytest.mark.parametrize("link", ["hardlink", "symlink"])
+def test_an_edit_through_a_link_is_added_as_what_it_is(box: Sandbox, link: str):
+    box.configure("cache.link", link)
+    place = box.write("file", large("text"))
+    box.add("file")
+
+    with place.open("r+") as file:
+        file.write("X")
+    box.add("file")
+
+    edited = hash_bytes(("X" + large("text")[1:]).encode())
+    pointer = box.snapshot().pointer("file")
+    assert pointer is not None
+    assert pointer.digest == edited
+    assert held(box, edited)
+    assert box.read("file").startswith("Xext")
+    assert box.clean()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write to a read-only file")
+@pytest.mark.parametrize("crowd", [0, 1500])
+@pytest.mark.parametrize("link", ["hardlink", "symlink"])
+def test_an_object_that_was_edited_is_not_linked_again(box: Sandbox, link: str, crowd: int):
+    for number in range(crowd):  # so many that the file is old by the time that all are checked out
+        box.write(f"data/{number + 1}", str(number))
+    box.configure("cache.link", link)
+    place = box.write("data/0", large("text"))
+    box.add("data")
+    shutil.rmtree(box.root / "data")
+    box.checkout()
+
+    with place.open("r+") as file:
+        file.write("X")
+    place.unlink()
+
+    with pytest.raises(CorruptObject, match="`data/0`"):
+        box.checkout()
+    assert not held(box, hash_bytes(large("text").encode()))
+
+
 def test_nobody_but_root_can_edit_through_a_link(box: Sandbox):
     box.configure("cache.link", "hardlink")
     place = box.write("file", large("text"))
