@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlops_cli.errors import MissingObject, RecordError, UsageError
-from mlops_cli.files import folders_above, is_git_folder, write_atomic
+from mlops_cli.files import TEMPORARY_PREFIX, folders_above, is_git_folder, write_atomic
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES
@@ -153,6 +153,8 @@ def refuse_unfit(project: Project, snapshot: Snapshot, places: Sequence[tuple[st
     """Refuse, with UsageError, `places` (owner, part inside it) whose owners cannot be tracked as data."""
     owners = sorted({owner for owner, _ in places})
     stages = snapshot.stages_outside(owners)
+    for owner, part in places:
+        refuse_reserved(f"{owner}/{part}")
     for owner in owners:
         _refuse_name(owner)
         refuse_way(project, owner)
@@ -170,6 +172,14 @@ def refuse_unfit(project: Project, snapshot: Snapshot, places: Sequence[tuple[st
             f"Git ignores `{name}`, so the pointer could not be committed",
             hint=f"`git check-ignore -v {shlex.quote(name)}` names the rule",
         )
+
+
+def refuse_reserved(path: str) -> None:
+    """Refuse a path in which a name is kept for files that are being written: scans pass over those."""
+    for name in path.split("/"):
+        if name.startswith(TEMPORARY_PREFIX):
+            hint = f"give it a name that does not begin with `{TEMPORARY_PREFIX}`"
+            raise UsageError(f"`{name}` is a name for files that mlx is writing", hint=hint)
 
 
 def _refuse_name(owner: str) -> None:

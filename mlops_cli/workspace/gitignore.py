@@ -17,7 +17,7 @@ def hide_from_git(root: Path, paths: Iterable[str]) -> tuple[str, ...]:
     for folder, names in _by_folder(paths).items():
         file = root / folder / ".gitignore"
         data = _read(file)
-        known = {line.removesuffix(b"\r") for line in data.split(b"\n")}
+        known = _in_force(data)
         wanted = [line for line in map(pattern, names) if line not in known]
         if wanted:
             start = data if data.endswith(b"\n") or not data else data + b"\n"
@@ -53,6 +53,16 @@ def pattern(name: str) -> bytes:
     if escaped.endswith(" "):
         escaped = escaped[:-1] + "\\ "
     return b"/" + escaped.replace("\n", "?").replace("\r", "?").encode("utf-8", "surrogateescape")
+
+
+def _in_force(data: bytes) -> set[bytes]:
+    """Return the lines that no later line can take back: the last that matches a path wins, and `!` shows it again."""
+    known: set[bytes] = set()
+    for line in data.split(b"\n"):
+        if line.startswith(b"!"):
+            known.clear()
+        known.add(line.removesuffix(b"\r"))
+    return known
 
 
 def _by_folder(paths: Iterable[str]) -> dict[str, list[str]]:

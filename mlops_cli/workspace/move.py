@@ -19,7 +19,7 @@ from mlops_cli.records.pointers import SUFFIX, ObjectKind
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batch import Batch, open_batch
 from mlops_cli.store.trees import Entry, Kind, find, split_path
-from mlops_cli.workspace.add import place_of, pointer_to, refuse_unfit
+from mlops_cli.workspace.add import place_of, pointer_to, refuse_reserved, refuse_unfit
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.gitignore import hide_from_git, show_to_git
 from mlops_cli.workspace.ignore import leaves_out
@@ -180,6 +180,10 @@ def _refuse_place(project: Project, source: _Place, target: _Place, entry: Entry
         if os.path.lexists(root / path) and not _is_folder(project, path):
             raise UsageError(f"`{path}` is not a folder", hint="mlx does not move through links or files")
     if target.part:
+        refuse_reserved(new)
+        folders = new.split("/") if entry.kind == Kind.FOLDER else new.split("/")[:-1]
+        if ".mlx" in folders:
+            raise UsageError(f"`{new}` would make its folder an mlx project", hint="choose another name")
         if here and not _is_folder(project, target.owner):
             raise UsageError(
                 f"`{target.owner}` is not in the workspace", hint=f"`mlx pull {target.owner}` brings it; then move"

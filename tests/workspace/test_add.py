@@ -97,6 +97,28 @@ def test_own_files_are_refused(box: Sandbox, path: str):
     assert error.message == f"`{path or '.'}` cannot be tracked as data"
 
 
+@pytest.mark.parametrize("path", [".mlx-tmp-1-x", "data/.mlx-tmp-1-x", "data/.mlx-tmp-1-x/file"])
+def test_name_of_a_file_that_is_being_written_is_refused(box: Sandbox, path: str):
+    """Scans pass over such names, and the next command takes the file away."""
+    box.write("data/other", "other")
+    box.add("data")
+    box.write(path, "mine")
+
+    assert "is a name for files that mlx is writing" in refused(box, path).message
+    assert box.read(path) == "mine"
+
+
+def test_data_that_git_was_told_to_show_again_is_hidden(box: Sandbox):
+    box.write(".gitignore", "/data\n*.bin\n!/data\n!*.bin\n")
+    box.write("data/file", "data")
+    box.write("a.bin", "data")
+
+    assert box.add("data", "a.bin").gitignores == (".gitignore",)
+
+    assert box.changed_in_git() == [".gitignore", ".mlx/config.yaml", "a.bin.mlx", "data.mlx"]
+    assert box.add("data", "a.bin").gitignores == ()
+
+
 def test_name_of_a_pointer_is_refused(box: Sandbox):
     box.write("weights.mlx", b"\x93NUMPY")
     error = refused(box, "weights.mlx")

@@ -192,6 +192,10 @@ def test_a_stage_that_reads_it_is_named(filled: Sandbox) -> None:
     ("old", "new", "message"),
     [
         ("absent", "b", "nothing tracks `absent`"),
+        ("data/x.txt", "data/.mlx/q", "would make its folder an mlx project"),
+        ("data/sub", "data/.mlx", "would make its folder an mlx project"),
+        ("data/x.txt", "data/.mlx-tmp-1-x", "is a name for files that mlx is writing"),
+        ("a.bin", ".mlx-tmp-1-x", "is a name for files that mlx is writing"),
         ("a.bin", "a.bin", "cannot move"),
         ("data", "data/sub/deep", "cannot move"),
         ("a.bin", "other/z.txt", "is tracked already"),
