@@ -233,6 +233,8 @@ class Batch:
             return digest if self._cache.holds(digest, size) else None
         if found == digest and (digest in self._pending or self._cache.holds(digest, size)):
             return digest
+        if found != digest and target != self._cache.object_path(digest):
+            raise damaged_in_flight(digest, found)
         if self._copy(target, size) != found:
             raise changed(path)
         if found != digest:  # somebody has written to the object: what the file holds now is another one

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from mlops_cli.errors import UsageError
+from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, is_git_folder
 from mlops_cli.hashing import Digest, digest_from_raw, hash_alone, hash_bytes, hash_file, raw_digest
 from mlops_cli.store.batch import Batch
@@ -242,7 +242,8 @@ class FileReader:
     ) -> tuple[int, int, bytes, Knowledge]:
         """Return kind, size, raw digest and knowledge of a file or symlink; UsageError when it is neither.
 
-        FileNotFoundError when it is gone, or is a link to an object that is.
+        FileNotFoundError when it is gone, or is a link to an object that is; MissingObject for the latter when it is to
+        be stored: a record must not lose a file because the cache did.
         """
         mode = stat.st_mode
         if st.S_ISREG(mode):
@@ -251,7 +252,7 @@ class FileReader:
         if st.S_ISLNK(mode):
             target = os.readlink(place)
             if object_at(target) is not None:
-                return int(Kind.FILE), *self._read(place, os.stat(place), row, copied=copied)
+                return int(Kind.FILE), *self._read(place, self._linked(place), row, copied=copied)
             if self._as_code and os.path.isfile(place):  # code that is linked from elsewhere is still code
                 return self.look_at(place, os.stat(place), row, copied=copied)
             if self.batch is not None:
@@ -262,6 +263,19 @@ class FileReader:
             f"`{path}` is a {_kind_name(mode)}, which holds no bytes to store",
             hint="remove it, or name it in a `.mlxignore`",
         )
+
+    def _linked(self, place: bytes) -> os.stat_result:
+        """Return the stat of the object that a link leads to."""
+        try:
+            return os.stat(place)
+        except FileNotFoundError:
+            if self.batch is None or not os.path.islink(place):
+                raise
+            path = os.path.relpath(os.fsdecode(place), self._root)
+            raise MissingObject(
+                f"`{path}` is a link to an object that is not there",
+                hint=f"`mlx checkout {path}` or `mlx pull {path}` brings it back; or delete the link",
+            ) from None
 
     def _read(
         self, place: bytes, stat: os.stat_result, row: Row | None, *, copied: bool

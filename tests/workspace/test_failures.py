@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from mlops_cli.errors import CorruptObject, OutsideError, RecordError, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject, OutsideError, RecordError, UsageError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.pack_format import FILE_HEADER
@@ -227,6 +227,25 @@ def test_an_object_that_was_edited_is_not_linked_again(box: Sandbox, link: str, 
     with pytest.raises(CorruptObject, match="`data/0`"):
         box.checkout()
     assert not held(box, hash_bytes(large("text").encode()))
+
+
+def test_a_file_whose_object_is_gone_is_not_taken_out_of_its_record(box: Sandbox):
+    box.configure("cache.link", "symlink")
+    box.write("data/large", large("text"))
+    box.write("data/small", "small")
+    box.write("lone", large("lone"))
+    box.add("data", "lone")
+    box.commit()
+    shutil.rmtree(box.project().cache.root)
+
+    for path in ("data", "lone", "data/large"):
+        with pytest.raises(MissingObject):
+            box.add(path)
+
+    assert box.changed_in_git() == []
+    assert not box.clean()
+    (box.root / "data/large").unlink()
+    assert box.add("data").added[0].files == 1
 
 
 def test_nobody_but_root_can_edit_through_a_link(box: Sandbox):

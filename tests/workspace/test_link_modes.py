@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import CorruptObject, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject
 from mlops_cli.workspace.browse import find_object, write_copy
 from mlops_cli.workspace.snapshot import workspace_snapshot
 from tests.objects import large
@@ -119,7 +119,7 @@ def test_link_to_another_caches_damaged_object_brings_nothing(linked: Sandbox):
 
 def test_link_to_an_object_that_is_nowhere(linked: Sandbox):
     (linked.root / "lone").resolve().unlink()
-    with pytest.raises(UsageError, match="`lone` does not exist"):
+    with pytest.raises(MissingObject, match="`lone` is a link to an object that is not there"):
         linked.add("lone")
 
 
