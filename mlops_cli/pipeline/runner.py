@@ -215,7 +215,7 @@ class _Runner:
 
     def _execute(self, stage: Stage, unfinished: journal.Unfinished) -> None:
         # A command may take days. What was stored by now is named, by locks and by the journal: `mlx gc` may come in.
-        with self.project.guard.released():
+        with self.project.guard.released(self.listener.note):
             run_commands(
                 self.project,
                 stage,

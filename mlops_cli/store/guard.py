@@ -23,6 +23,7 @@ from mlops_cli.store.sharing import grant
 NAME = "gc.lock"
 # Who gave way to a sweep has work in hand that must not be lost for a wait.
 RETURN_SECONDS = 3600.0
+TELL_SECONDS = 5.0  # of waiting, before somebody is told
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
 
@@ -54,8 +55,11 @@ class Guard:
                 self._give()
 
     @contextmanager
-    def released(self) -> Iterator[None]:
-        """Let `mlx gc` in for the length of the block, in which nothing may be stored that no record names."""
+    def released(self, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Let `mlx gc` in for the length of the block, in which nothing may be stored that no record names.
+
+        `note` is told for whom this waits afterwards, when that takes long.
+        """
         if self._depth == 0:
             yield
             return
@@ -63,11 +67,11 @@ class Guard:
         try:
             yield
         finally:
-            self._take(RETURN_SECONDS)
+            self._take(RETURN_SECONDS, note)
 
-    def _take(self, timeout: float) -> None:
+    def _take(self, timeout: float, note: Callable[[str], None] = lambda _: None) -> None:
         try:
-            descriptor = _acquire(self._path, timeout)
+            descriptor = _acquire(self._path, timeout, note)
         except OSError as error:
             raise translate_os_error(error, f"lock `{self._path}`") from error
         self._descriptor = -1 if descriptor is None else descriptor
@@ -97,14 +101,18 @@ def alone(root: Path, *, doing: str, timeout: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path, timeout: float) -> int | None:
+def _acquire(path: Path, timeout: float, note: Callable[[str], None]) -> int | None:
     """Return a descriptor that shares the lock; None where nobody could ever lock it. LockedError."""
     deadline = time.monotonic() + timeout
+    telling = min(deadline, time.monotonic() + TELL_SECONDS)
     while True:
         descriptor = _open(path)
         if descriptor is None:
             return None
         try:
+            if telling < deadline and not _lock(descriptor, fcntl.LOCK_SH, telling):
+                note(f"waiting: {_swept(path, os.pread(descriptor, 4096, 0)).message}")
+                telling = deadline
             if not _lock(descriptor, fcntl.LOCK_SH, deadline):
                 raise _swept(path, descriptor)
             if is_named(descriptor, path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import LockedError
+from mlops_cli.store import guard as guard_module
 from mlops_cli.store.guard import NAME, Guard, alone
 from tests.workspace.projects import wait_for
 
@@ -57,6 +58,34 @@ def test_it_can_be_given_up_for_a_while(tmp_path: Path) -> None:
         pass
 
     assert len(entered) == 2
+
+
+def test_who_waits_long_to_take_it_again_tells_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "TELL_SECONDS", 0.1)
+    notes: list[str] = []
+    told = threading.Event()
+    swept = threading.Event()
+
+    def note(message: str) -> None:
+        notes.append(message)
+        told.set()
+
+    def sweep() -> None:
+        with alone(tmp_path, doing="mlx gc", timeout=0):
+            swept.set()
+            told.wait(30)
+
+    sweeping = threading.Thread(target=sweep)
+    shared = guard(tmp_path)
+    with shared.held():
+        with shared.released(note):
+            sweeping.start()
+            swept.wait(30)
+        assert not is_free(tmp_path)
+    sweeping.join()
+
+    (message,) = notes
+    assert message.startswith("waiting: `mlx gc` (process ")
 
 
 def test_an_error_gives_it_back(tmp_path: Path) -> None:
