@@ -101,7 +101,7 @@ def fsck(
     Damaged objects move to quarantine/ in the cache, and are named with the tracked path that they belong to; so is
     what the records need and the cache lacks. Entries of the run cache are read too. With --sample or --max-duration,
     what was not read for the longest time is read first, so that a little each day comes round to all. Exits with 5
-    when something is damaged, 4 when something is only absent.
+    when something is damaged, 4 when something is only absent, 2 when a record of the workspace cannot be read.
     """
     from mlops_cli.store.checkup import Scope
     from mlops_cli.workspace.integrity import examine
@@ -133,6 +133,7 @@ def _value(found: Examination) -> dict[str, object]:
         "damaged": [asdict(fault) for fault in found.damaged],
         "absent": [{key: asdict(fault)[key] for key in _ABSENT} for fault in found.absent],
         "files": [asdict(file) for file in checkup.files],
+        "unread": [{"message": error.message, "hint": error.hint} for error in found.unread],
         "strays": checkup.strays,
         "leftovers": checkup.leftovers,
         "remote": found.remote,
@@ -153,6 +154,8 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
         yield Styled(f"damaged: {_owner(fault)}: {fault.why}{moved}{_mended(fault)}", Style.RED)
     for fault in found.absent:
         yield Styled(f"absent: {_owner(fault)}{_mended(fault)}", Style.YELLOW)
+    for error in found.unread:
+        yield Styled(f"unread: {error.message}; what it needs was not looked for", Style.YELLOW)
     for stray in checkup.strays:
         yield f"stray: {stray} is not named like an object"
     if checkup.leftovers:

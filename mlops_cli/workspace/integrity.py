@@ -2,7 +2,8 @@
 
 The store is read first, by its own bytes alone, then the run cache's records. Then the workspace's records say which
 tracked path each damaged object belongs to (the workspace's, else HEAD's, else those of the newest commit that names
-it), and which objects are not here at all. The trash or a remote may have good ones.
+it), and which objects are not here at all. The trash or a remote may have good ones. A record that cannot be read is
+told, and stops nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
-from mlops_cli.errors import OutsideError, UsageError
+from mlops_cli.errors import MlxError, OutsideError, UsageError
 from mlops_cli.files import translate_os_error
 from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
@@ -55,7 +56,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What was found, how many objects were `repaired`, and how many files were `returned` from the trash for that."""
+    """What was found, how many objects were `repaired`, and how many files were `returned` from the trash for that.
+
+    `unread` says what is wrong with records of the workspace: what they need was not looked for.
+    """
 
     checkup: Checkup
     damaged: tuple[Fault, ...]
@@ -65,15 +69,21 @@ class Examination:
     returned: int = 0
     repaired: int = 0
     repairing: bool = False
+    unread: tuple[MlxError, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """5 when something is damaged, 4 when something is only absent, else 0; what was repaired as asked is well."""
+        """5 when something is damaged, else 4 when something is absent, else that of a record that cannot be read.
+
+        What was repaired as asked is well.
+        """
         well = self.repairing
         broken = any(not (well and fault.mended) for fault in self.damaged)
         if broken or any(not (well and file.rebuilt) for file in self.checkup.files):
             return 5
-        return 4 if any(not fault.mended for fault in self.absent) else 0
+        if any(not fault.mended for fault in self.absent):
+            return 4
+        return self.unread[0].exit_code if self.unread else 0
 
 
 def examine(
@@ -97,13 +107,15 @@ def examine(
         with project.guard.held() if sources and not dry_run else nullcontext():
             return _examine(project, scope, sources, dry_run=dry_run, reporter=reporter)
     except OSError as error:
-        raise translate_os_error(error, f"read the cache `{project.cache.root}`") from error
+        place = f"`{error.filename}`, for the cache" if error.filename else "the cache"
+        raise translate_os_error(error, f"read {place} `{project.cache.root}`") from error
 
 
 def _examine(
     project: Project, scope: Scope, sources: _Sources | None, *, dry_run: bool, reporter: Reporter
 ) -> Examination:
-    tracked = [entry for entry in workspace_snapshot(project).tracked() if not entry.git]
+    readable, unread = workspace_snapshot(project).readable()
+    tracked = [entry for entry in readable if not entry.git]
     checkup = check_store(project.cache, scope, dry_run=dry_run, reporter=reporter)
     runs = check_run_records(project.cache, dry_run=dry_run)
     checkup = replace(checkup, files=checkup.files + runs.damaged)
@@ -117,7 +129,7 @@ def _examine(
             sources.bring(sound, wanted)
             needs = Needs(sound, tracked, reporter)  # a tree that came may name more
     lost = sorted({*sound.damaged, *needs.absent, *tried})
-    found = Examination(checkup, (), (), runs, repairing=sources is not None)
+    found = Examination(checkup, (), (), runs, repairing=sources is not None, unread=unread)
     if sources is not None:
         brought = len(tried) - len(sound.missing(tried))
         found = replace(found, remote=sources.remote, returned=sources.returned, repaired=brought)

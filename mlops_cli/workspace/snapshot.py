@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from mlops_cli.documents import nearest
-from mlops_cli.errors import RecordError, UsageError
-from mlops_cli.files import folders_above
+from mlops_cli.errors import MlxError, RecordError, UsageError
+from mlops_cli.files import folders_above, translate_os_error
 from mlops_cli.hashing import Digest
 from mlops_cli.records.locks import Lock, OutputRecord, read_lock
 from mlops_cli.records.pipeline import read_pipeline
@@ -189,6 +189,31 @@ class Snapshot:
         if outputs:
             found.extend(entry for stage in self.stages for entry in self.outputs(stage))
         return tuple(sorted(found, key=lambda entry: entry.path))
+
+    def readable(self) -> tuple[tuple[Tracked, ...], tuple[MlxError, ...]]:
+        """Return what `tracked` does, as far as the records can be read, and what is wrong with the others."""
+        found: list[Tracked] = []
+        wrong: list[MlxError] = []
+
+        @contextmanager
+        def gathered(path: str) -> Iterator[None]:
+            try:
+                yield
+            except RecordError as error:
+                wrong.append(error)
+            except OSError as error:
+                wrong.append(translate_os_error(error, f"read `{path}`"))
+
+        for path in self.pointer_paths:
+            with gathered(f"{path}.mlx"):
+                pointer = self.pointer(path)
+                found += [track(path, pointer)] if pointer else []
+        for file in filter(_is_pipeline, self.paths):
+            with gathered(file):
+                for stage in (stage for pipeline in self._pipelines([file]) for stage in pipeline.stages):
+                    with gathered(lock_path(stage)):
+                        found += self.outputs(stage)
+        return tuple(sorted(found, key=lambda entry: entry.path)), tuple(wrong)
 
     def outputs(self, stage: Stage) -> tuple[Tracked, ...]:
         """Return the outputs that the lock of `stage` records and the stage still declares."""

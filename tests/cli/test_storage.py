@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Project
 
 CACHE = Path(".git", "mlx", "cache")
@@ -116,3 +118,31 @@ def test_mv_is_move(project: Project) -> None:
     assert result.stdout == "moved data/raw to data/images\n"
     assert "note: stage `prepare` reads `data/raw`" in result.stderr
     assert "next: git add data/images.mlx data/raw.mlx data/.gitignore" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "said"),
+    [
+        ("broken.mlx", "mlx: 1\npath: broken\nsize: -1\n", "broken.mlx:"),
+        ("broken/mlx.yaml", "mlx: 1\nstages: [\n", "broken/mlx.yaml:"),
+        ("large.bin.mlx", "<<<<<<< ours\nmlx: 1\n", "large.bin.mlx:1"),
+    ],
+)
+def test_a_record_that_cannot_be_read_keeps_nothing_else_from_being_looked_at(
+    project: Project, path: str, data: str, said: str
+) -> None:
+    add_large(project)
+    (project.root / path).parent.mkdir(exist_ok=True)
+    (project.root / path).write_text(data)
+
+    found = project("fsck")
+    document = project("fsck", "--json").json()
+    damage(project)
+    damaged = project("fsck")
+
+    assert found.code == 2
+    assert f"unread: {said}" in found.stdout
+    assert "all as stored" in found.stdout
+    assert document["unread"][0]["message"].startswith(said)
+    assert damaged.code == 5
+    assert "damaged: blake3:" in damaged.stdout
