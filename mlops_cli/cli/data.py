@@ -141,7 +141,7 @@ def _status_hints(found: ProjectStatus, bringing: str) -> list[str]:
         hints.append(f"next: {undo}, `mlx add {path}` records that it is, `mlx diff` lists it")
     if whole:
         path = quoted(whole[0].path)
-        hints.append(f"next: `mlx add {path}` records it, `mlx checkout {path}` undoes it, `mlx diff` lists it")
+        hints.append(f"next: `mlx add {path}` records it, `mlx checkout --force {path}` undoes it, `mlx diff` lists it")
     if any(item.state == "missing" for item in found.data):
         hints.append("next: `mlx checkout` brings missing data back from the cache")
     if len(known) < len(modified) or any(item.state == "not_cached" for item in found.data):

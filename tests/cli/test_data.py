@@ -47,7 +47,7 @@ def test_what_was_edited_is_first_of_all_to_be_recorded(project: Project) -> Non
     project.write("data/raw/a.png", "edited\n")
 
     assert next_steps(project)[0] == (
-        "next: `mlx add data/raw` records it, `mlx checkout data/raw` undoes it, `mlx diff` lists it"
+        "next: `mlx add data/raw` records it, `mlx checkout --force data/raw` undoes it, `mlx diff` lists it"
     )
 
 
