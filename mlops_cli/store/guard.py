@@ -111,7 +111,7 @@ def _acquire(path: Path, timeout: float, note: Callable[[str], None]) -> int | N
             return None
         try:
             if telling < deadline and not _lock(descriptor, fcntl.LOCK_SH, telling):
-                note(f"waiting: {_swept(path, os.pread(descriptor, 4096, 0)).message}")
+                note(f"waiting: {_swept(path, descriptor).message}")
                 telling = deadline
             if not _lock(descriptor, fcntl.LOCK_SH, deadline):
                 raise _swept(path, descriptor)
