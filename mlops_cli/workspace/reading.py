@@ -190,6 +190,8 @@ class Filler:
                     found.append((name, *look_at(child.path, stat, rows.get(name), copied=copied)))
             except FileNotFoundError:  # it is gone
                 continue
+        if self._reader.batch is not None:
+            self._reader.refuse_link(folder.path)
         if folder.inner or not piece.whole or not found or len(found) > SPLIT_ABOVE:
             return Filled(hides, b"", None, None, facts, found)
         digest, data = encode_files([finding[:4] for finding in found])
@@ -220,6 +222,7 @@ class FileReader:
 
     def __init__(self, root: str, clock: Clock, batch: Batch | None, *, as_code: bool) -> None:
         self.batch = batch
+        self.top = b""  # the folder that is walked
         self._root = root
         self._clock = clock
         self._as_code = as_code
@@ -236,6 +239,17 @@ class FileReader:
         if (b"git" in name.lower() or not name.isascii()) and is_git_folder(os.fsdecode(name)):
             raise _git_inside(os.fsdecode(folder), os.fsdecode(name))
         return False
+
+    def refuse_link(self, folder: bytes) -> None:
+        """Raise UsageError when a folder below `top`, of which files were stored, has become a link to another."""
+        above = len(self.top.rpartition(b"/")[0])
+        while len(folder) > above:
+            if os.path.islink(os.path.join(os.fsencode(self._root), folder)):
+                raise UsageError(
+                    f"`{os.fsdecode(folder)}` became a symbolic link while it was read",
+                    hint="run the command again when nothing changes it",
+                )
+            folder = folder.rpartition(b"/")[0]
 
     def look_at(
         self, place: bytes, stat: os.stat_result, row: Row | None, *, copied: bool = False

@@ -172,6 +172,7 @@ class Scanner:
 
     def _tree(self, path: bytes, name: bytes, *, copied: bool, whole: bool = True) -> Entry:
         """Return the entry of a folder; with `whole`, one that is as it was is not looked into file by file."""
+        self._reader.top = path
         folders = [Folder(path, self._key(path), -1, rules_above(self._root, os.fsdecode(path)))]
         listed: list[Folder] = []
         number = files = 0

@@ -26,6 +26,7 @@ from mlops_cli.workspace import checkout as checkout_module
 from mlops_cli.workspace import writing
 from mlops_cli.workspace.collect import collect
 from mlops_cli.workspace.integrity import examine
+from mlops_cli.workspace.reading import Filler
 from mlops_cli.workspace.relink import unprotect
 from mlops_cli.workspace.twins import refuse_twins
 from tests.disks import small_disk
@@ -294,6 +295,30 @@ def test_a_folder_that_becomes_a_link_while_it_is_checked_out(
 
     assert list(outside.iterdir()) == []
     assert box.read("data/kept") == "ours"
+
+
+@pytest.mark.parametrize("swapped", ["data", "data/sub", "data/sub/deep"])
+def test_a_folder_that_becomes_a_link_while_it_is_added(
+    box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+):
+    """Its names are known; their bytes must not be those of files elsewhere."""
+    box.write("data/sub/deep/file", "ours")
+    outside = tmp_path / "outside"
+    shutil.copytree(box.root / swapped, outside)
+    fill = Filler.do
+
+    def swapping(filler: Filler, task: int) -> object:
+        shutil.rmtree(box.root / swapped)
+        (box.root / swapped).symlink_to(outside)
+        return fill(filler, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Filler, "do", swapping)
+        with pytest.raises(UsageError, match=f"`{swapped}` became a symbolic link while it was read"):
+            box.add("data")
+
+    assert not box.exists("data.mlx")
+    assert list(box.project().cache.list()) == []
 
 
 def test_a_link_that_comes_where_a_new_folder_is_to_get_its_name(
