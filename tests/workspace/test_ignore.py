@@ -6,9 +6,13 @@ import os
 import shutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
 
 from mlops_cli.errors import UsageError
 from mlops_cli.store.trees import walk
+from mlops_cli.workspace.ignore import IgnoreRules
 from tests.workspace.projects import Sandbox
 
 
@@ -117,3 +121,30 @@ def test_folder_with_ignored_files_only_stays(box: Sandbox):
     box.checkout()
     assert box.read("data/sub/b") == "b"
     assert box.read("data/sub/x.tmp") == "mine"
+
+
+def test_pattern_that_could_be_tried_in_endless_ways(box: Sandbox):
+    box.write(".mlxignore", f"{'*a' * 60}*b\n{'*(' * 60}*b\n{'*?' * 60}*b\n")
+    box.write("data/" + "a" * 250)
+    box.write("data/" + "(" * 250)
+    box.write("data/" + "a" * 200 + "b")
+
+    box.add("data")
+
+    pointer = box.snapshot().pointer("data")
+    assert pointer is not None
+    assert pointer.files == 2
+
+
+_PIECES = ["a", "b", "*", "?", "**", "/", "[ab]", "[!a]", "(", r"\*", "!"]
+
+
+@given(st.lists(st.sampled_from(_PIECES), min_size=1, max_size=9), st.text("ab(*/", min_size=1, max_size=12))
+def test_patterns_match_as_they_are_written(pieces: list[str], path: str):
+    pattern, path = "".join(pieces), "/".join(part for part in path.split("/") if part) or "a"
+    try:
+        expected = GitIgnoreSpec.from_lines([pattern]).check_file(path).include
+    except ValueError:
+        return
+
+    assert IgnoreRules().add("", pattern.encode()).specs[0][1].check_file(path).include == expected
