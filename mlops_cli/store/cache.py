@@ -122,14 +122,15 @@ class Cache(PackedStore):
         """Return the stat of a loose object that has the bytes it must have; MissingObject, CorruptObject otherwise.
 
         It is read once. Then the fraction of a second in its mtime is set to what its digest says, which whoever writes
-        to it through a link undoes.
+        to it through a link undoes. Another user's object cannot be marked so, nor written to by this one: that it is
+        read-only and of the right size is enough.
         """
         path = self.object_path(digest)
         info = self._inspect(digest, path, None)
         fraction = int(digest[-8:], 16) % _SECOND
-        if info.st_mtime_ns % _SECOND != fraction:
+        if info.st_mtime_ns % _SECOND != fraction and os.geteuid() in (0, info.st_uid):
             self.check(digest)
-            with suppress(OSError):  # somebody else's, or read-only: it is read each time
+            with suppress(OSError):  # a read-only disk: it is read each time
                 os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns // _SECOND * _SECOND + fraction))
             info = os.stat(path, follow_symlinks=False)
         return info

@@ -484,8 +484,8 @@ def test_unreadable_old_listing_is_no_obstacle(tracked: Sandbox):
 
 @pytest.mark.parametrize("size", [7, LARGE])
 @pytest.mark.parametrize("link", ["copy", "reflink", "hardlink", "symlink"])
-def test_damaged_object_is_found_or_never_copied(tracked: Sandbox, link: str, size: int):
-    """Copies are verified as they are made; links of an object whose size and mode are right are not read."""
+def test_damaged_object_is_not_placed(tracked: Sandbox, link: str, size: int):
+    """Copies are verified as they are made; an object is read before it is linked for the first time."""
     tracked.configure("cache.link", link)
     tracked.write("lone", "x" * size)
     tracked.add("lone")
@@ -494,23 +494,18 @@ def test_damaged_object_is_found_or_never_copied(tracked: Sandbox, link: str, si
     assert pointer is not None
     (tracked.root / "lone").unlink()
     damage(cache, pointer.digest)
-    if size < LARGE or link in ("copy", "reflink"):
-        with pytest.raises(CorruptObject) as caught:
-            tracked.checkout("lone")
-        start = f"`lone`: object `{pointer.digest[:19]}` in the cache is damaged: "
-        assert caught.value.message.startswith(start)
-        assert caught.value.hint == (
-            "it is in `quarantine/` of the cache now; `mlx pull lone` brings a good one from a remote"
-        )
-        assert tracked.project().cache.missing([pointer.digest]) == {pointer.digest}
-        assert not tracked.exists("lone")
-        assert len(os.listdir(cache.root / "quarantine")) == 1
-        with pytest.raises(MissingObject):
-            tracked.checkout("lone")
-    else:
-        tracked.checkout("lone")  # a link is not read: reading the cache to its end is what finds it
-        with pytest.raises(CorruptObject):
-            cache.check(pointer.digest)
+    with pytest.raises(CorruptObject) as caught:
+        tracked.checkout("lone")
+    start = f"`lone`: object `{pointer.digest[:19]}` in the cache is damaged: "
+    assert caught.value.message.startswith(start)
+    assert caught.value.hint == (
+        "it is in `quarantine/` of the cache now; `mlx pull lone` brings a good one from a remote"
+    )
+    assert tracked.project().cache.missing([pointer.digest]) == {pointer.digest}
+    assert not tracked.exists("lone")
+    assert len(os.listdir(cache.root / "quarantine")) == 1
+    with pytest.raises(MissingObject):
+        tracked.checkout("lone")
 
 
 def cut(cache: Cache, digest: Digest) -> None:

@@ -50,7 +50,8 @@ def test_init_is_idempotent(tmp_path: Path):
     project, created = init_project(repo, os.environ)
     assert created
     assert (repo / ".mlx/config.yaml").read_bytes() == b"mlx: 1\n"
-    assert init_project(repo, os.environ) == (project, False)
+    again, created = init_project(repo, os.environ)
+    assert (again.root, again.config, created) == (project.root, project.config, False)
 
 
 def test_init_keeps_settings_that_are_there(box: Sandbox):
