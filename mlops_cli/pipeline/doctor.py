@@ -17,11 +17,9 @@ from pathlib import Path
 from mlops_cli import __version__
 from mlops_cli.documents import parse_yaml
 from mlops_cli.documents.schemas import find_violations
-from mlops_cli.errors import MissingObject, MlxError
-from mlops_cli.hashing import hash_bytes
+from mlops_cli.errors import MlxError
 from mlops_cli.pipeline.inputs import stage_graph
 from mlops_cli.records import config
-from mlops_cli.store.folder import FolderRemote
 from mlops_cli.store.links import supported_modes
 from mlops_cli.workspace import git
 from mlops_cli.workspace.project import CONFIG, Project, config_files, find_project, find_root
@@ -163,12 +161,8 @@ def _remotes(project: Project) -> Iterator[Finding]:
         default = ", the default" if remote.default else ""
         try:
             _, store = open_project_remote(project, remote.name)
-            if isinstance(store, FolderRemote) and not store.root.exists() and store.root.parent.is_dir():
-                default += f": nothing was pushed yet (`{store.root}` does not exist)"
-            else:
-                store.read(hash_bytes(b""))
-        except MissingObject:
-            pass
+            if store.is_new():
+                default += ": nothing was pushed yet"
         except MlxError as error:
             yield Finding(f"remote {remote.name}", Health.WARNING, error.message, error.hint or "")
             continue

@@ -28,7 +28,7 @@ from mlops_cli.pipeline.processes import Group, is_running, stop_group
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.stages import Stage
-from mlops_cli.store.remote import RemoteStore
+from mlops_cli.store.remote import Remote
 from mlops_cli.store.trees import Entry
 from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore
@@ -271,7 +271,7 @@ class _Rerun:
         except MissingObject as error:
             raise _nowhere(tracked, stage, name) from error
 
-    def _open_remote(self, tracked: Tracked, stage: Stage) -> tuple[str, RemoteStore]:
+    def _open_remote(self, tracked: Tracked, stage: Stage) -> tuple[str, Remote]:
         if not self.project.config.remotes:
             hint = "`mlx remote add storage URL`"
             raise MissingObject(f"{_absence(tracked, stage)}, and there is no remote", hint=hint)

@@ -117,6 +117,11 @@ class Failures:
         else:
             self._damaged[digest] = error
 
+    @property
+    def any(self) -> bool:
+        """Whether there was one."""
+        return bool(self._absent or self._damaged)
+
     def raise_any(self) -> None:
         """Raise DamagedObjects if any was damaged, else AbsentObjects if any was absent."""
         if self._damaged:

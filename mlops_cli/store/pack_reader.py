@@ -138,7 +138,7 @@ class PackReader(PackFolder):
         return None, damage
 
     def _read_at(self, place: Place, raw: bytes) -> bytes:
-        record = self._record(place)
+        record = self.record(place)
         if record.raw != raw:
             raise PackError("its index leads to another object")
         data = unpacked(record)
@@ -159,7 +159,8 @@ class PackReader(PackFolder):
         except PackError as error:  # it was well a moment ago
             raise OSError(errno.EIO, str(error)) from error
 
-    def _record(self, place: Place) -> Record:
+    def record(self, place: Place) -> Record:
+        """Return the record at `place`, as it was written; PackError, FileNotFoundError."""
         size = RECORD_SIZE + place.stored
         if place.stored > LARGEST:
             raise PackError("its index claims what no record is")

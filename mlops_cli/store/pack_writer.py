@@ -115,6 +115,10 @@ class PackWriter:
         if self._buffered >= _BUFFERED:
             self._flush()
 
+    def rows(self) -> list[Row]:
+        """Return where everything that was added is."""
+        return list(self._rows.values())
+
     def read(self, raw: bytes) -> Record:
         """Return an object that was added; KeyError when it was not."""
         row = self._rows[raw]

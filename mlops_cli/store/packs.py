@@ -13,15 +13,14 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
-from mlops_cli.files import sync_folder, sync_paths, write_all
+from mlops_cli.files import sync_folder, write_all
 from mlops_cli.hashing import PREFIX, Digest, Hasher, digest_from_raw, hash_bytes
 from mlops_cli.store.pack_folder import read_whole, size_of
-from mlops_cli.store.pack_format import SEALED_AT, PackError, Record, scan_records
+from mlops_cli.store.pack_format import SEALED_AT, PackError, scan_records
 from mlops_cli.store.pack_reader import PackReader
 from mlops_cli.store.pack_segment import Segment, encode_segment
-from mlops_cli.store.pack_writer import PackWriter
+from mlops_cli.store.repacker import Repacker
 from mlops_cli.store.scratch import CREATE_FLAGS, OBJECT_MODE
 from mlops_cli.store.sharing import grant, make_folder
 
@@ -116,7 +115,7 @@ class Packs(PackReader):
         `replacing` must be held. Records are copied as they are stored, never compressed again; what is damaged stays
         in the old files alone (`is_sound` tells). Of a pack that is gone there is nothing to do.
         """
-        writer = _Rewriter(new_path, durable=durable)
+        writer = Repacker(new_path, durable=durable)
         old = []
         try:
             for name in names:
@@ -201,41 +200,3 @@ class Packs(PackReader):
         os.rename(temporary, path)
         self._forgive(path)
         return path
-
-
-class _Rewriter:
-    """Records on their way into new packs, each object once."""
-
-    def __init__(self, new_path: Callable[[], str], *, durable: bool) -> None:
-        self._new_path = new_path
-        self._durable = durable
-        self._writer: PackWriter | None = None
-        self._written: set[bytes] = set()
-        self._sealed: list[tuple[str, str]] = []
-
-    def add(self, record: Record) -> None:
-        if record.raw in self._written:
-            return
-        writer = self._writer
-        if writer is None:
-            writer = self._writer = PackWriter(self._new_path())
-        writer.add(record)
-        self._written.add(record.raw)
-        if writer.size >= SEALED_AT:
-            self._end_pack(writer)
-
-    def seal(self) -> list[tuple[str, str]]:
-        if self._writer is not None:
-            self._end_pack(self._writer)
-        return self._sealed
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def _end_pack(self, writer: PackWriter) -> None:
-        name = writer.seal()
-        if self._durable:
-            sync_paths([writer.path], Path(writer.path).parent)
-        self._sealed.append((writer.path, name))
-        self._writer = None

@@ -18,8 +18,7 @@ from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.checkup import Checkup, Scope, check_store
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
-from mlops_cli.store.remote import RemoteStore
-from mlops_cli.store.transfer import copy_objects
+from mlops_cli.store.remote import Remote
 from mlops_cli.store.trash import Trash
 from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.needs import Needs, SoundCache, reach_of
@@ -148,7 +147,7 @@ class _Sources:
         self._project = project
         self._trash = Trash(project.cache)
         self._reporter = reporter
-        self._store: RemoteStore | None = None
+        self._store: Remote | None = None
         if remote or project.config.remotes or not self._trash.thrown():
             self.remote, self._store = open_project_remote(project, remote)
 
@@ -163,7 +162,7 @@ class _Sources:
             self._reporter.start("fetching", None, "bytes")
             with suppress(AbsentObjects, DamagedObjects):  # what did not come is told
                 jobs = self._project.config.core_jobs
-                copy_objects(left, self._store, self._project.cache, jobs=jobs, reporter=self._reporter)
+                self._store.bring(self._project.cache, left, jobs=jobs, reporter=self._reporter)
 
 
 def _told(

@@ -7,18 +7,18 @@ which blobs are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlops_cli.errors import CorruptObject, MissingObject, UsageError
-from mlops_cli.hashing import Digest
+from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageError
+from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.objects import AbsentObjects, DamagedObjects, ObjectStore
-from mlops_cli.store.remote import RemoteStore, open_remote
-from mlops_cli.store.transfer import Transferred, copy_objects
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects
+from mlops_cli.store.remote import Remote, Transferred
+from mlops_cli.store.upload import Wanted
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import Reach, children, damaged_at, reach, resolve_part
 from mlops_cli.workspace.remotes import default_remote
@@ -40,11 +40,16 @@ class SyncResult:
     unread: tuple[str, ...] = ()
 
 
-def open_project_remote(project: Project, name: str | None) -> tuple[str, RemoteStore]:
-    """Return the remote `name`, or the default one, with its name; UsageError when there is none of that name."""
+def open_project_remote(project: Project, name: str | None) -> tuple[str, Remote]:
+    """Return the remote `name`, or the default one, with its name; UsageError when there is none of that name.
+
+    Nothing is contacted before the first verb. RemoteError when the URL's protocol is unknown or its package is not
+    installed.
+    """
     chosen = choose_remote(project, name)
     url = project.config.remotes[chosen].url
-    return chosen, open_remote(chosen, url, project.root, durability=project.cache.durability)
+    bucket = open_bucket(chosen, url, project.root, durability=project.cache.durability)
+    return chosen, Remote(bucket, str(project.local / "remotes" / fingerprint(url)))
 
 
 def choose_remote(project: Project, name: str | None) -> str:
@@ -79,7 +84,7 @@ def push(
     needed = reach(project.cache, chosen)
     missing = store.missing({*needed.sizes, *needed.unread})
     if missing & needed.unread:
-        _refuse_gone(store, missing & needed.unread)
+        _refuse_gone(store)
         raise _unreadable(needed, store.label, missing & needed.unread)
     # A tree that is on the remote already came after everything beneath it.
     ordered = [digest for digest in needed.sizes if digest in missing]
@@ -87,15 +92,14 @@ def push(
     if not dry_run and ordered:
         absent = project.cache.missing(ordered)
         if absent:
-            _refuse_gone(store, absent)
+            _refuse_gone(store)
             raise _unpushable(needed, store.label, absent, {tracked.path: tracked.stage for tracked, _ in chosen})
         reporter.start("pushing", size, "bytes")
         try:
             with project.guard.held():
-                for step in needed.steps:  # the first that fails is the last: no tree goes up over what did not
-                    lacking = [digest for digest in step if digest in missing]
-                    jobs = jobs or project.config.core_jobs
-                    copy_objects(lacking, project.cache, store, jobs=jobs, reporter=reporter)
+                blobs, *levels = ([digest for digest in step if digest in missing] for step in needed.steps)
+                wanted = Wanted(blobs, [digest for level in levels for digest in level], needed.sizes)
+                store.send(project.cache, wanted, jobs=jobs or project.config.core_jobs, reporter=reporter)
         except DamagedObjects as error:
             raise _damaged(needed, error, "`mlx add {path}` or `mlx run` makes a good one again") from error
     paths = tuple(sorted({entry.path for entry, _ in chosen}))
@@ -103,13 +107,13 @@ def push(
     return SyncResult(name, project.config.remotes[name].url, paths, len(ordered), size, unread)
 
 
-def _refuse_gone(store: ObjectStore, absent: Collection[Digest]) -> None:
-    """Raise RemoteError when a remote lacks the objects `absent` because it is itself not there."""
-    with suppress(MissingObject):
-        store.open(min(absent)).close()
+def _refuse_gone(store: Remote) -> None:
+    """Raise RemoteError when a remote lacks objects because it is itself not there."""
+    if isinstance(error := store.absent([]), RemoteError):
+        raise error
 
 
-def find_absent(cache: Cache, store: ObjectStore, chosen: Iterable[tuple[Tracked, str]]) -> set[Digest]:
+def find_absent(cache: Cache, store: Remote, chosen: Iterable[tuple[Tracked, str]]) -> set[Digest]:
     """Return the objects that `chosen` needs and neither store has; what lies below a tree there counts as there.
 
     Nothing is downloaded. RemoteError when `store` is not there.
@@ -117,7 +121,7 @@ def find_absent(cache: Cache, store: ObjectStore, chosen: Iterable[tuple[Tracked
     needed = reach(cache, chosen)
     absent = store.missing(cache.missing(needed.sizes) | needed.unread)
     if absent:
-        _refuse_gone(store, absent)
+        _refuse_gone(store)
     return absent
 
 
@@ -166,7 +170,7 @@ def _fetchable(tracked: Sequence[Tracked], targets: Sequence[str]) -> tuple[tupl
 
 def fetch_objects(
     cache: Cache,
-    store: ObjectStore,
+    store: Remote,
     chosen: Iterable[tuple[Tracked, str]],
     *,
     jobs: int = 0,
@@ -197,7 +201,7 @@ def fetch_objects(
 class _Fetching:
     """A view of the cache that brings what it lacks from a remote when it is read."""
 
-    def __init__(self, cache: Cache, store: ObjectStore, jobs: int, reporter: Reporter) -> None:
+    def __init__(self, cache: Cache, store: Remote, jobs: int, reporter: Reporter) -> None:
         self.done = Transferred(0, 0)
         self._cache = cache
         self._store = store
@@ -206,7 +210,7 @@ class _Fetching:
 
     def bring(self, digests: Sequence[Digest]) -> None:
         if digests:
-            more = copy_objects(digests, self._store, self._cache, jobs=self._jobs, reporter=self._reporter)
+            more = self._store.bring(self._cache, digests, jobs=self._jobs, reporter=self._reporter)
             self.done = Transferred(self.done.objects + more.objects, self.done.bytes + more.bytes)
 
     def read(self, digest: Digest) -> bytes:

@@ -1,0 +1,228 @@
+"""Bringing objects from a remote into the cache: as few ranges of its packs as pay, verified before they are visible.
+
+Records come as they are stored and go into packs of the cache as they are; each is unpacked once on the way, to see
+that its bytes are those that its digest names. What has come is published in rounds, so that an interrupted fetch goes
+on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from mlops_cli.files import write_all
+from mlops_cli.hashing import Digest, digest_from_raw, hash_file, raw_digest
+from mlops_cli.progress import Reporter
+from mlops_cli.store.bucket import AbsentKey, Bucket
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Failures, cut
+from mlops_cli.store.pack_format import LARGEST, LARGEST_PACK, RECORD_SIZE, PackError, Record, decode_record
+from mlops_cli.store.pack_index import Place
+from mlops_cli.store.pack_writer import unpacked
+from mlops_cli.store.parallel import map_bounded
+from mlops_cli.store.remote_index import LOOSE, RemoteIndex
+from mlops_cli.store.repacker import Repacker
+from mlops_cli.store.scratch import CREATE_FLAGS, OBJECT_MODE
+from mlops_cli.store.upload import object_key, pack_key
+
+_GAP = 1 << 20  # bytes nobody wants that are read rather than asked around
+_RANGE = 16 << 20  # bytes of one request, unless one record is more
+_ROUND = 256 << 20  # bytes that are published at once
+
+
+class _Span(NamedTuple):
+    """A range of a pack (bytes, `start` to before `end`), and the objects in it that are wanted."""
+
+    pack: str
+    start: int
+    end: int
+    objects: list[tuple[Digest, Place]]
+
+
+class _Came(NamedTuple):
+    """What one request brought: records for packs, loose objects under temporary names; or what was not there."""
+
+    records: list[tuple[Digest, Record]]
+    files: list[tuple[Digest, str, int]]
+    gone: list[Digest]
+
+
+class Download:
+    """One fetch from the remote in `bucket` into `cache`."""
+
+    def __init__(self, cache: Cache, bucket: Bucket, index: RemoteIndex, reporter: Reporter) -> None:
+        self._cache = cache
+        self._bucket = bucket
+        self._index = index
+        self._reporter = reporter
+        self._failures = Failures()
+        self.objects = 0
+        self.bytes = 0
+
+    def run(self, digests: Collection[Digest], jobs: int) -> None:
+        """Bring `digests`; what came stays when the rest fails.
+
+        AbsentObjects or DamagedObjects, told once at the end, when the remote lacks some or has other bytes.
+        """
+        with self._cache.scratch() as scratch:
+            incoming = _Incoming(self._cache, scratch.next_path)
+            try:
+                left: Collection[Digest] = digests
+                while left:
+                    left = self._round(left, incoming, jobs or self._bucket.parallel, scratch.next_path)
+            finally:
+                incoming.close()
+        self._failures.raise_any()
+
+    def _round(
+        self, digests: Collection[Digest], incoming: _Incoming, jobs: int, new_path: Callable[[], str]
+    ) -> list[Digest]:
+        """Bring what the index names; return what was not where it said, and may be elsewhere."""
+        places = self._index.find(digests)
+        for digest in digests:
+            if digest not in places:
+                self._failures.add(digest, AbsentObjects([digest], self._bucket.label))
+        gone: list[Digest] = []
+        spans = spans_of((digest, place) for digest, place in places.items() if place.pack != LOOSE)
+        loose = [digest for digest, place in places.items() if place.pack == LOOSE]
+        tasks = chain((partial(self._read, span) for span in spans), (partial(self._get, d, new_path) for d in loose))
+        try:
+            for came in map_bounded(lambda task: task(), tasks, jobs):
+                gone += came.gone
+                size = incoming.take(came)
+                self.objects += len(came.records) + len(came.files)
+                self.bytes += size
+                self._reporter.advance(size)
+        finally:
+            incoming.publish()  # even when the remote fails half-way: what came is whole and need not come again
+        return gone
+
+    def _read(self, span: _Span) -> _Came:
+        try:
+            data = self._bucket.get(pack_key(span.pack), span.start, span.end)
+        except AbsentKey:
+            self._index.reject(span.pack)
+            return _Came([], [], [digest for digest, _ in span.objects])
+        records = []
+        for digest, place in span.objects:
+            try:
+                record = decode_record(data, place.offset - span.start)
+                found = blake3(unpacked(record)).digest()
+                if record.raw != raw_digest(digest):
+                    raise PackError("the index leads to another object")
+            except PackError as error:
+                self._failures.add(digest, damaged_record(digest, str(error), self._bucket.label, span.pack))
+                continue
+            if found != record.raw:
+                key = pack_key(span.pack)
+                self._failures.add(digest, damaged_object(digest, digest_from_raw(found), self._bucket.label, key))
+            else:
+                records.append((digest, record))
+        return _Came(records, [], [])
+
+    def _get(self, digest: Digest, new_path: Callable[[], str]) -> _Came:
+        path = new_path()
+        try:
+            size = self._bucket.get_file(object_key(digest), path)
+        except AbsentKey:
+            self._failures.add(digest, AbsentObjects([digest], self._bucket.label))
+            return _Came([], [], [])
+        found = hash_file(path)
+        if found != digest:
+            os.unlink(path)
+            self._failures.add(digest, damaged_object(digest, found, self._bucket.label, object_key(digest)))
+            return _Came([], [], [])
+        return _Came([], [(digest, path, size)], [])
+
+
+class _Incoming:
+    """What has come, on its way into the cache."""
+
+    def __init__(self, cache: Cache, new_path: Callable[[], str]) -> None:
+        self._cache = cache
+        self._new_path = new_path
+        self._repacker = Repacker(new_path, durable=False)
+        self._files: dict[Digest, str] = {}
+        self._size = 0
+
+    def take(self, came: _Came) -> int:
+        """Keep what one request brought; return its bytes."""
+        size = 0
+        try:
+            for digest, record in came.records:
+                size += record.length
+                if record.length <= self._cache.pack_below:
+                    self._repacker.add(record)
+                    continue
+                data = unpacked(record)
+                if self._cache.is_packed(data):
+                    self._repacker.add(record)
+                else:
+                    self._files[digest] = _written(self._new_path(), data)
+            for digest, path, length in came.files:
+                self._files[digest] = path
+                size += length
+        except OSError as error:
+            raise self._cache.trouble(error, "copy objects to the cache") from error
+        self._size += size
+        if self._size >= _ROUND:
+            self.publish()
+        return size
+
+    def publish(self) -> None:
+        """Make all that was kept durable, then visible."""
+        files, self._files, self._size = self._files, {}, 0
+        try:
+            self._cache.publish(files, self._repacker.seal())
+        except OSError as error:
+            raise self._cache.trouble(error, "copy objects to the cache") from error
+
+    def close(self) -> None:
+        """Give back what was not published."""
+        self._repacker.close()
+
+
+def _written(path: str, data: bytes) -> str:
+    descriptor = os.open(path, CREATE_FLAGS, OBJECT_MODE)
+    try:
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
+    return path
+
+
+def spans_of(objects: Iterable[tuple[Digest, Place]]) -> Iterator[_Span]:
+    """Yield the ranges to read: near ones together, none much larger than a record or `_RANGE`."""
+    ordered = sorted(objects, key=lambda item: (item[1].pack, item[1].offset))
+    span: _Span | None = None
+    for digest, place in ordered:
+        end = place.offset + RECORD_SIZE + place.stored
+        if place.stored > LARGEST or end > LARGEST_PACK:
+            end = place.offset + RECORD_SIZE  # no record is that large: reading its head tells
+        near = span is not None and span.pack == place.pack and place.offset - span.end <= _GAP
+        if span is not None and near and max(end, span.end) - span.start <= _RANGE:
+            span.objects.append((digest, place))
+            span = span._replace(end=max(end, span.end))
+            continue
+        if span is not None:
+            yield span
+        span = _Span(place.pack, place.offset, end, [(digest, place)])
+    if span is not None:
+        yield span
+
+
+def damaged_record(digest: Digest, why: str, label: str, pack: str) -> DamagedObjects:
+    """Return what to raise for an object whose record on a remote is not what was written."""
+    message = f"object `{cut(digest)}` in {label} is damaged: {why} (`{pack_key(pack)}`)"
+    return DamagedObjects([digest], message, hint="`mlx push --repair` from a clone that has it makes it good")
+
+
+def damaged_object(digest: Digest, found: Digest, label: str, key: str) -> DamagedObjects:
+    """Return what to raise for an object of a remote whose bytes hash to `found`."""
+    message = f"object `{cut(digest)}` in {label} is damaged: its bytes hash to `{cut(found)}` (`{key}`)"
+    return DamagedObjects([digest], message, hint="`mlx push --repair` from a clone that has it makes it good")
