@@ -136,6 +136,14 @@ class FolderBucket:
         """Say whether the folder is there."""
         return self.folder.is_dir()
 
+    def refuse_unmounted(self) -> None:
+        """Raise RemoteError when neither the folder is there nor the one to make it in."""
+        if not self.folder.is_dir() and not self.folder.parent.is_dir():
+            raise RemoteError(
+                f"{self.label} is `{self.folder}`, and there is no `{self.folder.parent}` to make it in",
+                hint="mount it, or make that folder; `mlx remote list` shows the URL",
+            )
+
     def _path(self, key: str) -> str:
         return f"{self.folder}/{key}"
 
@@ -162,11 +170,7 @@ class FolderBucket:
     def _make(self) -> None:
         if self.folder.is_dir():
             return
-        if not self.folder.parent.is_dir():
-            raise RemoteError(
-                f"{self.label} is `{self.folder}`, and there is no `{self.folder.parent}` to make it in",
-                hint="mount it, or make that folder; `mlx remote list` shows the URL",
-            )
+        self.refuse_unmounted()
         self.folder.mkdir(exist_ok=True)
         if self._durable:
             sync_folder(self.folder.parent)

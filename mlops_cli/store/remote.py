@@ -87,6 +87,8 @@ class Remote:
         if not lacking:
             return Transferred(0, 0)
         self._look()
+        if not self._layout:
+            raise self.absent(lacking)
         download = Download(cache, self.bucket, self._index, reporter)
         download.run([digest for digest in dict.fromkeys(digests) if digest in lacking], jobs)
         return Transferred(download.objects, download.bytes)
@@ -135,27 +137,33 @@ class Remote:
 
     def read_run(self, key: str) -> bytes | None:
         """Return the run record stored under a fingerprint, or None."""
+        place = _run_key(key)
+        self._look()
         try:
-            data = self.bucket.get(_run_key(key), 0, RUN_SIZE_LIMIT + 1)
+            data = self.bucket.get(place, 0, RUN_SIZE_LIMIT + 1)
         except AbsentKey:
             return None
         return data if len(data) <= RUN_SIZE_LIMIT else None
 
     def write_run(self, key: str, data: bytes) -> None:
         """Store a run record under its fingerprint, replacing what was there."""
+        place = _run_key(key)
         self._prepare()
-        self.bucket.put(_run_key(key), data)
+        self.bucket.put(place, data)
 
     def list_runs(self) -> Iterator[str]:
         """Yield the fingerprints that have a run record."""
+        self._look()
         for stored in self.bucket.list("runs"):
             name = stored.key.removeprefix("runs/")
             if name.endswith(".yaml") and name[:-5].isalnum():
                 yield name[:-5]
 
     def is_new(self) -> bool:
-        """Say whether nothing was ever pushed here."""
+        """Say whether nothing was ever pushed here; RemoteError for a folder that could not even be made."""
         self._look()
+        if isinstance(self.bucket, FolderBucket):
+            self.bucket.refuse_unmounted()
         return not self._layout
 
     def absent(self, digests: Collection[Digest]) -> MlxError:

@@ -156,6 +156,7 @@ def fetch(
         with project.guard.held():
             done = fetch_objects(project.cache, store, chosen, jobs=jobs or project.config.core_jobs, reporter=reporter)
     except AbsentObjects as error:
+        _refuse_gone(store)
         raise _unfetchable(reach(project.cache, chosen), store.label, error) from error
     except DamagedObjects as error:
         raise _damaged(reach(project.cache, chosen), error) from error

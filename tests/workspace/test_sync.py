@@ -12,7 +12,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageErr
 from mlops_cli.hashing import Digest
 from mlops_cli.store.trees import Kind, find, tree_objects, walk
 from mlops_cli.workspace.sync import fetch, open_project_remote, push
-from tests.objects import cache_at, damage, stored
+from tests.objects import cache_at, damage, lose_all, stored
 from tests.workspace.projects import Sandbox, clone, listing
 
 
@@ -130,7 +130,7 @@ def test_push_of_what_is_nowhere(shared: Sandbox):
 
 
 def test_fetch_of_what_is_nowhere(other: Sandbox):
-    shutil.rmtree(other.root.parent / "remote/objects")
+    lose_all(other.root.parent / "remote")
     for target in ("lone", "data", "data/a"):
         with pytest.raises(MissingObject) as caught:
             fetch(other.project(), [target])
@@ -186,6 +186,7 @@ def test_no_tree_goes_up_over_what_did_not(shared: Sandbox, url: str):
     assert store.missing(trees) == set(trees)
     shared.add("data")
     push(shared.project(), ["data"])
+    _, store = open_project_remote(shared.project(), None)
     assert store.missing([digest for digest, _ in tree_objects(cache, pointed(shared, "data"))]) == set()
 
 
