@@ -19,6 +19,12 @@ from mlops_cli.cli.text import count, size_text, table
 if TYPE_CHECKING:
     from mlops_cli.workspace.sync import SyncResult
 
+Revisions = Annotated[
+    list[str] | None,
+    typer.Option("--rev", metavar="REV", help="The data of a Git revision (may be given several times)"),
+]
+AllBranches = Annotated[bool, typer.Option("--all-branches", help="The data of every local branch")]
+AllTags = Annotated[bool, typer.Option("--all-tags", help="The data of every tag")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The remote's name")]
 Known = Annotated[str, typer.Argument(metavar="NAME", help="The remote's name", autocompletion=complete_remotes)]
 Level = Annotated[bool, typer.Option("--clone", help="Only in this clone, not committed")]
@@ -27,6 +33,9 @@ Level = Annotated[bool, typer.Option("--clone", help="Only in this clone, not co
 def push(
     context: typer.Context,
     paths: Targets = None,
+    revisions: Revisions = None,
+    branches: AllBranches = False,
+    tags: AllTags = False,
     remote: RemoteName = None,
     jobs: Jobs = 0,
     dry_run: DryRun = False,
@@ -34,15 +43,20 @@ def push(
 ) -> None:
     """Upload the data that the records name
 
-    Only what the remote lacks goes up. Without a path, that is all that the pointers and locks of the workspace name.
+    Only what the remote lacks goes up. Without a path, that is all that the pointers and locks of the workspace name,
+    or of the revisions that are named instead of it.
     """
     from mlops_cli.workspace import sync
+    from mlops_cli.workspace.versions import Versions
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
+    versions = Versions(tuple(revisions or ()), branches, tags)
     with reporting(output) as reporter:
-        result = sync.push(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+        result = sync.push(
+            project, targets, versions=versions, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter
+        )
     verb = "would push" if dry_run else "pushed"
     _show(output, "push", result, verb, "to", dry_run=dry_run)
 
@@ -50,19 +64,29 @@ def push(
 def fetch(
     context: typer.Context,
     paths: Targets = None,
+    revisions: Revisions = None,
+    branches: AllBranches = False,
+    tags: AllTags = False,
     remote: RemoteName = None,
     jobs: Jobs = 0,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Download data into the cache, not into the workspace"""
+    """Download data into the cache, not into the workspace
+
+    Without a path, that is all that the records of the workspace name, or of the revisions that are named instead.
+    """
     from mlops_cli.workspace import sync
+    from mlops_cli.workspace.versions import Versions
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
+    versions = Versions(tuple(revisions or ()), branches, tags)
     with reporting(output) as reporter:
-        result = sync.fetch(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+        result = sync.fetch(
+            project, targets, versions=versions, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter
+        )
     _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
     if result.objects and not dry_run:
         output.say("next: `mlx checkout` puts it into the workspace")
@@ -200,9 +224,9 @@ def _remotes(session: Session) -> list[dict[str, Any]]:
 
 
 COMMANDS = {
-    "push": command(push, "mlx push", "mlx push data/raw --remote storage"),
+    "push": command(push, "mlx push", "mlx push data/raw --remote storage", "mlx push --all-branches --all-tags"),
     "pull": command(pull, "mlx pull", "mlx pull data/raw/0007.pgm"),
-    "fetch": command(fetch, "mlx fetch data/raw"),
+    "fetch": command(fetch, "mlx fetch data/raw", "mlx fetch --rev v1.0"),
     "remote": Group(
         "Name the folders and buckets that share data",
         {

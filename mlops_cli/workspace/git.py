@@ -120,6 +120,13 @@ def ignored_files(folder: Path, paths: Sequence[str]) -> list[str]:
     return [name[2:].decode("utf-8", "surrogateescape") for name in out.split(b"\0") if name]
 
 
+def list_refs(folder: Path, kind: str) -> list[str]:
+    """Return the full names of the refs below `kind`, as in `refs/heads`, that lead to a commit."""
+    out = _git(folder, "for-each-ref", "--format=%(refname)%00%(objecttype)%00%(*objecttype)", kind)
+    words = (line.split("\0") for line in out.decode("utf-8", "surrogateescape").splitlines())
+    return [name for name, *types in words if "commit" in types]
+
+
 def record_history(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
     """Yield (commit, path, bytes) for each file below `folder` that a commit wrote, newest commit first.
 

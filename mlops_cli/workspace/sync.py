@@ -22,13 +22,15 @@ from mlops_cli.store.upload import Wanted
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import Reach, children, damaged_at, reach, resolve_part
 from mlops_cli.workspace.remotes import default_remote
-from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
+from mlops_cli.workspace.snapshot import Tracked
+from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_versions
 
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
     """What was (or, in a dry run, would be) transferred; `size` in bytes is None when only a transfer would tell it.
 
+    `requests` is how often the remote was asked for something.
     `unread` are tracked paths with a folder whose listing only the remote has: what it lists was not looked for there.
     """
 
@@ -37,6 +39,7 @@ class SyncResult:
     paths: tuple[str, ...]
     objects: int
     size: int | None
+    requests: int = 0
     unread: tuple[str, ...] = ()
 
 
@@ -70,17 +73,18 @@ def push(
     project: Project,
     targets: Sequence[str] = (),
     *,
+    versions: Versions = THE_WORKSPACE,
     remote: str | None = None,
     jobs: int = 0,
     dry_run: bool = False,
     reporter: Reporter = SILENT,
 ) -> SyncResult:
-    """Upload what the records of `targets` name and the remote lacks.
+    """Upload what the records of `targets` name, in each of `versions`, and the remote lacks.
 
     MissingObject when the cache does not hold it either; CorruptObject when the cache's bytes are damaged; RemoteError.
     """
     name, store = open_project_remote(project, remote)
-    chosen = [pair for pair in select(workspace_snapshot(project).tracked(), targets) if pair[0].push]
+    chosen = [pair for pair in select_versions(project, targets, versions) if pair[0].push]
     needed = reach(project.cache, chosen)
     missing = store.missing({*needed.sizes, *needed.unread})
     if missing & needed.unread:
@@ -104,7 +108,9 @@ def push(
             raise _damaged(needed, error, "`mlx add {path}` or `mlx run` makes a good one again") from error
     paths = tuple(sorted({entry.path for entry, _ in chosen}))
     unread = tuple(sorted({needed.owners[digest] for digest in needed.unread}))
-    return SyncResult(name, project.config.remotes[name].url, paths, len(ordered), size, unread)
+    return SyncResult(
+        name, project.config.remotes[name].url, paths, len(ordered), size, store.bucket.traffic.requests, unread
+    )
 
 
 def _refuse_gone(store: Remote) -> None:
@@ -129,17 +135,18 @@ def fetch(
     project: Project,
     targets: Sequence[str] = (),
     *,
+    versions: Versions = THE_WORKSPACE,
     remote: str | None = None,
     jobs: int = 0,
     dry_run: bool = False,
     reporter: Reporter = SILENT,
 ) -> SyncResult:
-    """Bring what the records of `targets` name and the cache lacks from the remote into the cache.
+    """Bring what the records of `targets` name, in each of `versions`, and the cache lacks from the remote.
 
     MissingObject when the remote does not hold it either. A dry run downloads nothing: below a folder whose tree is not
     here it cannot count, and `size` is None.
     """
-    chosen = _fetchable(workspace_snapshot(project).tracked(), targets)
+    chosen = _fetchable(select_versions(project, targets, versions), targets)
     paths = tuple(sorted({entry.path for entry, _ in chosen}))
     needed = reach(project.cache, chosen)
     lacking = project.cache.missing(needed.sizes)
@@ -160,13 +167,16 @@ def fetch(
         raise _unfetchable(reach(project.cache, chosen), store.label, error) from error
     except DamagedObjects as error:
         raise _damaged(reach(project.cache, chosen), error) from error
-    return SyncResult(name, url, paths, done.objects, done.bytes)
+    return SyncResult(name, url, paths, done.objects, done.bytes, store.bucket.traffic.requests)
 
 
-def _fetchable(tracked: Sequence[Tracked], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:
-    """Return what `targets` mean; outputs that are kept from remotes only where they are asked for by name."""
-    data = [entry for entry in tracked if not entry.git]
-    return tuple((entry, part) for entry, part in select(data, targets) if entry.push or entry.path in targets or part)
+def _fetchable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:
+    """Return what of `chosen` a remote can have; outputs that are kept from them only where they are asked for by name.
+
+    What Git keeps comes with Git.
+    """
+    data = ((entry, part) for entry, part in chosen if not entry.git)
+    return tuple((entry, part) for entry, part in data if entry.push or entry.path in targets or part)
 
 
 def fetch_objects(

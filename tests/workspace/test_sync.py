@@ -12,6 +12,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageErr
 from mlops_cli.hashing import Digest
 from mlops_cli.store.trees import Kind, find, tree_objects, walk
 from mlops_cli.workspace.sync import fetch, open_project_remote, push
+from mlops_cli.workspace.versions import Versions
 from tests.objects import cache_at, damage, lose_all, stored
 from tests.workspace.projects import Sandbox, clone, listing
 
@@ -298,3 +299,61 @@ def test_private_output_that_is_here_is_checked_out(private: Sandbox):
     (private.root / "big").unlink()
     private.checkout()
     assert private.read("big") == "big\n"
+
+
+# Other versions than the workspace's ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grown(shared: Sandbox) -> Sandbox:
+    """Return a project with three versions of `lone`: on a tag, on a branch, and in the workspace."""
+    shared.git("tag", "v1")
+    shared.git("checkout", "-q", "-b", "side")
+    shared.write("lone", "on the branch")
+    shared.write("only there", "x")
+    shared.add("lone", "only there")
+    shared.commit()
+    shared.git("checkout", "-q", "-")
+    shared.checkout(force=True)
+    shared.write("lone", "in the workspace")
+    shared.add("lone")
+    return shared
+
+
+@pytest.mark.parametrize(
+    ("versions", "count"),
+    [
+        (Versions(["v1"]), 1),
+        (Versions(["side"]), 1),
+        (Versions(["v1", "side"]), 2),
+        (Versions(branches=True), 2),
+        (Versions(tags=True), 1),
+        (Versions(["side"], tags=True), 2),
+        (Versions(), 1),
+    ],
+)
+def test_versions_of_a_path(grown: Sandbox, tmp_path: Path, versions: Versions, count: int):
+    assert push(grown.project(), ["lone"], versions=versions).objects == count
+    grown.git("add", "-A")
+    grown.commit()
+    other = clone(grown, tmp_path / "clone")
+    other.git("branch", "side", "origin/side")
+    if versions.revisions:
+        assert fetch(other.project(), ["lone"], versions=versions).objects == count
+
+
+def test_a_path_that_only_some_versions_track(grown: Sandbox):
+    assert push(grown.project(), ["only there"], versions=Versions(["v1", "side"])).objects == 1
+    with pytest.raises(UsageError, match="nothing tracks `only there`"):
+        push(grown.project(), ["only there"], versions=Versions(["v1"]))
+
+
+def test_a_revision_that_is_none(grown: Sandbox):
+    with pytest.raises(UsageError) as caught:
+        push(grown.project(), versions=Versions(["nowhere"]))
+    assert "`nowhere`" in caught.value.message
+    assert caught.value.hint
+    for kind in ("v1", "side"):
+        grown.git("tag" if kind == "v1" else "branch", "-D" if kind == "side" else "-d", kind)
+    with pytest.raises(UsageError, match="there is no branch or tag yet"):
+        push(grown.project(), versions=Versions(tags=True))
