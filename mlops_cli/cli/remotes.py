@@ -36,6 +36,10 @@ def push(
     revisions: Revisions = None,
     branches: AllBranches = False,
     tags: AllTags = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Look whether what the index names is there")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Read what is there, and send again what is gone or damaged")
+    ] = False,
     remote: RemoteName = None,
     jobs: Jobs = 0,
     dry_run: DryRun = False,
@@ -44,7 +48,8 @@ def push(
     """Upload the data that the records name
 
     Only what the remote lacks goes up. Without a path, that is all that the pointers and locks of the workspace name,
-    or of the revisions that are named instead of it.
+    or of the revisions that are named instead of it. What it lacks, its index tells: `--verify` and `--repair` do not
+    take its word for it.
     """
     from mlops_cli.workspace import sync
     from mlops_cli.workspace.versions import Versions
@@ -55,7 +60,14 @@ def push(
     versions = Versions(tuple(revisions or ()), branches, tags)
     with reporting(output) as reporter:
         result = sync.push(
-            project, targets, versions=versions, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter
+            project,
+            targets,
+            versions=versions,
+            remote=remote,
+            jobs=jobs,
+            dry_run=dry_run,
+            trust=sync.Trust.NOTHING if repair else sync.Trust.FILES if verify else sync.Trust.INDEX,
+            reporter=reporter,
         )
     verb = "would push" if dry_run else "pushed"
     _show(output, "push", result, verb, "to", dry_run=dry_run)
@@ -135,6 +147,8 @@ def _show(
 ) -> None:
     value = {"dry_run": dry_run, **asdict(result)}
     del value["unread"]  # only the words below depend on it
+    if kind != "push":
+        del value["repaired"]
     if restored is not None:
         value["restored"] = restored
     size = "size not known here" if result.size is None else size_text(result.size)
@@ -143,6 +157,8 @@ def _show(
     if not result.objects:
         word, holder = ("push", f"`{result.remote}`") if kind == "push" else ("fetch", "the cache")
         moved = f"nothing to {word}: {holder} has {'all that is here' if result.unread else 'it all'}"
+    if result.repaired:
+        lines = [*lines, f"{count(result.repaired, 'object')} of these {'are' if dry_run else 'were'} gone or damaged"]
     output.result(kind, value, [moved, *lines])
 
 

@@ -35,7 +35,7 @@ _RANGE = 16 << 20  # bytes of one request, unless one record is more
 _ROUND = 256 << 20  # bytes that are published at once
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """A range of a pack (bytes, `start` to before `end`), and the objects in it that are wanted."""
 
     pack: str
@@ -102,25 +102,16 @@ class Download:
             incoming.publish()  # even when the remote fails half-way: what came is whole and need not come again
         return gone
 
-    def _read(self, span: _Span) -> _Came:
+    def _read(self, span: Span) -> _Came:
         try:
             data = self._bucket.get(pack_key(span.pack), span.start, span.end)
         except AbsentKey:
             self._index.reject(span.pack)
             return _Came([], [], [digest for digest, _ in span.objects])
         records = []
-        for digest, place in span.objects:
-            try:
-                record = decode_record(data, place.offset - span.start)
-                found = blake3(unpacked(record)).digest()
-                if record.raw != raw_digest(digest):
-                    raise PackError("the index leads to another object")
-            except PackError as error:
-                self._failures.add(digest, damaged_record(digest, str(error), self._bucket.label, span.pack))
-                continue
-            if found != record.raw:
-                key = pack_key(span.pack)
-                self._failures.add(digest, damaged_object(digest, digest_from_raw(found), self._bucket.label, key))
+        for digest, record in records_in(data, span, self._bucket.label):
+            if isinstance(record, DamagedObjects):
+                self._failures.add(digest, record)
             else:
                 records.append((digest, record))
         return _Came(records, [], [])
@@ -196,10 +187,27 @@ def _written(path: str, data: bytes) -> str:
     return path
 
 
-def spans_of(objects: Iterable[tuple[Digest, Place]]) -> Iterator[_Span]:
+def records_in(data: bytes, span: Span, label: str) -> Iterator[tuple[Digest, Record | DamagedObjects]]:
+    """Yield each object of a span whose bytes are `data` with its record, or with what is wrong with it."""
+    for digest, place in span.objects:
+        try:
+            record = decode_record(data, place.offset - span.start)
+            if record.raw != raw_digest(digest):
+                raise PackError("the index leads to another object")
+            found = blake3(unpacked(record)).digest()
+        except PackError as error:
+            yield digest, damaged_record(digest, str(error), label, span.pack)
+            continue
+        if found != record.raw:
+            yield digest, damaged_object(digest, digest_from_raw(found), label, pack_key(span.pack))
+        else:
+            yield digest, record
+
+
+def spans_of(objects: Iterable[tuple[Digest, Place]]) -> Iterator[Span]:
     """Yield the ranges to read: near ones together, none much larger than a record or `_RANGE`."""
     ordered = sorted(objects, key=lambda item: (item[1].pack, item[1].offset))
-    span: _Span | None = None
+    span: Span | None = None
     for digest, place in ordered:
         end = place.offset + RECORD_SIZE + place.stored
         if place.stored > LARGEST or end > LARGEST_PACK:
@@ -211,7 +219,7 @@ def spans_of(objects: Iterable[tuple[Digest, Place]]) -> Iterator[_Span]:
             continue
         if span is not None:
             yield span
-        span = _Span(place.pack, place.offset, end, [(digest, place)])
+        span = Span(place.pack, place.offset, end, [(digest, place)])
     if span is not None:
         yield span
 

@@ -30,6 +30,7 @@ from mlops_cli.store.objects import AbsentObjects, too_large
 from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, PackError, Row, decode_record
 from mlops_cli.store.pack_index import Place, rows_table
 from mlops_cli.store.pack_writer import unpacked
+from mlops_cli.store.remote_checkup import Fault, check_bytes, check_files
 from mlops_cli.store.remote_index import LOOSE, RemoteIndex
 from mlops_cli.store.tree_format import TREE_LIMIT
 from mlops_cli.store.upload import Upload, Wanted, object_key, pack_key
@@ -66,6 +67,37 @@ class Remote:
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Return those of `digests` that are not here, as the index says."""
         return set(digests) - self._find(digests).keys()
+
+    def check(
+        self, digests: Collection[Digest] | None = None, *, read: bool, jobs: int = 0, reporter: Reporter = SILENT
+    ) -> list[Fault]:
+        """Return what of `digests` (None: of everything) the index names and the remote has not as it was written.
+
+        By the names and sizes of its files alone or, with `read`, by reading all of it, when the reporter advances by
+        bytes. From now on, all that was found wrong is missing; `forget_faults` lets others know.
+        """
+        self._look()
+        if digests is None:
+            places = {digest_from_raw(raw): place for raw, place in self._index.rows()}
+        else:
+            places = self._index.find(digests)
+        faults = list(check_files(self.bucket, places)) if self.bucket.lists else []
+        if read:
+            for fault in faults:
+                del places[fault.digest]
+            faults += check_bytes(self.bucket, places, jobs, reporter)
+        self._index.deny(fault.digest for fault in faults)
+        return faults
+
+    def forget_faults(self) -> None:
+        """Let the index name no more what `check` has found wrong."""
+        self._prepare()
+        self._index.rewrite()
+
+    def drop_damaged_index(self) -> list[str]:
+        """Take away what of the index cannot be read, and return its names: what only that named is missing then."""
+        self._look()
+        return self._index.drop_damaged()
 
     def send(self, cache: Cache, wanted: Wanted, *, jobs: int = 0, reporter: Reporter = SILENT) -> Transferred:
         """Make what `cache` has of `wanted` present here; the reporter advances by bytes, starting it is the caller's.

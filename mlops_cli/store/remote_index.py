@@ -17,11 +17,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from mlops_cli.errors import CorruptObject, RemoteError
-from mlops_cli.hashing import PREFIX, Digest, hash_bytes, hash_file, raw_digest
+from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.pack_folder import SEGMENT_SUFFIX, OpenFile
-from mlops_cli.store.pack_format import PackError
-from mlops_cli.store.pack_index import Place, Table
+from mlops_cli.store.pack_format import PackError, Row
+from mlops_cli.store.pack_index import Place, Table, rows_table
 from mlops_cli.store.pack_segment import Segment, encode_segment, read_segment
 
 LOOSE = "0" * 64
@@ -51,6 +51,7 @@ class RemoteIndex:
         self._parts: dict[str, Segment] = {}
         self._supplement: list[Table] = []
         self._gone: set[str] = set()  # packs that the index names and that are not there
+        self._denied: set[Digest] = set()  # objects of which it says what is not so
 
     def find(self, digests: Collection[Digest]) -> dict[Digest, Place]:
         """Return where each of `digests` is, as far as it is there."""
@@ -76,7 +77,7 @@ class RemoteIndex:
                     place = table.find(raw_digest(digest))
                 except PackError as error:
                     raise self._damaged(name, str(error)) from error
-                if place is None or place.pack in self._gone:
+                if place is None or place.pack in self._gone or digest in self._denied:
                     after.append(digest)
                 else:
                     found[digest] = place
@@ -89,7 +90,7 @@ class RemoteIndex:
         """Yield the raw digest of every object, and a place where it is; brings every segment."""
         for table in (*self._tables(), *self._supplement):
             for raw, place in table.rows():
-                if place.pack not in self._gone:
+                if place.pack not in self._gone and digest_from_raw(raw) not in self._denied:
                     yield raw, place
 
     def _tables(self) -> list[Segment]:
@@ -112,24 +113,44 @@ class RemoteIndex:
             tables = [*tables, *self._tables()]
         else:
             names = ()
+        self._replace(names, tables)
+        self._supplement = []
+
+    def _replace(self, names: Iterable[str], tables: Sequence[Table]) -> None:
+        """Add a segment of `tables`, then remove those called `names`."""
         data = b"".join(encode_segment(tables))
         name = hash_bytes(data).removeprefix(PREFIX)
         self._bucket.put(_key(name), data)
         self._bucket.delete([_key(old) for old in names if old != name])
-        self._supplement = []
         self.forget()
         self._tell()
 
-    def replace(self, tables: Sequence[Table]) -> None:
-        """Let the remote hold what `tables` say, and nothing else of what is listed now."""
-        names = self._names()
-        data = b"".join(encode_segment(tables))
-        name = hash_bytes(data).removeprefix(PREFIX)
-        self._bucket.put(_key(name), data)
-        self._bucket.delete([_key(old) for old in names if old != name])
-        self.forget()
+    def deny(self, digests: Iterable[Digest]) -> None:
+        """Believe no more what the index says of some objects; `rewrite` makes it say so no more."""
+        self._denied.update(digests)
+
+    def rewrite(self) -> None:
+        """Let one segment take the place of all, without what is denied and what is in packs that are not there."""
+        by_pack: dict[str, list[Row]] = {}
+        for raw, place in self.rows():
+            by_pack.setdefault(place.pack, []).append(Row(raw, place.offset, place.length, place.stored))
+        self._replace(self._names(), [rows_table(rows, pack) for pack, rows in by_pack.items()])
+        self._denied.clear()
         self._gone.clear()
-        self._tell()
+
+    def drop_damaged(self) -> list[str]:
+        """Remove the segments that are not as they were written, and return their keys."""
+        damaged = []
+        for name in self._names():
+            try:
+                self._bring(name).verify()
+            except (CorruptObject, PackError):
+                damaged.append(_key(name))
+        if damaged:
+            self._bucket.delete(damaged)
+            self.forget()
+            self._tell()
+        return damaged
 
     def reject(self, pack: str) -> None:
         """Believe no more what the index says of a pack: it is not there."""

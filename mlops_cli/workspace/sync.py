@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
-from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError, UsageError
 from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
@@ -18,6 +19,7 @@ from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.remote import Remote, Transferred
+from mlops_cli.store.remote_checkup import Fault
 from mlops_cli.store.upload import Wanted
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import Reach, children, damaged_at, reach, resolve_part
@@ -26,11 +28,20 @@ from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_versions
 
 
+class Trust(Enum):
+    """What a push believes of what is on a remote already: its index, the names and sizes of its files, or nothing."""
+
+    INDEX = "index"
+    FILES = "files"
+    NOTHING = "nothing"
+
+
 @dataclass(frozen=True, slots=True)
 class SyncResult:
     """What was (or, in a dry run, would be) transferred; `size` in bytes is None when only a transfer would tell it.
 
-    `requests` is how often the remote was asked for something.
+    `requests` is how often the remote was asked for something; `repaired` how many objects the remote's index named that
+    it did not have as they were written.
     `unread` are tracked paths with a folder whose listing only the remote has: what it lists was not looked for there.
     """
 
@@ -40,6 +51,7 @@ class SyncResult:
     objects: int
     size: int | None
     requests: int = 0
+    repaired: int = 0
     unread: tuple[str, ...] = ()
 
 
@@ -77,15 +89,18 @@ def push(
     remote: str | None = None,
     jobs: int = 0,
     dry_run: bool = False,
+    trust: Trust = Trust.INDEX,
     reporter: Reporter = SILENT,
 ) -> SyncResult:
     """Upload what the records of `targets` name, in each of `versions`, and the remote lacks.
 
+    What it lacks, its index tells; `trust` says whether that is believed.
     MissingObject when the cache does not hold it either; CorruptObject when the cache's bytes are damaged; RemoteError.
     """
     name, store = open_project_remote(project, remote)
     chosen = [pair for pair in select_versions(project, targets, versions) if pair[0].push]
     needed = reach(project.cache, chosen)
+    faults = _distrust(store, needed, trust, dry_run=dry_run, jobs=jobs, reporter=reporter)
     missing = store.missing({*needed.sizes, *needed.unread})
     if missing & needed.unread:
         _refuse_gone(store)
@@ -108,9 +123,42 @@ def push(
             raise _damaged(needed, error, "`mlx add {path}` or `mlx run` makes a good one again") from error
     paths = tuple(sorted({entry.path for entry, _ in chosen}))
     unread = tuple(sorted({needed.owners[digest] for digest in needed.unread}))
-    return SyncResult(
-        name, project.config.remotes[name].url, paths, len(ordered), size, store.bucket.traffic.requests, unread
-    )
+    requests = store.bucket.traffic.requests
+    return SyncResult(name, store.url, paths, len(ordered), size, requests, len(faults), unread)
+
+
+def _distrust(
+    store: Remote, needed: Reach, trust: Trust, *, dry_run: bool, jobs: int, reporter: Reporter
+) -> list[Fault]:
+    """Return what of `needed` the remote has not as its index says; from now on that is missing there.
+
+    CorruptObject, or MissingObject when no byte is wrong, unless it is to be repaired.
+    """
+    if trust is Trust.INDEX:
+        return []
+    repairing = trust is Trust.NOTHING
+    if repairing and not dry_run:
+        for name in store.drop_damaged_index():
+            reporter.note(
+                f"`{name}` of {store.label} was damaged: who else pushed there should `mlx push --repair` too"
+            )
+    reporter.start("verifying", sum(needed.sizes.values()) if repairing else None, "bytes")
+    faults = store.check(needed.sizes, read=repairing, jobs=jobs, reporter=reporter)
+    if faults and not repairing:
+        raise _untrue(store, needed, faults)
+    if faults and not dry_run:
+        store.forget_faults()
+    return faults
+
+
+def _untrue(store: Remote, needed: Reach, faults: Sequence[Fault]) -> MlxError:
+    paths = sorted({needed.owners[fault.digest] for fault in faults})
+    named = ", ".join(f"`{path}`" for path in paths[:3]) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
+    damaged = [fault for fault in faults if isinstance(fault.error, DamagedObjects)]
+    first = (damaged or faults)[0].error.message
+    count = f"{len(faults):,} object{'' if len(faults) == 1 else 's'}"
+    kind = CorruptObject if damaged else MissingObject
+    return kind(f"{store.label} has not what its index says, {count} of {named}: {first}", hint="`mlx push --repair`")
 
 
 def _refuse_gone(store: Remote) -> None:

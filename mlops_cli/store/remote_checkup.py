@@ -1,0 +1,80 @@
+"""Whether a remote has what its index says: by the names and sizes of its files, or by reading every byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from mlops_cli.hashing import Digest, hash_bytes
+from mlops_cli.progress import Reporter
+from mlops_cli.store.bucket import AbsentKey, Bucket
+from mlops_cli.store.download import Span, damaged_object, records_in, spans_of
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects
+from mlops_cli.store.pack_format import RECORD_SIZE
+from mlops_cli.store.pack_index import Place
+from mlops_cli.store.parallel import map_bounded
+from mlops_cli.store.remote_index import LOOSE
+from mlops_cli.store.upload import object_key, pack_key
+
+
+class Fault(NamedTuple):
+    """An object that the index names and the remote does not have, or has not as it was written."""
+
+    digest: Digest
+    error: AbsentObjects | DamagedObjects
+
+
+def check_files(bucket: Bucket, places: Mapping[Digest, Place]) -> Iterator[Fault]:
+    """Yield what cannot be there, going by a listing: packs and objects that are gone, or too short for it."""
+    sizes = {stored.key: stored.size for folder in ("packs", "objects") for stored in bucket.list(folder)}
+    for digest, place in places.items():
+        if place.pack == LOOSE:
+            key, least = object_key(digest), place.length
+        else:
+            key, least = pack_key(place.pack), place.offset + RECORD_SIZE + place.stored
+        size = sizes.get(key)
+        if size is None:
+            yield Fault(digest, absent_file(digest, bucket, key))
+        elif size < least:
+            message = f"object `{digest}` in {bucket.label} is damaged: `{key}` is cut short at {size:,} bytes"
+            yield Fault(digest, DamagedObjects([digest], message, hint=_REPAIR))
+
+
+def check_bytes(bucket: Bucket, places: Mapping[Digest, Place], jobs: int, reporter: Reporter) -> Iterator[Fault]:
+    """Yield what is not there as it was written, reading all of it; the reporter advances by bytes."""
+    packed = {digest: place for digest, place in places.items() if place.pack != LOOSE}
+    tasks = [partial(_check_span, bucket, span) for span in spans_of(packed.items())]
+    tasks += [partial(_check_loose, bucket, digest, place) for digest, place in places.items() if place.pack == LOOSE]
+    for size, faults in map_bounded(lambda task: task(), tasks, jobs or bucket.parallel):
+        reporter.advance(size)
+        yield from faults
+
+
+def absent_file(digest: Digest, bucket: Bucket, key: str) -> AbsentObjects:
+    """Return what to raise for an object whose file on a remote is gone."""
+    return AbsentObjects([digest], f"{bucket.label}: `{key}`, which its index names, is gone", hint=_REPAIR)
+
+
+_REPAIR = "`mlx push --repair` from a clone that has it makes it good"
+
+
+def _check_span(bucket: Bucket, span: Span) -> tuple[int, list[Fault]]:
+    size = sum(place.length for _, place in span.objects)
+    try:
+        data = bucket.get(pack_key(span.pack), span.start, span.end)
+    except AbsentKey as error:
+        return size, [Fault(digest, absent_file(digest, bucket, error.key)) for digest, _ in span.objects]
+    found = records_in(data, span, bucket.label)
+    return size, [Fault(digest, error) for digest, error in found if isinstance(error, DamagedObjects)]
+
+
+def _check_loose(bucket: Bucket, digest: Digest, place: Place) -> tuple[int, list[Fault]]:
+    key = object_key(digest)
+    try:
+        found = hash_bytes(bucket.get(key))
+    except AbsentKey:
+        return place.length, [Fault(digest, absent_file(digest, bucket, key))]
+    if found != digest:
+        return place.length, [Fault(digest, damaged_object(digest, found, bucket.label, key))]
+    return place.length, []
