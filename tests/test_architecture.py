@@ -31,11 +31,15 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "rich": ("cli",),
     "click": (),
     "git": ("workspace.git",),
-    "fsspec": ("store.remote",),
-    "s3fs": ("store.remote",),
-    "gcsfs": ("store.remote",),
-    "adlfs": ("store.remote",),
-    "paramiko": ("store.remote",),
+    "fsspec": ("store.remote", "store.fsspec_bucket"),
+    "obstore": ("store.object_store_bucket",),
+    "botocore": ("store.object_store_bucket",),
+    "s3fs": (),
+    "gcsfs": (),
+    "adlfs": (),
+    "httpx": ("store.fsspec_bucket",),
+    "webdav4": ("store.fsspec_bucket",),
+    "paramiko": ("store.sftp_bucket",),
     "pandas": ("tracking", "quality"),
     "sklearn": ("tracking", "quality"),
     "scipy": ("tracking", "quality"),
@@ -44,7 +48,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
 
 # What is imported inside the functions that need it, never when a module is loaded.
 HEAVY = frozenset({"adlfs", "fsspec", "gcsfs", "git", "joblib", "jsonschema", "numpy", "pandas", "paramiko", "rich"})
-HEAVY |= {"s3fs", "scipy", "sklearn"}
+HEAVY |= {"botocore", "httpx", "obstore", "s3fs", "scipy", "sklearn", "webdav4"}
 
 # What ties code to one process and its terminal.
 TERMINAL = frozenset({"print", "input", "sys.argv", "sys.stdin", "sys.stdout", "sys.stderr", "sys.exit"})
@@ -250,8 +254,16 @@ def test_a_package_that_keeps_the_rules_passes() -> None:
             "if TYPE_CHECKING:\n    from git import Repo",
             "workspace.new:2: git belongs to workspace.git",
         ),
-        ("store.cache2", "def f():\n    import fsspec", "store.cache2:2: fsspec belongs to store.remote"),
-        ("store.remote_index", "def f():\n    import fsspec", "store.remote_index:2: fsspec belongs to store.remote"),
+        (
+            "store.cache2",
+            "def f():\n    import fsspec",
+            "store.cache2:2: fsspec belongs to store.remote and store.fsspec_bucket",
+        ),
+        (
+            "store.remote_index",
+            "def f():\n    import fsspec",
+            "store.remote_index:2: fsspec belongs to store.remote and store.fsspec_bucket",
+        ),
         ("cli.new", "def f():\n    import click", "cli.new:2: click belongs to nobody here"),
         ("cli.new", "def f():\n    import sklearn.svm", "cli.new:2: sklearn belongs to tracking and quality"),
         ("cli.new", "from rich import box", "cli.new:1: rich is imported when the module is loaded"),

@@ -1,0 +1,249 @@
+"""Remotes on S3 and what speaks like it, and behind plain web servers, through `obstore`.
+
+Credentials, region and endpoint of S3 are those that the AWS command line would use: botocore reads environment,
+profiles, SSO, roles and what the machine itself offers, and is asked again whenever they are about to end. Without
+any, requests are not signed, which is enough to read public data.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from threading import Lock
+from typing import Any
+
+from mlops_cli.errors import RemoteError
+from mlops_cli.store.bucket import Stored, Traffic
+from mlops_cli.store.wire import CONNECT, PATIENCE, SILENCE, Fault, Judgement, WireBucket, judge_status
+
+PIECE = 1 << 20
+LIST_PAGE = 1000  # keys in one answer of S3
+SLOWEST = 64 << 10  # bytes/s below which an upload is taken for stalled
+KEPT_CREDENTIALS = timedelta(minutes=5)  # botocore renews them itself some 15 minutes before they end
+_MAPPED = 1 << 16
+
+_S3_HINT = (
+    "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `aws sso login`; "
+    "the user needs s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject"
+)
+_HTTP_HINT = "mlx sends a web server no credentials but those in the URL (https://user:password@host/path)"
+
+
+class S3Bucket(WireBucket):
+    """A bucket of S3 or of a store that speaks like it, or a folder in one: `s3://bucket/folder`."""
+
+    def __init__(self, name: str, url: str, *, patience: float = PATIENCE, silence: float = SILENCE) -> None:
+        place, _, folder = url.partition("://")[2].partition("?")[0].partition("/")
+
+        def connect(traffic: Traffic) -> _ObjectStoreWire:
+            if not place:
+                raise RemoteError(f"remote `{name}` (`{url}`) names no bucket", hint="`s3://BUCKET/FOLDER`")
+            settings = _s3_settings(name)
+            return _ObjectStoreWire(traffic, "S3Store", {"bucket": place, **settings}, folder.strip("/"), silence)
+
+        super().__init__(name, url, connect, refusal_hint=_S3_HINT, parallel=16, patience=patience)
+
+
+class HttpBucket(WireBucket):
+    """A folder of a web server, to read from."""
+
+    def __init__(self, name: str, url: str, *, patience: float = PATIENCE, silence: float = SILENCE) -> None:
+        def connect(traffic: Traffic) -> _ObjectStoreWire:
+            _import(name, "http")
+            return _ObjectStoreWire(traffic, "HTTPStore", {"url": url.rstrip("/")}, "", silence)
+
+        super().__init__(
+            name, url, connect, refusal_hint=_HTTP_HINT, parallel=8, lists=False, writes=False, patience=patience
+        )
+
+
+def _import(name: str, extra: str) -> None:
+    try:
+        import obstore  # noqa: F401
+
+        if extra == "s3":
+            import botocore.session  # noqa: F401
+    except ImportError as error:
+        message = f"remote `{name}` needs a package for `{extra}://` that is missing: {error.name}"
+        raise RemoteError(message, hint=f"`pip install 'mlops-cli[{extra}]'`") from error
+
+
+def _s3_settings(name: str) -> dict[str, Any]:
+    """Return how S3 is reached and by whom, as botocore finds it on this machine."""
+    _import(name, "s3")
+    from botocore.configprovider import ConfiguredEndpointProvider
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import get_session
+
+    session = get_session()
+    try:
+        credentials = session.get_credentials()
+        endpoint = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3").provide()
+        region = session.get_config_variable("region")
+        if credentials is not None:
+            credentials.get_frozen_credentials()
+    except BotoCoreError as error:
+        words = " ".join(str(error).split())[:200]
+        raise RemoteError(f"remote `{name}`: AWS credentials cannot be had: {words}", hint=_S3_HINT) from error
+    found: dict[str, Any] = {"region": region} if region else {}
+    if endpoint:
+        found["endpoint"] = endpoint
+    if credentials is None:
+        return {**found, "skip_signature": True}
+
+    def provide() -> dict[str, Any]:
+        frozen = credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + KEPT_CREDENTIALS,
+        }
+
+    return {**found, "credential_provider": provide}
+
+
+class _ObjectStoreWire:
+    """One store of `obstore`, with a connection pool for reading and one for each length of patience when writing."""
+
+    def __init__(self, traffic: Traffic, kind: str, settings: Mapping[str, Any], folder: str, silence: float) -> None:
+        self._traffic = traffic
+        self._kind = kind
+        self._settings = settings
+        self._folder = f"{folder}/" if folder else ""
+        self._silence = silence
+        self._lock = Lock()
+        self._writers: dict[int, Any] = {}
+        self._reader = self._make(timedelta(hours=6), reading=True)
+
+    def _make(self, whole: timedelta, *, reading: bool) -> Any:
+        from obstore import store
+
+        options: dict[str, Any] = {
+            "allow_http": True,
+            "connect_timeout": timedelta(seconds=CONNECT),
+            "timeout": whole,
+        }
+        if reading:  # in an upload the answer comes only after all was sent, and this is about the answer
+            options["read_timeout"] = timedelta(seconds=self._silence)
+        once = {"max_retries": 0}
+        if self._kind == "HTTPStore":
+            return store.HTTPStore(self._settings["url"], client_options=options, retry_config=once)  # type: ignore[arg-type]
+        return store.S3Store(**self._settings, client_options=options, retry_config=once)  # type: ignore[arg-type]
+
+    def _writer(self, size: int) -> Any:
+        """Return a store that waits for an upload of `size` bytes as long as it may take."""
+        step = max(0, math.ceil(math.log2(max(size, 1) / (SLOWEST * 16))))
+        with self._lock:
+            if step not in self._writers:
+                seconds = self._silence + (16 << step if step else 0)
+                self._writers[step] = self._make(timedelta(seconds=seconds), reading=False)
+            return self._writers[step]
+
+    def get(self, key: str, start: int, end: int | None) -> bytes:
+        import obstore
+
+        self._traffic.count()
+        path = self._folder + key
+        try:
+            if end is not None:
+                return bytes(obstore.get_range(self._reader, path, start=start, end=end))
+            if start:
+                return bytes(obstore.get(self._reader, path, options={"range": {"offset": start}}).bytes())
+            return bytes(obstore.get(self._reader, path).bytes())
+        except Exception as error:
+            if self.judge(error).fault is Fault.OUT_OF_RANGE:
+                return b""
+            raise
+
+    def get_file(self, key: str, path: str) -> int:
+        import obstore
+
+        self._traffic.count()
+        total = 0
+        answer = obstore.get(self._reader, self._folder + key)
+        with open(path, "wb") as file:
+            for piece in answer.stream(min_chunk_size=PIECE):
+                total += file.write(piece)
+        return total
+
+    def put(self, key: str, data: bytes) -> None:
+        self._put(key, data, len(data))
+
+    def put_file(self, key: str, path: str) -> None:
+        size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            if size < _MAPPED:
+                self._put(key, file.read(), size)
+                return
+            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as view:  # sent without a copy in memory
+                self._put(key, view, size)
+
+    def _put(self, key: str, data: Any, size: int) -> None:
+        import obstore
+
+        self._traffic.count()
+        obstore.put(self._writer(size), self._folder + key, data, use_multipart=False)
+
+    def size(self, key: str) -> int | None:
+        import obstore
+
+        self._traffic.count()
+        return int(obstore.head(self._reader, self._folder + key)["size"])
+
+    def list(self, folder: str) -> Iterator[Stored]:
+        import obstore
+
+        prefix = self._folder + folder
+        found = 0
+        for page in obstore.list(self._reader, prefix or None, chunk_size=LIST_PAGE):
+            found += len(page)
+            for entry in page:
+                key = str(entry["path"]).removeprefix(self._folder)
+                yield Stored(key, int(entry["size"]), entry["last_modified"].timestamp())
+        self._traffic.count(requests=max(1, math.ceil(found / LIST_PAGE)))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        import obstore
+
+        self._traffic.count()
+        obstore.delete(self._reader, [self._folder + key for key in keys])
+
+    def judge(self, error: Exception) -> Judgement:
+        return judge_words(str(error))
+
+
+_ANSWER = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_UNKNOWN = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+)
+
+
+def judge_words(words: str) -> Judgement:
+    """Return what an exception of obstore means: it tells apart few kinds by type, and all in words."""
+    words, _, details = words.partition("Debug source:")
+    code = found.group(1) if (found := _CODE.search(words)) else ""
+    if code in _UNKNOWN:
+        return Judgement(Fault.UNKNOWN_USER, f"its credentials do not count ({code})")
+    if code == "NoSuchBucket":
+        return Judgement(Fault.NO_PLACE, "there is no such bucket")
+    if code in ("SlowDown", "RequestTimeout", "InternalError"):
+        return Judgement(Fault.PASSING, f"the server is busy ({code})")
+    if answer := _ANSWER.search(words):
+        text = f"the server answers {answer.group(1)}{f' ({code})' if code else ''}"
+        return judge_status(int(answer.group(1)), text)
+    if "redirect without LOCATION" in words:
+        return Judgement(Fault.OTHER, "the bucket lies in another region: set AWS_REGION")
+    if "kind: Connect" in details:
+        unknown = "dns error" in details or "failed to lookup" in details
+        return Judgement(Fault.UNREACHABLE, "its host is not known" if unknown else "no connection")
+    if "kind: Timeout" in details or "TimedOut" in details:
+        return Judgement(Fault.PASSING, "it does not answer")
+    if "HTTP error" in words:
+        return Judgement(Fault.PASSING, "the connection broke")
+    return Judgement(Fault.OTHER, " ".join(words.split())[:200])

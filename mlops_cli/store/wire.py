@@ -1,0 +1,323 @@
+"""A bucket over a network: tries again what may pass, and tells everything else in one sentence.
+
+A `Wire` speaks with one kind of server and lets its library's exceptions out; it says of each what it means (`judge`).
+`WireBucket` makes a `Bucket` of it. So that the count of requests is true and nothing waits twice, the libraries
+behind wires try nothing again themselves where they can be told so.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from itertools import islice
+from os import remove
+from os.path import getsize
+from threading import Lock
+from typing import NamedTuple, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from mlops_cli.errors import MlxError, RemoteError
+from mlops_cli.store.bucket import AbsentKey, Stored, Traffic
+
+T = TypeVar("T")
+
+PATIENCE = 60.0  # s for which what may pass is tried again
+UNREACHED = 6.0  # s, when nothing ever answered: more likely a wrong address than a hiccup
+SILENCE = 30.0  # s without a byte after which a connection is given up
+CONNECT = 5.0  # s to wait for a connection
+FIRST_PAUSE = 0.2  # s
+LONGEST_PAUSE = 8.0  # s
+DELETE_AT_ONCE = 1000  # keys: S3 takes no more in one request
+
+
+class Fault(StrEnum):
+    """What an exception of a library means."""
+
+    ABSENT = "absent"
+    OUT_OF_RANGE = "out of range"
+    PASSING = "passing"
+    UNREACHABLE = "unreachable"  # no connection came about
+    NO_PLACE = "no place"  # the bucket or folder of the URL is not there
+    REFUSED = "refused"  # this is not allowed to whom the server knows
+    UNKNOWN_USER = "unknown user"  # no credentials, or none that count
+    OTHER = "other"
+
+
+class Judgement(NamedTuple):
+    """What an exception means, and what to tell of it."""
+
+    fault: Fault
+    words: str
+
+
+class Wire(Protocol):
+    """The verbs of a bucket as one library speaks them; each counts its requests, and raises what it likes.
+
+    `get` is never asked for no bytes at all.
+    """
+
+    def get(self, key: str, start: int, end: int | None) -> bytes: ...
+
+    def get_file(self, key: str, path: str) -> int: ...
+
+    def put(self, key: str, data: bytes) -> None: ...
+
+    def put_file(self, key: str, path: str) -> None: ...
+
+    def size(self, key: str) -> int | None: ...
+
+    def list(self, folder: str) -> Iterable[Stored]: ...
+
+    def delete(self, keys: Sequence[str]) -> None: ...
+
+    def judge(self, error: Exception) -> Judgement: ...
+
+
+class WireBucket:
+    """A bucket over a wire that is made when it is first needed.
+
+    `refusal_hint` says what to set when the server does not let this user in.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        connect: Callable[[Traffic], Wire],
+        *,
+        refusal_hint: str,
+        parallel: int = 8,
+        lists: bool = True,
+        writes: bool = True,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.name = name
+        self.url = safe_url(url)
+        self.label = f"remote `{name}`"
+        self.parallel = parallel
+        self.lists = lists
+        self.writes = writes
+        self.traffic = Traffic()
+        self._connect = connect
+        self._refusal_hint = refusal_hint
+        self._patience = patience
+        self._lock = Lock()
+        self._wire: Wire | None = None
+        self._reached = False
+        self._turned_away: RemoteError | None = None
+
+    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return the bytes from `start` to before `end` (None: all), fewer where the value ends; AbsentKey."""
+        if end is not None and end <= start:
+            if self.size(key) is None:
+                raise AbsentKey(key)
+            return b""
+        data = self._try("read from", key, lambda wire: wire.get(key, start, end))
+        self.traffic.count(requests=0, received=len(data))
+        return data
+
+    def get_file(self, key: str, path: str) -> int:
+        """Write a value to a new local file and return its bytes; AbsentKey, and then there is no file."""
+        try:
+            size = self._try("read from", key, lambda wire: wire.get_file(key, path))
+        except BaseException:
+            with suppress(FileNotFoundError):
+                remove(path)
+            raise
+        self.traffic.count(requests=0, received=size)
+        return size
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store a value."""
+        self._refuse_writing()
+        self._try("write to", None, lambda wire: wire.put(key, data))
+        self.traffic.count(requests=0, sent=len(data))
+
+    def put_file(self, key: str, path: str) -> None:
+        """Store the bytes of a local file, which must not change meanwhile."""
+        self._refuse_writing()
+        size = getsize(path)
+        self._try("write to", None, lambda wire: wire.put_file(key, path))
+        self.traffic.count(requests=0, sent=size)
+
+    def size(self, key: str) -> int | None:
+        """Return the bytes of a value, None when there is none."""
+        try:
+            return self._try("read from", key, lambda wire: wire.size(key))
+        except AbsentKey:
+            return None
+
+    def list(self, folder: str) -> Iterator[Stored]:
+        """Yield every key below `folder`, at any depth, in no order; nothing when there is no such folder."""
+        if not self.lists:
+            raise RemoteError(f"{self.label} (`{self.url}`) cannot be listed", hint=_NO_LISTING)
+        with suppress(AbsentKey):
+            yield from self._try("list", folder, lambda wire: [*wire.list(folder.strip("/"))])
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove values; those that are not there already are no error."""
+        self._refuse_writing()
+        waiting = iter(keys)
+        while batch := [*islice(waiting, DELETE_AT_ONCE)]:
+            with suppress(AbsentKey):
+                self._try("remove from", "", lambda wire, batch=batch: wire.delete(batch))  # type: ignore[misc]
+
+    def _refuse_writing(self) -> None:
+        if not self.writes:
+            raise RemoteError(f"{self.label} (`{self.url}`) can only be read", hint=_READ_ONLY)
+
+    def _try(self, doing: str, key: str | None, call: Callable[[Wire], T]) -> T:
+        """Return what `call` returns, within the patience of this bucket; AbsentKey where there may be no `key`."""
+        if self._turned_away is not None:
+            raise self._turned_away
+        start, pause = time.monotonic(), FIRST_PAUSE
+        while True:
+            wire = self._open()
+            try:
+                done = call(wire)
+            except (MlxError, AbsentKey):
+                raise
+            except Exception as error:
+                fault, words = wire.judge(error)
+                if fault is Fault.ABSENT and key is not None:
+                    self._reached = True
+                    raise AbsentKey(key) from None
+                patience = self._patience_for(fault)
+                if time.monotonic() + pause > start + patience:
+                    raise self._tell(doing, fault, words) from error
+                time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - so that clients do not come in step
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            self._reached = True
+            return done
+
+    def _open(self) -> Wire:
+        with self._lock:
+            if self._wire is None:
+                self._wire = self._connect(self.traffic)
+            return self._wire
+
+    def _patience_for(self, fault: Fault) -> float:
+        if fault is Fault.PASSING:
+            return self._patience
+        if fault is Fault.UNREACHABLE:
+            return self._patience if self._reached else min(UNREACHED, self._patience)
+        return 0.0
+
+    def _tell(self, doing: str, fault: Fault, words: str) -> RemoteError:
+        place = f"{self.label} (`{self.url}`)"
+        if fault is Fault.UNKNOWN_USER:
+            self._turned_away = RemoteError(f"{place} does not let you in: {words}", hint=self._refusal_hint)
+            return self._turned_away
+        if fault is Fault.REFUSED:
+            return RemoteError(f"{place} does not let you {doing} it: {words}", hint=self._refusal_hint)
+        if fault in (Fault.NO_PLACE, Fault.ABSENT):
+            return RemoteError(f"cannot {doing} {place}: {words}", hint=_NO_PLACE)
+        if fault is Fault.UNREACHABLE:
+            return RemoteError(f"cannot reach {place}: {words}", hint=_UNREACHABLE)
+        hint = f"`mlx remote check {self.name}` tells what works"
+        return RemoteError(f"cannot {doing} {place}: {words}", hint=hint)
+
+
+_NO_LISTING = "a web server tells no names: list it at the place that the server shows"
+_READ_ONLY = "a web server only gives: write to the place that it shows"
+_NO_PLACE = "check its URL: `mlx remote list`; mlx makes folders, but no buckets"
+_UNREACHABLE = "check its URL (`mlx remote list`) and the network"
+
+
+def safe_url(url: str) -> str:
+    """Return a URL without what may be secret: user, password and query."""
+    if "://" not in url:
+        return url
+    protocol, _, rest = url.partition("://")
+    rest = rest.partition("?")[0].partition("#")[0]
+    place, slash, path = rest.partition("/")
+    return f"{protocol}://{place.rpartition('@')[2]}{slash}{path}"
+
+
+# --- judging --------------------------------------------------------------------------------------------------------
+
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_STATUS = ("status", "status_code", "code", "http_status")
+
+
+def judge_status(status: int, words: str = "") -> Judgement:
+    """Return what an HTTP status means."""
+    words = words or f"the server answers {status}"
+    if status in (404, 410):
+        return Judgement(Fault.ABSENT, "it does not exist")
+    if status == 416:
+        return Judgement(Fault.OUT_OF_RANGE, words)
+    if status == 401:
+        return Judgement(Fault.UNKNOWN_USER, "it asks for credentials (401)")
+    if status in (403, 407):
+        return Judgement(Fault.REFUSED, f"permission denied ({status})")
+    return Judgement(Fault.PASSING if status in _PASSING else Fault.OTHER, words)
+
+
+def judge_exception(error: BaseException) -> Judgement:
+    """Return what an exception means, from what it, or what caused it, has in common with those of most libraries."""
+    for cause in _causes(error):
+        if (status := _status_of(cause)) is not None:
+            return judge_status(status)
+        if isinstance(cause, FileNotFoundError):
+            return Judgement(Fault.ABSENT, "it does not exist")
+        if isinstance(cause, PermissionError):
+            return Judgement(Fault.REFUSED, "permission denied")
+        if (found := _judge_kind(cause)) is not None:
+            return found
+    return Judgement(Fault.OTHER, first_line(error))
+
+
+def _judge_kind(cause: BaseException) -> Judgement | None:
+    kind = type(cause).__name__
+    if any(word in kind for word in ("Credential", "Unauthorized", "Authentication", "RefreshError")):
+        return Judgement(Fault.UNKNOWN_USER, f"no credentials that count ({kind})")
+    if "Forbidden" in kind or "Permission" in kind:
+        return Judgement(Fault.REFUSED, f"permission denied ({kind})")
+    if "Connect" in kind and not isinstance(cause, ConnectionResetError | ConnectionAbortedError):
+        return Judgement(Fault.UNREACHABLE, "no connection")
+    if kind == "gaierror":
+        return Judgement(Fault.UNREACHABLE, "its host is not known")
+    if isinstance(cause, TimeoutError) or "Timeout" in kind:
+        return Judgement(Fault.PASSING, "it does not answer")
+    if isinstance(cause, ConnectionError | EOFError) or any(word in kind for word in _BROKEN):
+        return Judgement(Fault.PASSING, "the connection broke")
+    return None
+
+
+_BROKEN = ("Disconnected", "Incomplete", "ProtocolError", "PayloadError", "ReadError", "WriteError", "NetworkError")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what it came from, the nearest first."""
+    seen: set[int] = set()
+    waiting: BaseException | None = error
+    while waiting is not None and id(waiting) not in seen:
+        seen.add(id(waiting))
+        yield waiting
+        waiting = waiting.__cause__ or waiting.__context__
+
+
+def _status_of(error: BaseException) -> int | None:
+    for holder in (error, getattr(error, "response", None)):
+        for word in _STATUS:
+            value = getattr(holder, word, None)
+            if isinstance(value, int) and 300 <= value < 600:
+                return value
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the beginning of what an exception says, with no URL in it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    words = [safe_url(word) if "://" in word else word for word in lines[0].split()]
+    return " ".join(words)[:200]
+
+
+def host_of(url: str) -> str:
+    """Return the host that a URL names."""
+    return urlsplit(url).hostname or ""
