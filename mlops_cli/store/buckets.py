@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlops_cli.store.bucket import Bucket
+from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.objects import Durability
 
 
@@ -17,12 +18,7 @@ def open_bucket(name: str, url: str, root: Path, *, durability: Durability) -> B
     """
     protocol = url.partition("://")[0].lower() if "://" in url else ""
     if protocol in ("", "file", "local"):
-        from mlops_cli.store.folder_bucket import (  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
-            FolderBucket,
-        )
-
-        bucket: Bucket = FolderBucket(name, url, folder_of(url, root), durability)
-        return bucket
+        return FolderBucket(name, url, folder_of(url, root), durability)
     # What speaks over a network loads more than a command on a folder needs.
     if protocol in ("s3", "s3a"):
         from mlops_cli.store.object_store_bucket import S3Bucket  # noqa: PLC0415

@@ -40,8 +40,8 @@ class Trust(Enum):
 class SyncResult:
     """What was (or, in a dry run, would be) transferred; `size` in bytes is None when only a transfer would tell it.
 
-    `requests` is how often the remote was asked for something; `repaired` how many objects the remote's index named that
-    it did not have as they were written.
+    `requests` is how often the remote was asked for something; `repaired` how many objects its index named that it did
+    not have as they were written.
     `unread` are tracked paths with a folder whose listing only the remote has: what it lists was not looked for there.
     """
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import uuid
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from mlops_cli.store.upload import Wanted, object_key
 from tests.crashing import crashes
 from tests.disks import small_disk
 from tests.objects import damage
+from tests.servers.s3 import S3Server, s3_server
 
 KEY = "0123456789abcdef0123456789abcdef"
 LARGE = os.urandom(1 << 16) * 145  # 9 MiB and a bit: too large for a pack
@@ -93,6 +95,26 @@ def there(tmp_path, store) -> Site:
     return Site(tmp_path / "there", str(store))
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def pair(request, monkeypatch, tmp_path, store) -> tuple[Site, Site]:
+    """Return two machines, and between them remotes of different kinds."""
+    name = f"remote-{uuid.uuid4().hex}"
+    if request.param == "s3":
+        server = request.getfixturevalue("s3")
+        for key, value in server.environ.items():
+            monkeypatch.setenv(key, value)
+        url = f"{server.make_bucket(name)}/team/data"
+    else:
+        url = str(store) if request.param == "folder" else f"memory://{name}/deep"
+    return Site(tmp_path / "here", url), Site(tmp_path / "there", url)
+
+
 def many(count: int, seed: int = 0) -> list[bytes]:
     source = random.Random(seed)
     return [source.randbytes(source.randrange(20, 400)) for _ in range(count)]
@@ -113,7 +135,8 @@ def flip(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("jobs", [0, 1, 4])
-def test_what_goes_up_comes_back(here, there, jobs):
+def test_what_goes_up_comes_back(pair, jobs):
+    here, there = pair
     contents = [b"", b"small", b"x" * (1 << 20), LARGE, *many(300)]
     digests = here.put(*contents)
 
@@ -125,7 +148,8 @@ def test_what_goes_up_comes_back(here, there, jobs):
     assert sorted(here.remote().list()) == sorted(digests)
 
 
-def test_only_what_is_lacking_moves(here, there):
+def test_only_what_is_lacking_moves(pair):
+    here, there = pair
     one, two, three = here.put(b"one", b"two", b"three")
     here.push([two])
     progress = Progress()
@@ -139,7 +163,8 @@ def test_only_what_is_lacking_moves(here, there):
     assert there.fetch([one, two, three]) == Transferred(0, 0)
 
 
-def test_reading_one_object(here):
+def test_reading_one_object(pair):
+    here, _ = pair
     contents = [b"", b"small", b"y" * 100_000, LARGE]
     digests = here.put(*contents)
     here.push(digests)
@@ -176,7 +201,8 @@ def test_what_lies_alone_here_may_share_a_pack_there(here, there, store):
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
-def test_two_thousand_files_are_a_handful_of_requests(here, there):
+def test_two_thousand_files_are_a_handful_of_requests(pair):
+    here, there = pair
     digests = here.put(*many(2000))
 
     remote = here.remote()
@@ -192,8 +218,9 @@ def test_two_thousand_files_are_a_handful_of_requests(here, there):
     assert remote.bucket.traffic.requests <= 6
 
 
-def test_one_of_many_takes_a_fraction(here, there):
+def test_one_of_many_takes_a_fraction(pair):
     """Of a large index only the parts are read that say where one object is."""
+    here, there = pair
     digests = here.put(*many(30_000))
     here.push(digests)
 
@@ -248,12 +275,14 @@ def test_what_nobody_asked_for_does_not_go_up(here, store):
     assert not any(data in path.read_bytes() for path in packs(store))
 
 
-def test_many_pushes_leave_one_segment(here, there, store):
+def test_many_pushes_leave_few_segments(pair):
+    here, there = pair
     digests = here.put(*many(80))
     for digest in digests:
         here.push([digest])
 
-    assert len(list((store / "index").glob("*.idx"))) <= 33
+    segments = [stored for stored in here.remote().bucket.list("index") if stored.key.endswith(".idx")]
+    assert len(segments) <= 33
     assert here.remote().missing(digests) == set()
     there.fetch(digests)
     assert there.cache.missing(digests) == set()
@@ -415,6 +444,69 @@ def test_a_kept_segment_that_was_damaged_here_comes_again(here, there, pushed):
     kept.write_bytes(b"")
 
     assert there.remote().missing(pushed) == set()
+
+
+# --- not taking the index's word ------------------------------------------------------------------------------------
+
+
+def test_all_is_well(pair):
+    here, _ = pair
+    digests = here.put(*many(50), LARGE)
+    here.push(digests)
+    progress = Progress()
+
+    assert here.remote().check(digests, read=False) == []
+    assert here.remote().check(read=True, reporter=progress) == []
+    assert progress.advanced == sum(here.sizes.values())
+
+
+def test_what_is_gone_is_found_by_looking_and_what_is_damaged_by_reading(here, there, pushed, store):
+    other = here.put(*many(10, seed=7))
+    here.push(other)
+    (gone,) = (path for path in packs(store) if path.stat().st_size < 5000)
+    gone.unlink()
+    (pack,) = packs(store)
+    flip(pack, 8 + RECORD_SIZE + 3)
+
+    looked = here.remote().check([*pushed, *other], read=False)
+    assert {fault.digest for fault in looked} == set(other)
+    assert all(isinstance(fault.error, AbsentObjects) and "is gone" in fault.error.message for fault in looked)
+    read = here.remote().check(read=True)
+    damaged = [fault for fault in read if isinstance(fault.error, DamagedObjects)]
+    assert len(damaged) == 1
+    assert {fault.digest for fault in read} == {*other, damaged[0].digest}
+
+    remote = here.remote()
+    remote.check(read=True)
+    bad = remote.missing([*pushed, *other])
+    assert bad == {*other, damaged[0].digest}
+    remote.forget_faults()
+    assert here.remote().missing([*pushed, *other]) == bad
+    here.push(bad)
+    assert here.remote().check(read=True) == []
+    there.fetch([*pushed, *other])
+
+
+def test_a_large_object_that_is_cut_short_or_other(here, pushed, store):
+    path = store / object_key(pushed[-1])
+    flip(path, 100)
+    assert here.remote().check(pushed, read=False) == []
+    assert [fault.digest for fault in here.remote().check(pushed, read=True)] == [pushed[-1]]
+    os.truncate(path, 10)
+    assert [fault.digest for fault in here.remote().check(pushed, read=False)] == [pushed[-1]]
+
+
+def test_a_damaged_segment_is_dropped_and_the_others_stay(here, pushed, store):
+    (first,) = (store / "index").glob("*.idx")
+    other = here.put(*many(10, seed=7))
+    here.push(other)
+    flip(first, 60)
+    remote = Site(here.folder / "fresh", here.url).remote()
+
+    assert remote.drop_damaged_index() == [f"index/{first.name}"]
+    assert remote.missing([*pushed, *other]) == set(pushed)
+    here.push(pushed)
+    assert here.remote().check([*pushed, *other], read=True) == []
 
 
 # --- the marker, and where it is not ----------------------------------------------------------------------------------
