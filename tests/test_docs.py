@@ -19,7 +19,7 @@ from mlops_cli.documents.schemas import find_violations
 from mlops_cli.errors import RecordError
 from mlops_cli.hashing import fingerprint, hash_bytes
 from mlops_cli.records import config, locks, pipeline, pointers
-from mlops_cli.store.folder import check_marker
+from mlops_cli.store.remote import LAYOUT, layout_of
 from mlops_cli.store.trees import Entry, Kind, decode_tree, encode_tree
 from tests.cli.conftest import LEAVES
 from tests.command_lines import calls, fault
@@ -278,7 +278,8 @@ def test_the_example_of_a_fingerprint() -> None:
 
 
 def test_the_example_of_a_marker() -> None:
-    check_marker(next(body for kind, _, body in EXAMPLES if kind == "marker").encode(), "storage")
+    body = next(body for kind, _, body in EXAMPLES if kind == "marker")
+    assert layout_of(body.encode(), "remote `storage`") == LAYOUT
 
 
 def test_the_example_of_ignore_rules(tmp_path: Path) -> None:

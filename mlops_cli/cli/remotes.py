@@ -242,7 +242,7 @@ def _remotes(session: Session) -> list[dict[str, Any]]:
 COMMANDS = {
     "push": command(push, "mlx push", "mlx push data/raw --remote storage", "mlx push --all-branches --all-tags"),
     "pull": command(pull, "mlx pull", "mlx pull data/raw/0007.pgm"),
-    "fetch": command(fetch, "mlx fetch data/raw", "mlx fetch --rev v1.0"),
+    "fetch": command(fetch, "mlx fetch data/raw", "mlx fetch --rev HEAD~1"),
     "remote": Group(
         "Name the folders and buckets that share data",
         {

@@ -140,7 +140,7 @@ class FolderBucket:
         """Raise RemoteError when neither the folder is there nor the one to make it in."""
         if not self.folder.is_dir() and not self.folder.parent.is_dir():
             raise RemoteError(
-                f"{self.label} is `{self.folder}`, and there is no `{self.folder.parent}` to make it in",
+                f"{self.label} is `{self.folder}`, and there is no folder `{self.folder.parent}` to make it in",
                 hint="mount it, or make that folder; `mlx remote list` shows the URL",
             )
 

@@ -37,8 +37,17 @@ IN_ONE = 1 << 30  # bytes that are sent in one request where the library asks
 _WHOLE = frozenset({"gs", "gcs", "az", "abfs", "abfss", "adl", "memory", "s3", "s3a"})
 _IN_PIECES = frozenset({"gs", "gcs", "s3", "s3a"})  # take `chunksize`
 _WEBDAV = {"webdav": "http", "webdavs": "https", "dav": "http", "davs": "https"}
-_EXTRAS = {"gs": "gs", "gcs": "gs", "az": "azure", "abfs": "azure", "abfss": "azure", "adl": "azure"}
-_EXTRAS |= dict.fromkeys(_WEBDAV, "webdav")
+_EXTRAS = {
+    "gs": "gs",
+    "gcs": "gs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "adl": "azure",
+    "ssh": "ssh",
+    "sftp": "ssh",
+}
+_EXTRAS |= dict.fromkeys(_WEBDAV, "webdav") | dict.fromkeys(("ssh", "sftp"), "ssh")
 _USUAL = "use a folder, or a URL that begins with `s3://`, `gs://`, `az://`, `ssh://`, `webdavs://` or `https://`"
 
 _GOOGLE = "`gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"

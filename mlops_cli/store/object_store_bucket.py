@@ -68,7 +68,7 @@ def _import(name: str, extra: str) -> None:
         if extra == "s3":
             import botocore.session  # noqa: F401
     except ImportError as error:
-        message = f"remote `{name}` needs a package for `{extra}://` that is missing: {error.name}"
+        message = f"remote `{name}` needs a package for `{extra}://` that is missing"
         raise RemoteError(message, hint=f"`pip install 'mlops-cli[{extra}]'`") from error
 
 

@@ -219,7 +219,7 @@ class Remote:
         except AbsentKey:
             self._layout = 0
             return
-        layout = _layout_of(data, self.label)
+        layout = layout_of(data, self.label)
         if layout == _WITHOUT_INDEX:
             self._index.supplement(rows_table(self._loose(), LOOSE))
         self._layout = layout
@@ -241,7 +241,7 @@ class Remote:
             self._layout = LAYOUT
 
 
-def _layout_of(data: bytes, label: str) -> int:
+def layout_of(data: bytes, label: str) -> int:
     """Return the layout that a marker names; RemoteError when this code does not understand it."""
     try:
         layout = json.loads(data)["mlx"]

@@ -590,7 +590,7 @@ def test_a_folder_that_does_not_exist_is_told_by_who_reads_and_made_by_who_write
 def test_a_folder_on_a_disk_that_is_not_mounted_is_not_made(here, tmp_path):
     here.url = str(tmp_path / "mnt" / "store")
 
-    with pytest.raises(RemoteError, match=r"there is no `.*/mnt` to make it in") as caught:
+    with pytest.raises(RemoteError, match=r"there is no folder `.*/mnt` to make it in") as caught:
         here.push(here.put(b"x"))
 
     assert (caught.value.hint or "").startswith("mount it")
