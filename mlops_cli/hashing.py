@@ -57,6 +57,11 @@ def hash_bytes(data: bytes | memoryview) -> Digest:
     return Digest(PREFIX + blake3(data).hexdigest())
 
 
+def hash_raw(data: bytes | memoryview) -> bytes:
+    """Return the 32 bytes that the digest of `data` spells."""
+    return blake3(data).digest()
+
+
 def hash_file(path: str | Path) -> Digest:
     """Return the digest of a file's bytes, reading it once in constant memory; OSError passes through."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
