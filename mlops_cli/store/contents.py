@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """All that a cache holds, but for `trash/`, `quarantine/` and `tmp/`."""
+    """All that a cache holds, but for `trash/`, `quarantine/`, `tmp/`, and `recipes/`, which can be found out again."""
 
     loose: tuple[Loose, ...] = ()
     packs: tuple[Packed, ...] = ()

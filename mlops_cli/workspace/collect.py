@@ -18,6 +18,7 @@ from mlops_cli.files import translate_os_error
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.contents import Contents, Packed, read_contents
 from mlops_cli.store.guard import alone
+from mlops_cli.store.recipes import Recipes
 from mlops_cli.store.trash import Thrown, Trash
 from mlops_cli.workspace import clients
 from mlops_cli.workspace.project import Project
@@ -222,6 +223,7 @@ def _carry_out(project: Project, plan: Plan, needed: Collection[bytes], now: flo
                 reporter.note(f"pack `{name[:12]}` is damaged, and stays as it is: `mlx fsck` tells more")
             trash.reindex()
     trash.throw(int(now), plan.loose, (), ())
+    Recipes(project.cache).drop_orphans()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,15 @@ from mlops_cli.progress import SILENT
 from mlops_cli.store.batch import open_batch
 from mlops_cli.store.contents import Contents, Loose, Packed, Run, read_contents
 from mlops_cli.store.guard import alone
+from mlops_cli.store.recipe import Recipe
+from mlops_cli.store.recipes import Recipes
 from mlops_cli.store.trees import tree_objects
 from mlops_cli.workspace import collect as collecting
 from mlops_cli.workspace import repository
 from mlops_cli.workspace.collect import Amount, Emptied, Plan, collect, empty_trash, plan_collection, restore_trash
 from mlops_cli.workspace.roots import Marker
 from tests.crashing import killed_at
+from tests.objects import is_loose
 from tests.workspace.collecting import LARGE, add_new, content, gc, held, in_trash, later
 from tests.workspace.projects import Sandbox, make_project
 
@@ -141,6 +145,25 @@ def test_exactly_what_is_needed_is_left(used: Sandbox) -> None:
     assert_all_is_well(used)
     assert found.plan.kept.objects == len(needed)
     assert not gc(used).plan.going.objects
+
+
+def test_what_is_known_of_an_object_that_went_goes_too(used: Sandbox) -> None:
+    """It comes neither into the trash nor back from there: whoever reads the object knows it again."""
+    cache = used.project().cache
+    recipes = Recipes(cache)
+    needed = needed_by(used)
+    loose = [digest for digest in cache.list() if is_loose(cache, digest)]
+    for digest in loose:
+        recipes.keep(Recipe(digest, 5, array("I", [5]), bytes(32)))
+
+    gc(used, dry_run=True)
+    assert set(recipes.list()) == set(loose)
+    gc(used)
+
+    assert set(recipes.list()) == needed.intersection(loose) < set(loose)
+    assert not [name for name in in_trash(used) if name.startswith("recipes")]
+    restore_trash(used.project())
+    assert stored(used) > needed
 
 
 def test_a_dry_run_moves_nothing_and_says_the_same(used: Sandbox) -> None:

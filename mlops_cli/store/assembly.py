@@ -1,0 +1,382 @@
+"""Making a large file from its chunks: those that lie in objects of the cache, and the rest from where it comes.
+
+The one idea: nothing is believed that was not read back from the new file. Chunks are copied by the system, which
+shares blocks where the file system can, and then the file's own bytes are hashed, chunk by chunk and as a whole. So a
+source that was damaged, edited or removed, before or meanwhile, costs its chunks and no more: they are fetched like
+those that were never here. What comes back is a temporary file with the right bytes, to be published; or there is none.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from mlops_cli.errors import CorruptObject, MissingObject, OutsideError
+from mlops_cli.files import write_all
+from mlops_cli.hashing import Digest, Hasher, digest_from_raw, hash_raw
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.store.links import UNSUPPORTED
+from mlops_cli.store.loose import OBJECT_MODE, LooseStore
+from mlops_cli.store.objects import DamagedObjects, cut, damaged_in_flight
+from mlops_cli.store.recipe import Recipe
+from mlops_cli.store.recipes import Place
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+AT_ONCE = 32 << 20  # bytes of chunks that are fetched together, and held until their place in the file comes
+_STRETCH = 8 << 20  # bytes that are copied while those before them are hashed
+_BLOCK = 4096  # bytes: file systems share whole blocks
+_OPEN = 16  # sources that are open at once
+_COPY_BUFFER = 1 << 20
+_UNREADABLE = frozenset({errno.EIO, errno.ESTALE})  # if that was the new file, what is written next fails again
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+# Given 32-byte digests, each once, what brings the chunks, in any order, as pairs of digest and bytes.
+Fetch = Callable[[list[bytes]], Iterable[tuple[bytes, bytes]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A file that has been made: where it is, and how many of its bytes had to be fetched.
+
+    `suspects` are the objects that had not the bytes that their recipe says, or were gone: `check` tells more.
+    """
+
+    path: str
+    fetched: int
+    suspects: tuple[Digest, ...]
+
+
+class _Stretch(NamedTuple):
+    """Some chunks that follow one another: the numbers of the first and of the one after the last, and their offset."""
+
+    first: int
+    end: int
+    offset: int
+
+
+def assemble(
+    recipe: Recipe,
+    places: Sequence[Place | None],
+    fetch: Fetch,
+    store: LooseStore,
+    next_path: Callable[[], str],
+    *,
+    reporter: Reporter = SILENT,
+) -> Assembled:
+    """Make the file of `recipe` under a temporary name that `next_path` gives, and verify it; then it can be published.
+
+    `places` says where in `store` each chunk may be, or None; `fetch` is called for those that are not, or no longer,
+    there, with at most `AT_ONCE` bytes of them at a time. The reporter advances by the bytes of the file. This takes
+    half as much again as `AT_ONCE` of memory, and what `fetch` holds.
+
+    CorruptObject when chunks come wrong or not at all, or make another file than the recipe says; what `fetch` raises
+    passes through, and OSError becomes what a user can act on. Nothing is left behind then.
+    """
+    path = next_path()
+    try:
+        with _Assembly(recipe, places, fetch, store, path, reporter) as assembly:
+            assembly.run()
+            return Assembled(path, assembly.fetched, tuple(assembly.suspects))
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(path)
+        if isinstance(error, OSError):
+            raise store.trouble(error, f"write object `{cut(recipe.digest)}`") from error
+        raise
+
+
+class _Assembly:
+    """One file in the making."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        places: Sequence[Place | None],
+        fetch: Fetch,
+        store: LooseStore,
+        path: str,
+        reporter: Reporter,
+    ) -> None:
+        self.fetched = 0
+        self.suspects: dict[Digest, None] = {}
+        self._recipe = recipe
+        self._places = places
+        self._fetch = fetch
+        self._path = path
+        self._reporter = reporter
+        self._sources = _Sources(store)
+        self._target = -1
+        self._held: dict[bytes, bytes] = {}  # chunks that came and whose place has not
+        self._repeated = _repeated(recipe)
+        self._written: dict[bytes, int] = {}  # where chunks are that came once and are there more often
+        self._hasher = Hasher()
+        self._buffer = memoryview(bytearray(max(recipe.lengths, default=0)))
+
+    def __enter__(self) -> Self:
+        self._target = os.open(self._path, _FLAGS, OBJECT_MODE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sources.close()
+        os.close(self._target)
+
+    def run(self) -> None:
+        """Write and verify everything."""
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 18 ms that only who assembles needs
+
+        with ThreadPoolExecutor(1) as pool:
+            self._write_all(pool)
+        found = self._hasher.digest()
+        if found != self._recipe.digest:
+            hint = "`mlx push` from a clone that has the file writes its recipe anew"
+            message = f"the chunks of object `{cut(self._recipe.digest)}` make another one: `{cut(found)}`"
+            raise DamagedObjects([self._recipe.digest], message, hint=hint)
+
+    def _write_all(self, pool: ThreadPoolExecutor) -> None:
+        """Write one stretch while the one before it is hashed."""
+        before: tuple[_Stretch, Future[list[int]]] | None = None
+        for stretch in self._stretches():
+            self._write(stretch)
+            if before is not None:
+                self._settle(*before)
+            before = stretch, pool.submit(self._verify, stretch)
+        if before is not None:
+            self._settle(*before)
+
+    def _stretches(self) -> Iterator[_Stretch]:
+        lengths = self._recipe.lengths
+        first = offset = size = 0
+        for number, length in enumerate(lengths, 1):
+            size += length
+            if size >= _STRETCH or number == len(lengths):
+                yield _Stretch(first, number, offset)
+                first, offset, size = number, offset + size, 0
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    def _write(self, stretch: _Stretch) -> None:
+        """Put chunks where they belong, unverified; where a source fails, other bytes or none are there."""
+        recipe = self._recipe
+        number, offset = stretch.first, stretch.offset
+        while number < stretch.end:
+            place = self._places[number]
+            if place is not None and not self._sources.lacks(place.digest):
+                end, size = self._run_of(number, stretch.end, place)
+                self._sources.copy(place.digest, place.offset, self._target, offset, size)
+                number, offset = end, offset + size
+                continue
+            self._put(recipe.raw(number), number, offset)
+            offset += recipe.lengths[number]
+            number += 1
+
+    def _run_of(self, number: int, end: int, place: Place) -> tuple[int, int]:
+        """Return how far the chunks from `number` on, and before `end`, follow one another, and their bytes."""
+        size = place.length
+        number += 1
+        while number < end and self._places[number] == (
+            place.digest,
+            place.offset + size,
+            self._recipe.lengths[number],
+        ):
+            size += self._recipe.lengths[number]
+            number += 1
+        return number, size
+
+    def _put(self, raw: bytes, number: int, offset: int) -> None:
+        """Put a chunk that is in no source to its place."""
+        if raw in self._written:
+            _copy(self._target, self._written[raw], self._target, offset, self._recipe.lengths[number])
+            return
+        if raw not in self._held:
+            self._fetch_from(number)
+        _write_at(self._target, self._held.pop(raw), offset)
+        if raw in self._repeated:
+            self._written[raw] = offset
+
+    def _fetch_from(self, number: int) -> None:
+        """Fetch the chunks from `number` on that are in no source, of as many bytes as may be held."""
+        recipe = self._recipe
+        # What is held already, when a source has gone meanwhile, belongs further behind; it must not make every chunk
+        # before it a request of its own.
+        most = max(AT_ONCE - sum(map(len, self._held.values())), AT_ONCE // 4)
+        wanted: dict[bytes, int] = {}
+        size = 0
+        for at in range(number, len(recipe)):
+            raw, place = recipe.raw(at), self._places[at]
+            if place is not None and not self._sources.lacks(place.digest):
+                continue
+            if raw in wanted or raw in self._held or raw in self._written:
+                continue
+            size += recipe.lengths[at]
+            if wanted and size > most:
+                break
+            wanted[raw] = recipe.lengths[at]
+        self._held.update(self._receive(wanted))
+
+    def _receive(self, wanted: dict[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
+        """Yield chunks (digest and length), each once and verified."""
+        digest = self._recipe.digest
+        waiting = dict(wanted)
+        for raw, data in self._fetch(list(wanted)):
+            length = waiting.pop(raw, None)
+            if length is None:
+                continue
+            found = hash_raw(data)
+            if found != raw or len(data) != length:
+                raise DamagedObjects([digest], damaged_in_flight(digest_from_raw(raw), digest_from_raw(found)).message)
+            self.fetched += length
+            yield raw, data
+        if waiting:
+            message = f"object `{cut(digest)}` cannot be put together: {len(waiting):,} of its chunks did not come"
+            raise DamagedObjects([digest], message, hint="`mlx push` from a clone that has the file brings them")
+
+    # Verifying -------------------------------------------------------------------------------------------------------
+
+    def _verify(self, stretch: _Stretch) -> list[int]:
+        """Read back what was written; return the numbers of the wrong chunks. Those before the first are in the digest.
+
+        This runs in a thread of its own, one stretch after the other.
+        """
+        wrong = []
+        offset = stretch.offset
+        for number in range(stretch.first, stretch.end):
+            length = self._recipe.lengths[number]
+            data = self._buffer[:length]
+            if _read_at(self._target, data, offset) < length or hash_raw(data) != self._recipe.raw(number):
+                wrong.append(number)
+            elif not wrong:
+                self._hasher.update(data)
+            offset += length
+        return wrong
+
+    def _settle(self, stretch: _Stretch, verified: Future[list[int]]) -> None:
+        """Wait until a stretch is verified, and mend it."""
+        wrong = verified.result()
+        if wrong:
+            self._mend(stretch, wrong)
+        self._reporter.advance(sum(self._recipe.lengths[stretch.first : stretch.end]))
+
+    def _mend(self, stretch: _Stretch, wrong: list[int]) -> None:
+        """Fetch the chunks that are wrong, and go on hashing from the first of them."""
+        recipe = self._recipe
+        for number in wrong:
+            place = self._places[number]
+            if place is not None:
+                self.suspects[place.digest] = None
+        offsets = {}
+        offset = stretch.offset
+        for number in range(stretch.first, stretch.end):
+            offsets[number] = offset
+            offset += recipe.lengths[number]
+        # All of them together are hardly more than a stretch.
+        wanted = {recipe.raw(number): recipe.lengths[number] for number in wrong}
+        for raw, data in self._receive(wanted):
+            for number in wrong:
+                if recipe.raw(number) == raw:
+                    _write_at(self._target, data, offsets[number])
+        if still := self._verify(_Stretch(wrong[0], stretch.end, offsets[wrong[0]])):
+            message = f"what was written of object `{cut(recipe.digest)}` is not what is read back: {len(still)} chunks"
+            raise CorruptObject(message, hint="the disk may be failing; look at the system's log")
+
+
+class _Sources:
+    """Objects that chunks are copied from, a few of them open at once."""
+
+    def __init__(self, store: LooseStore) -> None:
+        self._store = store
+        self._open: dict[Digest, int] = {}
+        self._lacking: set[Digest] = set()
+
+    def lacks(self, digest: Digest) -> bool:
+        """Say whether an object is known to be gone."""
+        return digest in self._lacking
+
+    def copy(self, digest: Digest, start: int, target: int, offset: int, size: int) -> None:
+        """Copy bytes of an object, as many as there are."""
+        descriptor = self._open.pop(digest, None)
+        if descriptor is None:
+            try:
+                descriptor = self._store.open_descriptor(digest)
+            except (MissingObject, OutsideError):
+                self._lacking.add(digest)
+                return
+        self._open[digest] = descriptor  # it is the last now
+        if len(self._open) > _OPEN:
+            os.close(self._open.pop(next(iter(self._open))))
+        try:
+            _copy(descriptor, start, target, offset, size)
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            self._lacking.add(digest)
+
+    def close(self) -> None:
+        """Close them all."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+
+def _repeated(recipe: Recipe) -> frozenset[bytes]:
+    """Return the chunks that a file has more than once."""
+    seen: set[int] = set()
+    twice = set()
+    for number in range(len(recipe)):
+        raw = recipe.raw(number)
+        key = int.from_bytes(raw[:7], "little")  # a small number: that of 32 bytes would take three times as much
+        if key in seen:
+            twice.add(raw)
+        seen.add(key)
+    return frozenset(twice)
+
+
+def _copy(source: int, start: int, target: int, offset: int, size: int) -> None:
+    """Copy a part of a file into another place, or as much as the source has."""
+    if hasattr(os, "copy_file_range"):
+        done = _copy_by_system(source, start, target, offset, size)
+        if done is None:
+            return
+        start, offset, size = start + done, offset + done, size - done
+    while size and (data := os.pread(source, min(size, _COPY_BUFFER), start)):
+        _write_at(target, data, offset)
+        start, offset, size = start + len(data), offset + len(data), size - len(data)
+
+
+def _copy_by_system(source: int, start: int, target: int, offset: int, size: int) -> int | None:
+    """Copy within the system; None when that is done, else how many bytes were copied before the system could not.
+
+    Where both ends lie alike in their blocks the bytes before the first whole block are copied first: then a file
+    system that can share the others does.
+    """
+    done = 0
+    head = -start % _BLOCK if start % _BLOCK == offset % _BLOCK else 0
+    while done < size:
+        many = min(head - done, size - done) if done < head else size - done
+        try:
+            copied = os.copy_file_range(source, target, many, start + done, offset + done)
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                return done
+            raise
+        if not copied:
+            return None  # the source is shorter than it was; whoever verifies will see
+        done += copied
+    return None
+
+
+def _write_at(target: int, data: bytes | memoryview, offset: int) -> None:
+    os.lseek(target, offset, os.SEEK_SET)
+    write_all(target, data)
+
+
+def _read_at(source: int, buffer: memoryview, offset: int) -> int:
+    filled = 0
+    while filled < len(buffer) and (count := os.preadv(source, [buffer[filled:]], offset + filled)):
+        filled += count
+    return filled
