@@ -152,6 +152,8 @@ def _show(
     if restored is not None:
         value["restored"] = restored
     size = "size not known here" if result.size is None else size_text(result.size)
+    if result.size and not dry_run and result.transferred < result.size // 2:
+        size += f", {size_text(result.transferred)} transferred"
     place = f" {way} `{result.remote}`" if result.remote else ""
     moved = f"{verb} {count(result.objects, 'object')} ({size}){place}"
     if not result.objects:

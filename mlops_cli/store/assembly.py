@@ -20,10 +20,11 @@ from mlops_cli.files import write_all
 from mlops_cli.hashing import Digest, Hasher, digest_from_raw, hash_raw
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.links import UNSUPPORTED
-from mlops_cli.store.loose import OBJECT_MODE, LooseStore
+from mlops_cli.store.loose import LooseStore
 from mlops_cli.store.objects import DamagedObjects, cut, damaged_in_flight
 from mlops_cli.store.recipe import Recipe
 from mlops_cli.store.recipes import Place
+from mlops_cli.store.scratch import OBJECT_MODE
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor

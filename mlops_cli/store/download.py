@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from mlops_cli.errors import CorruptObject
 from mlops_cli.files import write_all
 from mlops_cli.hashing import Digest, digest_from_raw, hash_file, raw_digest
 from mlops_cli.progress import Reporter
+from mlops_cli.store.assembly import assemble
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Failures, cut
@@ -25,10 +27,12 @@ from mlops_cli.store.pack_format import LARGEST, LARGEST_PACK, RECORD_SIZE, Pack
 from mlops_cli.store.pack_index import Place
 from mlops_cli.store.pack_writer import unpacked
 from mlops_cli.store.parallel import map_bounded
-from mlops_cli.store.remote_index import LOOSE, RemoteIndex
+from mlops_cli.store.parcels import object_key, pack_key, recipe_key
+from mlops_cli.store.recipe import RECIPE_LIMIT, decode_recipe
+from mlops_cli.store.recipes import ChunkIndex, Recipes
+from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
 from mlops_cli.store.repacker import Repacker
 from mlops_cli.store.scratch import CREATE_FLAGS, OBJECT_MODE
-from mlops_cli.store.upload import object_key, pack_key
 
 _GAP = 1 << 20  # bytes nobody wants that are read rather than asked around
 _RANGE = 16 << 20  # bytes of one request, unless one record is more
@@ -61,6 +65,8 @@ class Download:
         self._index = index
         self._reporter = reporter
         self._failures = Failures()
+        self._recipes = Recipes(cache)
+        self._chunks: ChunkIndex | None = None
         self.objects = 0
         self.bytes = 0
 
@@ -88,9 +94,10 @@ class Download:
             if digest not in places:
                 self._failures.add(digest, AbsentObjects([digest], self._bucket.label))
         gone: list[Digest] = []
-        spans = spans_of((digest, place) for digest, place in places.items() if place.pack != LOOSE)
-        loose = [digest for digest, place in places.items() if place.pack == LOOSE]
-        tasks = chain((partial(self._read, span) for span in spans), (partial(self._get, d, new_path) for d in loose))
+        spans = spans_of((digest, place) for digest, place in places.items() if place.pack not in (LOOSE, CHUNKED))
+        alone = [digest for digest, place in places.items() if place.pack == LOOSE]
+        chunked = [digest for digest, place in places.items() if place.pack == CHUNKED]
+        tasks = chain((partial(self._read, span) for span in spans), (partial(self._get, d, new_path) for d in alone))
         try:
             for came in map_bounded(lambda task: task(), tasks, jobs):
                 gone += came.gone
@@ -98,23 +105,29 @@ class Download:
                 self.objects += len(came.records) + len(came.files)
                 self.bytes += size
                 self._reporter.advance(size)
+            for digest in chunked:  # each with as many requests at once as pay
+                self._put_together(digest, incoming, jobs, new_path)
         finally:
             incoming.publish()  # even when the remote fails half-way: what came is whole and need not come again
         return gone
 
     def _read(self, span: Span) -> _Came:
         try:
-            data = self._bucket.get(pack_key(span.pack), span.start, span.end)
+            found = self._load(span)
         except AbsentKey:
             self._index.reject(span.pack)
             return _Came([], [], [digest for digest, _ in span.objects])
         records = []
-        for digest, record in records_in(data, span, self._bucket.label):
+        for digest, record in found:
             if isinstance(record, DamagedObjects):
                 self._failures.add(digest, record)
             else:
                 records.append((digest, record))
         return _Came(records, [], [])
+
+    def _load(self, span: Span) -> list[tuple[Digest, Record | DamagedObjects]]:
+        data = self._bucket.get(pack_key(span.pack), span.start, span.end)
+        return list(records_in(data, span, self._bucket.label))
 
     def _get(self, digest: Digest, new_path: Callable[[], str]) -> _Came:
         path = new_path()
@@ -129,6 +142,46 @@ class Download:
             self._failures.add(digest, damaged_object(digest, found, self._bucket.label, object_key(digest)))
             return _Came([], [], [])
         return _Came([], [(digest, path, size)], [])
+
+    # Files in chunks -------------------------------------------------------------------------------------------------
+
+    def _put_together(self, digest: Digest, incoming: _Incoming, jobs: int, new_path: Callable[[], str]) -> None:
+        """Make a file from its chunks, of which as many as can be come from files that are here."""
+        key = recipe_key(digest)
+        try:
+            recipe = decode_recipe(self._bucket.get(key, 0, RECIPE_LIMIT + 1), digest)
+            made = assemble(
+                recipe,
+                self._chunk_index().places(recipe),
+                partial(self._fetch_chunks, jobs=jobs),
+                self._cache,
+                new_path,
+                reporter=self._reporter,
+            )
+        except AbsentKey:
+            self._failures.add(digest, AbsentObjects([digest], self._bucket.label))
+        except CorruptObject as error:
+            hint = "`mlx push --repair` from a clone that has it makes it good"
+            message = f"object `{cut(digest)}` in {self._bucket.label} is damaged (`{key}`): {error.message}"
+            self._failures.add(digest, DamagedObjects([digest], message, hint=hint))
+        else:
+            self.objects += 1
+            self.bytes += incoming.take(_Came([], [(digest, made.path, recipe.size)], []))
+            self._recipes.keep(recipe)
+
+    def _chunk_index(self) -> ChunkIndex:
+        if self._chunks is None:
+            self._chunks = self._recipes.index()
+        return self._chunks
+
+    def _fetch_chunks(self, raws: list[bytes], *, jobs: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield those of the chunks that are there; whoever asked notices which are not."""
+        places = self._index.find([digest_from_raw(raw) for raw in raws])
+        for found in map_bounded(self._load, spans_of(places.items()), jobs):
+            for digest, record in found:
+                if isinstance(record, DamagedObjects):
+                    raise record
+                yield raw_digest(digest), unpacked(record)
 
 
 class _Incoming:

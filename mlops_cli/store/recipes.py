@@ -15,9 +15,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from mlops_cli.hashing import RAW_SIZE, Digest, parse_digest
-from mlops_cli.store.loose import OBJECT_MODE, READ_FLAGS
+from mlops_cli.store.loose import READ_FLAGS
 from mlops_cli.store.packed import PackedStore
 from mlops_cli.store.recipe import RECIPE_LIMIT, Recipe, RecipeError, decode_recipe, encode_recipe
+from mlops_cli.store.scratch import OBJECT_MODE
 from mlops_cli.store.sharing import grant, make_folder
 
 if TYPE_CHECKING:

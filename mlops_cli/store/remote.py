@@ -3,6 +3,7 @@
     mlx.json                 {"mlx": 2}
     packs/<name>.pack        small objects and trees, in packs as the cache has them
     objects/<aa>/<rest>      objects too large for a pack, as their plain bytes
+    recipes/<aa>/<rest>      of which chunks a large file is made; they are in packs
     index/<name>.idx         what is where (`remote_index`)
     runs/<fingerprint>.yaml  run records
 
@@ -30,10 +31,12 @@ from mlops_cli.store.objects import AbsentObjects, too_large
 from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, PackError, Row, decode_record
 from mlops_cli.store.pack_index import Place, rows_table
 from mlops_cli.store.pack_writer import unpacked
-from mlops_cli.store.remote_checkup import Fault, check_bytes, check_files
-from mlops_cli.store.remote_index import LOOSE, RemoteIndex
+from mlops_cli.store.parcels import Wanted, object_key, pack_key, recipe_key
+from mlops_cli.store.recipe import RECIPE_LIMIT, decode_recipe
+from mlops_cli.store.remote_checkup import Fault, check_bytes, check_files, check_recipes
+from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
 from mlops_cli.store.tree_format import TREE_LIMIT
-from mlops_cli.store.upload import Upload, Wanted, object_key, pack_key
+from mlops_cli.store.upload import Upload
 
 MARKER = "mlx.json"
 LAYOUT = 2
@@ -81,11 +84,17 @@ class Remote:
             places = {digest_from_raw(raw): place for raw, place in self._index.rows()}
         else:
             places = self._index.find(digests)
-        faults = list(check_files(self.bucket, places)) if self.bucket.lists else []
+        faults, owners = check_recipes(self.bucket, self._index, places)  # and now `places` has the chunks instead
+        found = list(check_files(self.bucket, places)) if self.bucket.lists else []
         if read:
-            for fault in faults:
+            for fault in found:
                 del places[fault.digest]
-            faults += check_bytes(self.bucket, places, jobs, reporter)
+            found += check_bytes(self.bucket, places, jobs, reporter)
+        self._index.deny(fault.digest for fault in found)
+        for fault in found:
+            faults += [Fault(owner, fault.error) for owner in owners.get(fault.digest, [fault.digest])]
+        faults = list({fault.digest: fault for fault in faults}.values())
+        self._index.deny(fault.digest for fault in faults)
         self._index.deny(fault.digest for fault in faults)
         return faults
 
@@ -142,7 +151,13 @@ class Remote:
         raise self.absent([digest])
 
     def _read_at(self, digest: Digest, place: Place, limit: int | None) -> bytes:
-        if place.pack == LOOSE:
+        if place.pack == CHUNKED:
+            key = recipe_key(digest)
+            recipe = decode_recipe(self.bucket.get(key, 0, RECIPE_LIMIT + 1), digest)
+            if limit is not None and recipe.size > limit:
+                raise too_large(digest, limit)
+            data = b"".join(self.read(digest_from_raw(chunk.raw), limit=LARGEST) for chunk in recipe.chunks())
+        elif place.pack == LOOSE:
             key = object_key(digest)
             data = self.bucket.get(key, 0, None if limit is None else limit + 1)
             if limit is not None and len(data) > limit:

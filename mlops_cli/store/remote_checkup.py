@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from mlops_cli.hashing import Digest, hash_bytes
+from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes
 from mlops_cli.progress import Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.download import Span, damaged_object, records_in, spans_of
@@ -14,8 +14,9 @@ from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.pack_format import RECORD_SIZE
 from mlops_cli.store.pack_index import Place
 from mlops_cli.store.parallel import map_bounded
-from mlops_cli.store.remote_index import LOOSE
-from mlops_cli.store.upload import object_key, pack_key
+from mlops_cli.store.parcels import object_key, pack_key, recipe_key
+from mlops_cli.store.recipe import RECIPE_LIMIT, RecipeError, decode_recipe
+from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
 
 
 class Fault(NamedTuple):
@@ -23,6 +24,40 @@ class Fault(NamedTuple):
 
     digest: Digest
     error: AbsentObjects | DamagedObjects
+
+
+def check_recipes(
+    bucket: Bucket, index: RemoteIndex, places: dict[Digest, Place]
+) -> tuple[list[Fault], dict[Digest, list[Digest]]]:
+    """Put, in `places`, the chunks of files that are there in chunks in the place of these files.
+
+    Returns the files whose recipe is gone or damaged, or names chunks that the index does not; and of which files each
+    chunk is, besides itself where it is an object too.
+    """
+    faults = []
+    owners: dict[Digest, list[Digest]] = {}
+    files = [digest for digest, place in places.items() if place.pack == CHUNKED]
+    asked = places.keys() - files
+    for digest in files:
+        del places[digest]
+        try:
+            recipe = decode_recipe(bucket.get(recipe_key(digest), 0, RECIPE_LIMIT + 1), digest)
+        except AbsentKey as error:
+            faults.append(Fault(digest, absent_file(digest, bucket, error.key)))
+            continue
+        except RecipeError as error:
+            message = f"object `{digest}` in {bucket.label} is damaged (`{recipe_key(digest)}`): {error.message}"
+            faults.append(Fault(digest, DamagedObjects([digest], message, hint=_REPAIR)))
+            continue
+        chunks = {digest_from_raw(chunk.raw) for chunk in recipe.chunks()}
+        found = index.find(chunks)
+        if len(found) < len(chunks):
+            where = f"{bucket.label}: {len(chunks) - len(found):,} of its chunks are in no pack"
+            faults.append(Fault(digest, AbsentObjects([digest], where, hint=_REPAIR)))
+        places.update(found)
+        for chunk in found:
+            owners.setdefault(chunk, [chunk] if chunk in asked else []).append(digest)
+    return faults, owners
 
 
 def check_files(bucket: Bucket, places: Mapping[Digest, Place]) -> Iterator[Fault]:

@@ -18,9 +18,9 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
+from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote import Remote, Transferred
 from mlops_cli.store.remote_checkup import Fault
-from mlops_cli.store.upload import Wanted
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import Reach, children, damaged_at, reach, resolve_part
 from mlops_cli.workspace.remotes import default_remote
@@ -40,8 +40,8 @@ class Trust(Enum):
 class SyncResult:
     """What was (or, in a dry run, would be) transferred; `size` in bytes is None when only a transfer would tell it.
 
-    `requests` is how often the remote was asked for something; `repaired` how many objects its index named that it did
-    not have as they were written.
+    `requests` is how often the remote was asked for something, `transferred` how many bytes went to it and came from
+    it; `repaired` how many objects its index named that it did not have as they were written.
     `unread` are tracked paths with a folder whose listing only the remote has: what it lists was not looked for there.
     """
 
@@ -51,6 +51,7 @@ class SyncResult:
     objects: int
     size: int | None
     requests: int = 0
+    transferred: int = 0
     repaired: int = 0
     unread: tuple[str, ...] = ()
 
@@ -123,8 +124,9 @@ def push(
             raise _damaged(needed, error, "`mlx add {path}` or `mlx run` makes a good one again") from error
     paths = tuple(sorted({entry.path for entry, _ in chosen}))
     unread = tuple(sorted({needed.owners[digest] for digest in needed.unread}))
-    requests = store.bucket.traffic.requests
-    return SyncResult(name, store.url, paths, len(ordered), size, requests, len(faults), unread)
+    traffic = store.bucket.traffic
+    moved = traffic.sent + traffic.received
+    return SyncResult(name, store.url, paths, len(ordered), size, traffic.requests, moved, len(faults), unread)
 
 
 def _distrust(
@@ -215,7 +217,8 @@ def fetch(
         raise _unfetchable(reach(project.cache, chosen), store.label, error) from error
     except DamagedObjects as error:
         raise _damaged(reach(project.cache, chosen), error) from error
-    return SyncResult(name, url, paths, done.objects, done.bytes, store.bucket.traffic.requests)
+    traffic = store.bucket.traffic
+    return SyncResult(name, url, paths, done.objects, done.bytes, traffic.requests, traffic.sent + traffic.received)
 
 
 def _fetchable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:

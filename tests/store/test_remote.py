@@ -20,9 +20,11 @@ from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import LinkMode
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability
 from mlops_cli.store.pack_format import RECORD_SIZE
+from mlops_cli.store.parcels import Wanted, object_key, recipe_key
+from mlops_cli.store.recipe import make_recipe
+from mlops_cli.store.recipes import Recipes
 from mlops_cli.store.remote import Remote, Transferred
 from mlops_cli.store.remote_index import LIST
-from mlops_cli.store.upload import Wanted, object_key
 from tests.crashing import crashes
 from tests.disks import small_disk
 from tests.objects import damage
@@ -310,6 +312,119 @@ def test_the_list_for_servers_that_cannot_list_names_every_segment(here, store):
     assert {f"{name}.idx": size for name, size in listed.items()} == {
         path.name: path.stat().st_size for path in (store / "index").glob("*.idx")
     }
+
+
+# --- large files ----------------------------------------------------------------------------------------------------
+
+
+HUGE = 20 << 20
+
+
+@pytest.fixture(scope="module")
+def huge() -> bytes:
+    return random.Random(0).randbytes(HUGE)
+
+
+def edited(data: bytes) -> bytes:
+    return data[: HUGE // 2] + b"!" + data[HUGE // 2 :]
+
+
+def test_a_large_file_moves_in_chunks_both_ways(pair, huge):
+    here, there = pair
+    old, new = here.put(huge, edited(huge))
+    assert here.push([old]) == Transferred(1, HUGE)
+    assert there.fetch([old]) == Transferred(1, HUGE)
+
+    remote = here.remote()
+    assert remote.missing([old, new]) == {new}
+    assert remote.send(here.cache, Wanted([new], [], here.sizes)) == Transferred(1, HUGE + 1)
+    assert remote.bucket.traffic.sent < HUGE // 8
+    remote = there.remote()
+    assert remote.bring(there.cache, [new]) == Transferred(1, HUGE + 1)
+    assert remote.bucket.traffic.received < HUGE // 8
+
+    assert there.cache.read(new, limit=None) == edited(huge)
+    assert there.cache.read(old, limit=None) == huge
+    assert there.remote().read(new, limit=None) == edited(huge)
+    with pytest.raises(CorruptObject, match="no tree and no link"):
+        there.remote().read(new, limit=HUGE)
+    assert there.remote().check(read=True) == []
+
+
+def test_who_has_no_older_version_gets_all_chunks(here, there, huge):
+    old, new = here.put(huge, edited(huge))
+    here.push([old])
+    here.push([new])
+
+    there.fetch([new])
+    assert there.cache.read(new, limit=None) == edited(huge)
+    assert there.cache.missing([old]) == {old}
+
+
+def test_the_same_bytes_in_two_files_go_up_once(here, there, store, huge):
+    digests = here.put(huge, huge + huge, b"x" * HUGE)
+    here.push(digests)
+
+    assert sum(path.stat().st_size for path in packs(store)) < HUGE + (4 << 20)
+    there.fetch(digests)
+    assert there.cache.missing(digests) == set()
+
+
+def test_a_damaged_older_version_here_costs_its_chunks_and_no_more(here, there, huge):
+    old, new = here.put(huge, edited(huge))
+    here.push([old, new])
+    there.fetch([old])
+    damage(there.cache, old)
+
+    there.fetch([new])
+
+    assert there.cache.read(new, limit=None) == edited(huge)
+
+
+def test_a_large_file_that_is_damaged_here_is_not_pushed(here, huge):
+    for kept in (False, True):  # whether its chunks are known from before
+        data = huge + b"1" if kept else huge
+        (digest,) = here.put(data)
+        if kept:
+            descriptor = here.cache.open_descriptor(digest)
+            recipe = make_recipe(descriptor)
+            os.close(descriptor)
+            assert recipe is not None
+            Recipes(here.cache).keep(recipe)
+        damage(here.cache, digest)
+
+        with pytest.raises(DamagedObjects) as caught:
+            here.push([digest])
+
+        assert caught.value.digests == (digest,)
+        assert here.cache.missing([digest]) == {digest}
+        assert here.remote().missing([digest]) == {digest}
+
+
+@pytest.mark.parametrize("what", ["recipe", "recipe is gone", "chunk", "pack is gone"])
+def test_a_large_file_that_is_damaged_there_is_named_and_repaired(here, there, store, huge, what):
+    (digest,) = here.put(huge)
+    here.push([digest])
+    recipe, pack = store / recipe_key(digest), packs(store)[0]
+    if what == "recipe":
+        flip(recipe, 70)
+    elif what == "chunk":
+        flip(pack, 5000)
+    else:
+        (recipe if what == "recipe is gone" else pack).unlink()
+
+    with pytest.raises((DamagedObjects, AbsentObjects)) as caught:
+        there.fetch([digest])
+    assert caught.value.digests == (digest,)
+    assert there.cache.missing([digest]) == {digest}
+
+    remote = here.remote()
+    assert [fault.digest for fault in remote.check([digest], read=True)] == [digest]
+    remote.forget_faults()
+    here.push([digest])
+    assert here.remote().check(read=True) == []
+    there.fetch([digest])
+    assert there.cache.read(digest, limit=None) == huge
 
 
 # --- what is wrong here ---------------------------------------------------------------------------------------------

@@ -1,0 +1,233 @@
+"""What a push puts on a remote with one request each: packs, objects that lie alone, recipes of large files.
+
+A pack of the cache of which everything is wanted goes as it is. All other records are copied into new packs as they are
+stored, so nothing is compressed twice. Of a large file those chunks go that the remote has not from any other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from mlops_cli.errors import CorruptObject, MissingObject
+from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, raw_digest
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.chunking import CHUNKED_FROM, Chunk
+from mlops_cli.store.objects import Failures, damaged_in_flight
+from mlops_cli.store.pack_folder import SUFFIX, size_of
+from mlops_cli.store.pack_format import LARGEST, SEALED_AT, PackError, Record, Row
+from mlops_cli.store.pack_index import read_footer
+from mlops_cli.store.pack_writer import Compressor, PackWriter
+from mlops_cli.store.packs import SMALL_PACK
+from mlops_cli.store.recipe import Recipe, encode_recipe, make_recipe
+from mlops_cli.store.recipes import Recipes
+from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
+from mlops_cli.store.scratch import Scratch
+
+_MOST = 2**32 - 1  # what a segment can say of a length
+
+
+class Wanted(NamedTuple):
+    """What to send: blobs, then trees, each after what it names; and the bytes of each object."""
+
+    blobs: Sequence[Digest]
+    trees: Sequence[Digest]
+    sizes: Mapping[Digest, int]
+
+
+class Parcel(NamedTuple):
+    """A file that goes up under a key, and what the index is to say then: these rows of this pack.
+
+    `size` is how many bytes of objects are done with it; a `temporary` file may go afterwards. An object `to_check` is
+    read before it goes.
+    """
+
+    key: str
+    path: str
+    pack: str
+    rows: Sequence[Row]
+    size: int
+    temporary: bool = False
+    to_check: Digest | None = None
+
+
+class Parcels:
+    """Makes parcels of objects of a cache; what the cache lacks, or has damaged, is added to `failures`."""
+
+    def __init__(self, cache: Cache, index: RemoteIndex, scratch: Scratch, failures: Failures) -> None:
+        self._cache = cache
+        self._index = index
+        self._scratch = scratch
+        self._failures = failures
+        self._compressor = Compressor()
+        self._recipes = Recipes(cache)
+
+    def of(self, wanted: Wanted) -> Iterator[Parcel]:
+        """Yield what goes up: chunks before the recipes that name them."""
+        sizes = wanted.sizes
+        yield from self._small([digest for digest in (*wanted.blobs, *wanted.trees) if sizes[digest] <= LARGEST])
+        chunked = [digest for digest in wanted.blobs if sizes[digest] >= CHUNKED_FROM]
+        apart = set(chunked)
+        for digest in (*wanted.blobs, *wanted.trees):
+            if sizes[digest] > LARGEST and digest not in apart:
+                yield self._alone(digest, sizes[digest])
+        yield from self._chunked(chunked)
+
+    # Objects that share packs ----------------------------------------------------------------------------------------
+
+    def _small(self, digests: Sequence[Digest]) -> Iterator[Parcel]:
+        covered: set[bytes] = set()
+        for name in self._whole_packs(digests):
+            path = self._cache.packs.path_of(name)
+            found = read_footer(path, name).rows()
+            rows = [Row(raw, place.offset, place.length, place.stored) for raw, place in found]
+            covered.update(row.raw for row in rows)
+            yield Parcel(pack_key(name), path, name, rows, sum(row.length for row in rows))
+        yield from self._packed(self._records(digest for digest in digests if raw_digest(digest) not in covered))
+
+    def _whole_packs(self, digests: Iterable[Digest]) -> list[str]:
+        """Return the packs of the cache of which everything is wanted, as it was written, and that are worth it."""
+        packs = self._cache.packs
+        found = (packs.find(digest) for digest in digests)
+        wanted = Counter(place.pack for place in found if place is not None)
+        whole = []
+        for name, count in wanted.items():
+            if size_of(packs.path_of(name)) < SMALL_PACK:
+                continue
+            try:
+                if read_footer(packs.path_of(name), name).count == count and packs.is_sound(name):
+                    whole.append(name)
+            except (OSError, PackError):
+                continue  # object by object, it will turn out what is wrong with it
+        return whole
+
+    def _records(self, digests: Iterable[Digest]) -> Iterator[Record]:
+        """Yield the record of each object: as the cache's pack has it, else made."""
+        packs = self._cache.packs
+        for digest in digests:
+            raw = raw_digest(digest)
+            try:
+                place = packs.find(digest)
+                if place is not None and (record := packs.record(place)).raw == raw:
+                    yield record
+                    continue
+            except (FileNotFoundError, PackError):
+                pass  # reading it as an object tells what is wrong, or finds it elsewhere
+            try:
+                data = self._cache.read(digest, limit=LARGEST)
+            except (MissingObject, CorruptObject) as error:
+                self._failures.add(digest, error)
+                continue
+            yield self._compressor.pack(raw, data)
+
+    def _packed(self, records: Iterable[Record]) -> Iterator[Parcel]:
+        """Yield packs that are full, and the last."""
+        writer: PackWriter | None = None
+        try:
+            for record in records:
+                writer = writer or PackWriter(self._scratch.next_path())
+                writer.add(record)
+                if writer.size >= SEALED_AT:
+                    yield _sealed(writer)
+                    writer = None
+            if writer is not None:
+                yield _sealed(writer)
+        finally:
+            if writer is not None:
+                writer.close()
+
+    # Objects that do not ---------------------------------------------------------------------------------------------
+
+    def _alone(self, digest: Digest, size: int) -> Parcel:
+        row = Row(raw_digest(digest), 0, min(size, _MOST), min(size, _MOST))
+        return Parcel(object_key(digest), self._cache.object_path(digest), LOOSE, [row], size, to_check=digest)
+
+    def _chunked(self, digests: Iterable[Digest]) -> Iterator[Parcel]:
+        made: list[tuple[Recipe, int]] = []
+        whole: list[tuple[Digest, int]] = []
+        yield from self._packed(self._chunks(digests, made, whole))
+        for recipe, new in made:
+            data = encode_recipe(recipe)
+            row = Row(raw_digest(recipe.digest), 0, min(recipe.size, _MOST), len(data))
+            path = self._scratch.write(data)
+            yield Parcel(recipe_key(recipe.digest), path, CHUNKED, [row], recipe.size - new, temporary=True)
+            self._recipes.keep(recipe)
+        for digest, size in whole:
+            yield self._alone(digest, size)
+
+    def _chunks(
+        self, digests: Iterable[Digest], made: list[tuple[Recipe, int]], whole: list[tuple[Digest, int]]
+    ) -> Iterator[Record]:
+        """Yield the records of chunks that the remote lacks.
+
+        The recipe of each file goes to `made`, with how many of its bytes these chunks are, when all of them are
+        yielded; a file with too many chunks for a recipe goes to `whole`.
+        """
+        seen: set[bytes] = set()
+        for digest in digests:
+            try:
+                descriptor = self._cache.open_descriptor(digest)
+            except MissingObject as error:
+                self._failures.add(digest, error)
+                continue
+            try:
+                recipe = self._recipes.get(digest) or make_recipe(descriptor)
+                if recipe is None:
+                    whole.append((digest, os.fstat(descriptor).st_size))
+                    continue
+                new = 0
+                for chunk in self._new_chunks(recipe, seen):
+                    data = os.pread(descriptor, chunk.length, chunk.offset)
+                    if hash_bytes(data) != digest_from_raw(chunk.raw):
+                        break
+                    new += chunk.length
+                    yield self._compressor.pack(chunk.raw, data)
+                else:
+                    if recipe.digest == digest:
+                        made.append((recipe, new))
+                        continue
+                self._note_damage(digest)
+            except OSError as error:
+                raise self._cache.trouble(error, f"read object `{digest}`") from error
+            finally:
+                os.close(descriptor)
+
+    def _new_chunks(self, recipe: Recipe, seen: set[bytes]) -> list[Chunk]:
+        """Return the chunks that neither the remote has nor `seen`, to which they are added."""
+        chunks = {digest_from_raw(chunk.raw): chunk for chunk in recipe.chunks() if chunk.raw not in seen}
+        there = self._index.find(chunks)
+        new = [chunk for name, chunk in chunks.items() if name not in there]
+        seen.update(chunk.raw for chunk in new)
+        return new
+
+    def _note_damage(self, digest: Digest) -> None:
+        """Let the cache see to an object whose bytes are not those that were stored."""
+        try:
+            self._cache.check(digest)
+        except (MissingObject, CorruptObject) as error:
+            self._failures.add(digest, error)
+        else:
+            self._failures.add(digest, damaged_in_flight(digest, digest))
+
+
+def _sealed(writer: PackWriter) -> Parcel:
+    rows = writer.rows()
+    name = writer.seal()
+    return Parcel(pack_key(name), writer.path, name, rows, sum(row.length for row in rows), temporary=True)
+
+
+def pack_key(name: str) -> str:
+    """Return where a remote has a pack."""
+    return f"packs/{name}{SUFFIX}"
+
+
+def object_key(digest: Digest) -> str:
+    """Return where a remote has an object that lies alone."""
+    return f"objects/{digest[7:9]}/{digest[9:]}"
+
+
+def recipe_key(digest: Digest) -> str:
+    """Return where a remote has the recipe of an object that is there in chunks."""
+    return f"recipes/{digest[7:9]}/{digest[9:]}"
