@@ -37,8 +37,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "s3fs": (),
     "gcsfs": (),
     "adlfs": (),
-    "httpx": ("store.fsspec_bucket",),
-    "webdav4": ("store.fsspec_bucket",),
+    "httpx": ("store.webdav_bucket",),
     "paramiko": ("store.sftp_bucket",),
     "pandas": ("tracking", "quality"),
     "sklearn": ("tracking", "quality"),
@@ -48,7 +47,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
 
 # What is imported inside the functions that need it, never when a module is loaded.
 HEAVY = frozenset({"adlfs", "fsspec", "gcsfs", "git", "joblib", "jsonschema", "numpy", "pandas", "paramiko", "rich"})
-HEAVY |= {"botocore", "httpx", "obstore", "s3fs", "scipy", "sklearn", "webdav4"}
+HEAVY |= {"botocore", "httpx", "obstore", "s3fs", "scipy", "sklearn"}
 
 # What ties code to one process and its terminal.
 TERMINAL = frozenset({"print", "input", "sys.argv", "sys.stdin", "sys.stdout", "sys.stderr", "sys.exit"})

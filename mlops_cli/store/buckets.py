@@ -28,6 +28,14 @@ def open_bucket(name: str, url: str, root: Path, *, durability: Durability) -> B
         from mlops_cli.store.object_store_bucket import HttpBucket  # noqa: PLC0415
 
         return HttpBucket(name, url)
+    if protocol in ("ssh", "sftp"):
+        from mlops_cli.store.sftp_bucket import SftpBucket  # noqa: PLC0415
+
+        return SftpBucket(name, url)
+    if protocol in ("webdav", "webdavs", "dav", "davs"):
+        from mlops_cli.store.webdav_bucket import WebdavBucket  # noqa: PLC0415
+
+        return WebdavBucket(name, url)
     from mlops_cli.store.fsspec_bucket import FsspecBucket  # noqa: PLC0415
 
     return FsspecBucket(name, url)

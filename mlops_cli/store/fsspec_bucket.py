@@ -1,4 +1,4 @@
-"""Remotes behind any URL that fsspec can open: Google's and Azure's stores, WebDAV, HDFS and the rest.
+"""Remotes behind any URL that fsspec can open: Google's and Azure's stores, HDFS and the rest.
 
 Credentials come from where each library looks for them itself. fsspec keeps listings and connections for later by
 default; here it keeps none, because another machine may have written meanwhile. A value is written in one step where
@@ -14,14 +14,11 @@ from datetime import UTC, datetime
 from functools import partial
 from threading import Lock
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import Stored, Traffic
 from mlops_cli.store.wire import (
-    CONNECT,
     PATIENCE,
-    SILENCE,
     Fault,
     Judgement,
     WireBucket,
@@ -36,39 +33,24 @@ IN_ONE = 1 << 30  # bytes that are sent in one request where the library asks
 # Protocols whose stores make a value visible when its last byte has come.
 _WHOLE = frozenset({"gs", "gcs", "az", "abfs", "abfss", "adl", "memory", "s3", "s3a"})
 _IN_PIECES = frozenset({"gs", "gcs", "s3", "s3a"})  # take `chunksize`
-_WEBDAV = {"webdav": "http", "webdavs": "https", "dav": "http", "davs": "https"}
-_EXTRAS = {
-    "gs": "gs",
-    "gcs": "gs",
-    "az": "azure",
-    "abfs": "azure",
-    "abfss": "azure",
-    "adl": "azure",
-    "ssh": "ssh",
-    "sftp": "ssh",
-}
-_EXTRAS |= dict.fromkeys(_WEBDAV, "webdav") | dict.fromkeys(("ssh", "sftp"), "ssh")
+_EXTRAS = {"gs": "gs", "gcs": "gs", "az": "azure", "abfs": "azure", "abfss": "azure", "adl": "azure"}
 _USUAL = "use a folder, or a URL that begins with `s3://`, `gs://`, `az://`, `ssh://`, `webdavs://` or `https://`"
 
 _GOOGLE = "`gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
 _AZURE = "set AZURE_STORAGE_ACCOUNT and `az login`, or set AZURE_STORAGE_CONNECTION_STRING"
-_DAV = "put user and password for its host into `~/.netrc`"
 _HINTS = {"gs": _GOOGLE, "gcs": _GOOGLE, **dict.fromkeys(("az", "abfs", "abfss", "adl"), _AZURE)}
-_HINTS |= dict.fromkeys(_WEBDAV, _DAV)
 _ELSE = "check the credentials that this machine uses for it: environment, profile or key"
 
 
 class FsspecBucket(WireBucket):
     """A folder behind a URL that fsspec can open."""
 
-    def __init__(self, name: str, url: str, *, patience: float = PATIENCE, silence: float = SILENCE) -> None:
+    def __init__(self, name: str, url: str, *, patience: float = PATIENCE) -> None:
         protocol, _, rest = url.partition("://")
         protocol = protocol.lower()
 
         def connect(traffic: Traffic) -> _FsspecWire:
             try:
-                if protocol in _WEBDAV:
-                    return _connect_webdav(f"{_WEBDAV[protocol]}://{rest}", silence, traffic)
                 return _connect(protocol, rest, traffic)
             except ImportError as error:
                 message = f"remote `{name}` needs a package for `{protocol}://` that is missing"
@@ -96,26 +78,6 @@ def _connect(protocol: str, rest: str, traffic: Traffic) -> _FsspecWire:
         options = {}
     files, path = fsspec.core.url_to_fs(f"{protocol}://{rest}", **options)
     return _FsspecWire(traffic, files, str(path).rstrip("/"), protocol)
-
-
-def _connect_webdav(url: str, silence: float, traffic: Traffic) -> _FsspecWire:
-    import fsspec
-    from httpx import Timeout
-
-    parts = urlsplit(url)
-    user = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-    host = parts.netloc.rpartition("@")[2]
-    files = fsspec.filesystem(
-        "webdav",
-        base_url=f"{parts.scheme}://{host}",
-        auth=user,
-        timeout=Timeout(silence, connect=CONNECT),
-        event_hooks={"request": [lambda _: traffic.count()]},
-        use_listings_cache=False,
-        skip_instance_cache=True,
-    )
-    files.client.with_retry = lambda call: call()  # tries again itself only what is tried again here
-    return _WebdavWire(traffic, files, unquote(parts.path).strip("/"), "webdav")
 
 
 def _how_to_install(protocol: str, error: ImportError) -> str:
@@ -249,13 +211,6 @@ class _FsspecWire:
         if isinstance(error, ValueError) and "range" in words:
             return Judgement(Fault.OUT_OF_RANGE, words)
         return judge_exception(error)
-
-
-class _WebdavWire(_FsspecWire):
-    """WebDAV, whose client counts its requests itself and can put ranges and whole bodies where they belong."""
-
-    def _count(self, requests: int = 1) -> None:
-        """Every request is counted as it leaves."""
 
 
 def _written(info: dict[str, Any]) -> float | None:

@@ -1,0 +1,320 @@
+"""Remotes on machines that one can log in to: `ssh://user@host:port/folder`, over SFTP.
+
+Who to log in as, and how the host is known, is what `ssh` itself would use: `~/.ssh/config`, the agent, keys and
+`known_hosts`. A host that is not in `known_hosts` is refused. Each thread that is at work has a connection of its own,
+kept for the next one; a connection that fails is thrown away.
+
+A value is written below `tmp/` and renamed. `~` as the first folder of the path is the home of the user there.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import Empty, LifoQueue
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from mlops_cli.errors import RemoteError
+from mlops_cli.store.bucket import Stored, Traffic
+from mlops_cli.store.wire import (
+    CONNECT,
+    PATIENCE,
+    SILENCE,
+    Fault,
+    Judgement,
+    WireBucket,
+    first_line,
+    judge_exception,
+    safe_url,
+)
+
+WINDOW = 4 << 20  # bytes asked for at once
+PIECE = 1 << 15  # bytes in one packet: what every server takes
+LOGIN = 15.0  # s for which a server may think about who we are
+_ALIVE = 15  # s between signs of life, so that nothing on the way forgets the connection
+
+_HINT = "see that `ssh` itself gets there: it takes keys from the agent and `~/.ssh`, hosts from `~/.ssh/known_hosts`"
+
+
+class SftpBucket(WireBucket):
+    """A folder on a machine with an SSH server."""
+
+    def __init__(self, name: str, url: str, *, patience: float = PATIENCE, silence: float = SILENCE) -> None:
+        def connect(traffic: Traffic) -> _SftpWire:
+            try:
+                import paramiko  # noqa: F401
+            except ImportError as error:
+                message = f"remote `{name}` needs a package for `ssh://` that is missing: {error.name}"
+                raise RemoteError(message, hint="`pip install 'mlops-cli[ssh]'`") from error
+            parts = urlsplit(url)
+            try:
+                host, port = parts.hostname, parts.port
+            except ValueError:
+                host = port = None
+            if not host:
+                raise RemoteError(f"remote `{name}` (`{safe_url(url)}`) names no host", hint="`ssh://HOST/FOLDER`")
+            path = unquote(parts.path).rstrip("/")
+            folder = path.removeprefix("/~/") if path.startswith("/~/") else "." if path == "/~" else path or "/"
+            account = _Account(host, port, unquote(parts.username or ""), unquote(parts.password or ""))
+            return _SftpWire(traffic, account, folder, silence)
+
+        super().__init__(name, url, connect, refusal_hint=_HINT, patience=patience)
+
+
+class _Account(NamedTuple):
+    host: str
+    port: int | None
+    user: str
+    password: str
+
+
+class _SftpWire:
+    def __init__(self, traffic: Traffic, account: _Account, folder: str, silence: float) -> None:
+        self._traffic = traffic
+        self._account = account
+        self._folder = folder
+        self._silence = silence
+        self._free: LifoQueue[Any] = LifoQueue()
+        self._litter: list[str] = []  # temporary names; another attempt never takes one that may still be written to
+
+    @contextmanager
+    def _session(self) -> Iterator[Any]:
+        """Lend a session to this thread, a new one when all are at work; keep it unless the connection failed."""
+        try:
+            session = self._free.get_nowait()
+        except Empty:
+            session = _log_in(self._account, self._silence)
+            self._traffic.count()
+        try:
+            yield session
+        except BaseException as error:
+            if _kept(error):
+                self._free.put(session)
+            else:
+                _drop(session)
+            raise
+        self._free.put(session)
+
+    def _path(self, key: str) -> str:
+        return f"{self._folder.rstrip('/')}/{key}" if key else self._folder
+
+    def get(self, key: str, start: int, end: int | None) -> bytes:
+        with self._session() as session:
+            return b"".join(self._read(session, key, start, end))
+
+    def get_file(self, key: str, path: str) -> int:
+        total = 0
+        with self._session() as session:
+            pieces = self._read(session, key, 0, None)
+            first = next(pieces, b"")  # so that there is no file for what is not there
+            with open(path, "wb") as file:
+                total += file.write(first)
+                for piece in pieces:
+                    total += file.write(piece)
+        return total
+
+    def _read(self, session: Any, key: str, start: int, end: int | None) -> Iterator[bytes]:
+        self._traffic.count(requests=2)
+        with session.open(self._path(key), "rb") as file:
+            size = int(file.stat().st_size)
+            end = size if end is None else min(end, size)
+            for place in range(start, end, WINDOW):
+                self._traffic.count()
+                wanted = min(WINDOW, end - place)
+                data = b"".join(file.readv([(place, wanted)]))
+                if len(data) != wanted:
+                    raise EOFError("the value ends before its end")
+                yield data
+
+    def put(self, key: str, data: bytes) -> None:
+        view = memoryview(data)
+        self._place(key, lambda: (bytes(view[place : place + PIECE]) for place in range(0, len(data), PIECE)))
+
+    def put_file(self, key: str, path: str) -> None:
+        def pieces() -> Iterator[bytes]:
+            with open(path, "rb") as file:
+                while data := file.read(PIECE):
+                    yield data
+
+        self._place(key, pieces)
+
+    def _place(self, key: str, pieces: Callable[[], Iterator[bytes]]) -> None:
+        temporary, goal = self._path(f"tmp/{os.urandom(16).hex()}"), self._path(key)
+        with self._session() as session:
+            try:
+                with self._making(session, temporary, lambda: session.open(temporary, "wb")) as file:
+                    file.set_pipelined(True)
+                    size = 0
+                    for piece in pieces():
+                        file.write(piece)
+                        size += len(piece)
+                    self._traffic.count(requests=3)
+                    if file.stat().st_size != size:
+                        raise OSError(None, "the server did not keep all that was sent")
+                self._traffic.count()
+                self._making(session, goal, lambda: session.posix_rename(temporary, goal))
+            except BaseException as error:
+                self._litter.append(temporary)
+                if _kept(error):
+                    self._tidy(session)
+                raise
+            self._tidy(session)
+
+    def _tidy(self, session: Any) -> None:
+        """Remove what uploads left behind that did not end well."""
+        while self._litter:
+            with suppress(IndexError, FileNotFoundError):
+                session.remove(self._litter.pop())
+
+    def _making(self, session: Any, path: str, act: Callable[[], Any]) -> Any:
+        """Do what needs the folder of `path`; make that when it is not there."""
+        try:
+            return act()
+        except FileNotFoundError:
+            self._make_folder(session, path.rpartition("/")[0])
+            return act()
+
+    def _make_folder(self, session: Any, folder: str) -> None:
+        self._traffic.count()
+        try:
+            session.mkdir(folder)
+        except FileNotFoundError:
+            above = folder.rpartition("/")[0]
+            if not above or above == folder:
+                raise
+            self._make_folder(session, above)
+            self._make_folder(session, folder)
+        except OSError:  # it may be there by now: servers do not tell that apart from other failures
+            if not stat.S_ISDIR(session.stat(folder).st_mode or 0):
+                raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder must be") from None
+
+    def size(self, key: str) -> int | None:
+        self._traffic.count()
+        with self._session() as session:
+            found = session.stat(self._path(key))
+        return int(found.st_size) if stat.S_ISREG(found.st_mode or 0) else None
+
+    def list(self, folder: str) -> Iterator[Stored]:
+        waiting = [folder]
+        with self._session() as session:
+            while waiting:
+                here = waiting.pop()
+                self._traffic.count(requests=3)
+                try:
+                    entries = session.listdir_attr(self._path(here))
+                except FileNotFoundError:
+                    continue
+                for entry in entries:
+                    key = f"{here}/{entry.filename}" if here else entry.filename
+                    if stat.S_ISDIR(entry.st_mode or 0):
+                        if key != "tmp":
+                            waiting.append(key)
+                    elif stat.S_ISREG(entry.st_mode or 0):
+                        yield Stored(key, int(entry.st_size), float(entry.st_mtime))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        with self._session() as session:
+            for key in keys:
+                self._traffic.count()
+                with suppress(FileNotFoundError):
+                    session.remove(self._path(key))
+
+    def judge(self, error: Exception) -> Judgement:
+        import paramiko
+
+        if isinstance(error, paramiko.BadHostKeyException):
+            return Judgement(Fault.UNKNOWN_USER, "its host key is not the one in `known_hosts`")
+        if isinstance(error, paramiko.AuthenticationException | paramiko.PasswordRequiredException):
+            return Judgement(Fault.UNKNOWN_USER, "no key or password that it takes")
+        if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
+            return Judgement(Fault.UNREACHABLE, "no connection")
+        if isinstance(error, paramiko.SSHException):
+            words = first_line(error)
+            if "known_hosts" in words:
+                return Judgement(Fault.UNKNOWN_USER, "its host key is not in `known_hosts`")
+            if "No authentication methods" in words or "not a valid" in words:
+                return Judgement(Fault.UNKNOWN_USER, "no key or password to log in with")
+            return Judgement(Fault.PASSING, f"the connection broke ({words})")
+        if isinstance(error, NotADirectoryError):
+            return Judgement(Fault.NO_PLACE, "a file stands where a folder must be")
+        if type(error) is OSError and error.errno is None:
+            closed = "closed" in str(error).lower()
+            words = f"the server says: {first_line(error)}"
+            return Judgement(Fault.PASSING, "the connection broke") if closed else Judgement(Fault.OTHER, words)
+        return judge_exception(error)
+
+
+def _kept(error: BaseException) -> bool:
+    """Tell whether a session may be used again after an error: the server answered, and said no."""
+    return isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
+
+
+def _drop(session: Any) -> None:
+    with suppress(Exception):
+        session.mlx_client.close()
+
+
+def _log_in(account: _Account, silence: float) -> Any:
+    """Return an SFTP session as `ssh` would open it."""
+    import paramiko
+
+    settings = _settings(account.host)
+    host = str(settings.get("hostname", account.host))
+    port = account.port or int(settings.get("port", 22))
+    user = account.user or settings.get("user")
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it prints what it also raises
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    known = [*str(settings.get("userknownhostsfile", "~/.ssh/known_hosts")).split(), "/etc/ssh/ssh_known_hosts"]
+    for path in known:
+        with suppress(OSError):
+            client.load_system_host_keys(os.path.expanduser(path))
+    try:
+        client.connect(
+            host,
+            port,
+            username=user,
+            password=account.password or None,
+            key_filename=[os.path.expanduser(path) for path in settings.get("identityfile", [])] or None,
+            timeout=CONNECT,
+            banner_timeout=LOGIN,
+            auth_timeout=LOGIN,
+            sock=_way(settings, host, port, user),
+        )
+        transport = client.get_transport()
+        transport.set_keepalive(_ALIVE)
+        session = client.open_sftp()
+        session.get_channel().settimeout(silence)
+    except BaseException:
+        client.close()
+        raise
+    session.mlx_client = client
+    return session
+
+
+def _settings(host: str) -> dict[str, Any]:
+    """Return what `~/.ssh/config` says of a host."""
+    import paramiko
+
+    try:
+        return dict(paramiko.SSHConfig.from_path(os.path.expanduser("~/.ssh/config")).lookup(host))
+    except FileNotFoundError:
+        return {}
+
+
+def _way(settings: dict[str, Any], host: str, port: int, user: str | None) -> Any:
+    """Return what leads to a host that is reached through a command or another host, None for straight there."""
+    import paramiko
+
+    if command := settings.get("proxycommand"):
+        return None if command == "none" else paramiko.ProxyCommand(command)
+    jump = settings.get("proxyjump")
+    if not jump or jump == "none":
+        return None
+    del user
+    return paramiko.ProxyCommand(f"ssh -W {host}:{port} {jump}")
