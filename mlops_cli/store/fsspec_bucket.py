@@ -185,7 +185,7 @@ class _FsspecWire:
         cut = len(self._folder) + 1 if self._folder else 0
         for path, info in self._files.find(top, detail=True).items():
             key = str(path)[cut:]
-            if not key.startswith("tmp/"):
+            if folder or not key.startswith("tmp/"):
                 yield Stored(key, int(info["size"]), _written(info))
 
     def delete(self, keys: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import stat
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
@@ -80,6 +81,7 @@ class _SftpWire:
         self._folder = folder
         self._silence = silence
         self._free: LifoQueue[Any] = LifoQueue()
+        weakref.finalize(self, _drop_all, self._free)
         self._litter: list[str] = []  # temporary names; another attempt never takes one that may still be written to
 
     @contextmanager
@@ -257,6 +259,12 @@ def _kept(error: BaseException) -> bool:
 def _drop(session: Any) -> None:
     with suppress(Exception):
         session.mlx_client.close()
+
+
+def _drop_all(free: LifoQueue[Any]) -> None:
+    with suppress(Empty):
+        while True:
+            _drop(free.get_nowait())
 
 
 def _log_in(account: _Account, silence: float) -> Any:

@@ -7,10 +7,12 @@ from `~/.netrc`, or from the URL.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
+from netrc import NetrcParseError
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree as ET
@@ -53,7 +55,11 @@ class WebdavBucket(WireBucket):
             parts = urlsplit(f"{_HTTP[protocol.lower()]}://{rest}")
             if not parts.hostname:
                 raise RemoteError(f"remote `{name}` (`{safe_url(url)}`) names no host", hint="`webdavs://HOST/FOLDER`")
-            return _WebdavWire(traffic, parts, silence)
+            try:
+                return _WebdavWire(traffic, parts, silence)
+            except (NetrcParseError, OSError) as error:
+                message = f"remote `{name}`: `~/.netrc` cannot be read: {str(error).splitlines()[0]}"
+                raise RemoteError(message, hint="`chmod 600 ~/.netrc`, or correct it") from error
 
         super().__init__(name, url, connect, refusal_hint=_HINT, parallel=PARALLEL, patience=patience)
 
@@ -85,6 +91,7 @@ class _WebdavWire:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=PARALLEL * 2),
             event_hooks={"request": [lambda _: traffic.count()]},
         )
+        weakref.finalize(self, self._client.close)
 
     def _url(self, key: str) -> str:
         return f"{self._host}/{quote('/'.join(part for part in (self._folder, key) if part))}"

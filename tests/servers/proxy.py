@@ -23,7 +23,7 @@ class Proxy:
     """Where a proxy listens, what passed it, and what it is to do from the next request on.
 
     `answer(status, times)` speaks for the server; `cut_upload` and `cut_download` end the connection after that many
-    bytes of a request's or an answer's body, `times` times; `stall()` leaves requests unanswered until `heal()`.
+    bytes of a request's or an answer's body, `times` times; `hold_upload` stops there; `stall()` leaves requests unanswered until `heal()`.
     """
 
     target: tuple[str, int]
@@ -40,7 +40,8 @@ class Proxy:
     _cuts: int = 0
     _stalled: bool = False
     _closing: bool = False
-    uploading: threading.Event = field(default_factory=threading.Event)
+    _hold: int = -1
+    held: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
@@ -62,6 +63,10 @@ class Proxy:
         with self._lock:
             self._cut_download, self._cuts = after, times
 
+    def hold_upload(self, after: int) -> None:
+        """Pass no more than `after` bytes of a request's body, and say so in `held`; `heal()` ends the connection."""
+        self._hold = after
+
     def stall(self) -> None:
         """Accept connections and requests, and never answer."""
         self._stalled = True
@@ -73,7 +78,8 @@ class Proxy:
             self._cut_upload = self._cut_download = -1
             self._stalled = False
             self.requests.clear()
-            self.uploading.clear()
+            self._hold = -1
+            self.held.clear()
 
     def _refusal(self, line: str) -> int:
         """Note a request; return the status to answer it with, 0 for none."""
@@ -93,6 +99,15 @@ class Proxy:
                 return -1
             self._cuts -= 1
             return limit
+
+    def _holds(self, passed: int) -> bool:
+        """Wait when `passed` bytes are as many as may pass; then tell that it was so."""
+        if not 0 <= self._hold < passed:
+            return False
+        self.held.set()
+        while self.held.is_set() and not self._closing:
+            time.sleep(0.01)
+        return True
 
 
 @contextmanager
@@ -180,9 +195,7 @@ def _upload(state: Proxy, client: socket.socket, server: socket.socket) -> None:
         if limit < 0 and (limit := state._limit("upload")) >= 0:
             passed = 0
         passed += len(data)
-        if passed > PIECE:
-            state.uploading.set()
-        if 0 <= limit < passed:
+        if 0 <= limit < passed or state._holds(passed):
             reset(client)
             reset(server)
             return
@@ -209,13 +222,11 @@ def _upload_http(state: Proxy, client: socket.socket, server: socket.socket) -> 
         passed = 0
         for data in _body(stream, headers, client if limit >= 0 else None):
             passed += len(data)
-            if 0 <= limit < passed:
+            if 0 <= limit < passed or state._holds(passed):
                 reset(client)
                 reset(server)
                 return
             server.sendall(data)
-            if passed > PIECE:
-                state.uploading.set()
 
 
 def _body(stream, headers: dict[bytes, bytes], asked: socket.socket | None) -> Iterator[bytes]:
