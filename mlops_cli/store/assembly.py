@@ -1,9 +1,9 @@
 """Making a large file from its chunks: those that lie in objects of the cache, and the rest from where it comes.
 
 The one idea: nothing is believed that was not read back from the new file. Chunks are copied by the system, which
-shares blocks where the file system can, and then the file's own bytes are hashed, chunk by chunk and as a whole. So a
-source that was damaged, edited or removed, before or meanwhile, costs its chunks and no more: they are fetched like
-those that were never here. What comes back is a temporary file with the right bytes, to be published; or there is none.
+shares blocks where the file system can, and then the file's own bytes are hashed. A source that was damaged, edited or
+removed, before or meanwhile, therefore costs its chunks and no more: they are found in the file and fetched like those
+that were never here. What comes back is a temporary file with the right bytes, to be published; or there is none.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, OutsideError
 from mlops_cli.files import write_all
 from mlops_cli.hashing import Digest, Hasher, digest_from_raw, hash_raw
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.store.copying import PIECE
 from mlops_cli.store.links import UNSUPPORTED
 from mlops_cli.store.loose import LooseStore
 from mlops_cli.store.objects import DamagedObjects, cut, damaged_in_flight
@@ -27,13 +28,12 @@ from mlops_cli.store.recipes import Place
 from mlops_cli.store.scratch import OBJECT_MODE
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import Future
 
 AT_ONCE = 32 << 20  # bytes of chunks that are fetched together, and held until their place in the file comes
 _STRETCH = 8 << 20  # bytes that are copied while those before them are hashed
 _BLOCK = 4096  # bytes: file systems share whole blocks
 _OPEN = 16  # sources that are open at once
-_COPY_BUFFER = 1 << 20
 _UNREADABLE = frozenset({errno.EIO, errno.ESTALE})  # if that was the new file, what is written next fails again
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -116,7 +116,6 @@ class _Assembly:
         self._held: dict[bytes, bytes] = {}  # chunks that came and whose place has not
         self._repeated = _repeated(recipe)
         self._written: dict[bytes, int] = {}  # where chunks are that came once and are there more often
-        self._hasher = Hasher()
         self._buffer = memoryview(bytearray(max(recipe.lengths, default=0)))
 
     def __enter__(self) -> Self:
@@ -129,26 +128,52 @@ class _Assembly:
 
     def run(self) -> None:
         """Write and verify everything."""
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 18 ms that only who assembles needs
-
-        with ThreadPoolExecutor(1) as pool:
-            self._write_all(pool)
-        found = self._hasher.digest()
+        # One digest for all, in the time that one for each chunk would take as well. Only when it is not the right one,
+        # chunks are looked at one by one.
+        found = self._write_all()
+        if found != self._recipe.digest:
+            found = self._mend_all()
         if found != self._recipe.digest:
             hint = "`mlx push` from a clone that has the file writes its recipe anew"
             message = f"the chunks of object `{cut(self._recipe.digest)}` make another one: `{cut(found)}`"
             raise DamagedObjects([self._recipe.digest], message, hint=hint)
 
-    def _write_all(self, pool: ThreadPoolExecutor) -> None:
-        """Write one stretch while the one before it is hashed."""
-        before: tuple[_Stretch, Future[list[int]]] | None = None
-        for stretch in self._stretches():
-            self._write(stretch)
+    def _write_all(self) -> Digest:
+        """Write one stretch after the other; return the digest of what can be read then."""
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 18 ms that only who assembles needs
+
+        hasher = Hasher()
+        before: Future[None] | None = None
+        with ThreadPoolExecutor(1) as pool:
+            for stretch in self._stretches():
+                self._write(stretch)
+                if before is not None:
+                    before.result()
+                before = pool.submit(self._hash, stretch, hasher)
+                self._reporter.advance(sum(self._recipe.lengths[stretch.first : stretch.end]))
             if before is not None:
-                self._settle(*before)
-            before = stretch, pool.submit(self._verify, stretch)
-        if before is not None:
-            self._settle(*before)
+                before.result()
+        return hasher.digest()
+
+    def _hash(self, stretch: _Stretch, hasher: Hasher) -> None:
+        offset = stretch.offset
+        for length in self._recipe.lengths[stretch.first : stretch.end]:
+            hasher.update(self._buffer[: _read_at(self._target, self._buffer[:length], offset)])
+            offset += length
+
+    def _mend_all(self) -> Digest:
+        """Fetch what is wrong; return the digest of what can be read then."""
+        hasher = Hasher()
+        for stretch in self._stretches():
+            wrong = self._wrong_in(stretch)
+            if wrong:
+                self._mend(wrong)
+                if still := self._wrong_in(stretch):
+                    name = cut(self._recipe.digest)
+                    message = f"what was written of object `{name}` is not what is read back: {len(still)} chunks"
+                    raise CorruptObject(message, hint="the disk may be failing; look at the system's log")
+            self._hash(stretch, hasher)
+        return hasher.digest()
 
     def _stretches(self) -> Iterator[_Stretch]:
         lengths = self._recipe.lengths
@@ -237,53 +262,30 @@ class _Assembly:
             message = f"object `{cut(digest)}` cannot be put together: {len(waiting):,} of its chunks did not come"
             raise DamagedObjects([digest], message, hint="`mlx push` from a clone that has the file brings them")
 
-    # Verifying -------------------------------------------------------------------------------------------------------
+    # Mending ---------------------------------------------------------------------------------------------------------
 
-    def _verify(self, stretch: _Stretch) -> list[int]:
-        """Read back what was written; return the numbers of the wrong chunks. Those before the first are in the digest.
-
-        This runs in a thread of its own, one stretch after the other.
-        """
+    def _wrong_in(self, stretch: _Stretch) -> list[tuple[int, int]]:
+        """Return the number and the offset of each chunk that is not what it should be."""
         wrong = []
         offset = stretch.offset
         for number in range(stretch.first, stretch.end):
             length = self._recipe.lengths[number]
             data = self._buffer[:length]
             if _read_at(self._target, data, offset) < length or hash_raw(data) != self._recipe.raw(number):
-                wrong.append(number)
-            elif not wrong:
-                self._hasher.update(data)
+                wrong.append((number, offset))
             offset += length
         return wrong
 
-    def _settle(self, stretch: _Stretch, verified: Future[list[int]]) -> None:
-        """Wait until a stretch is verified, and mend it."""
-        wrong = verified.result()
-        if wrong:
-            self._mend(stretch, wrong)
-        self._reporter.advance(sum(self._recipe.lengths[stretch.first : stretch.end]))
-
-    def _mend(self, stretch: _Stretch, wrong: list[int]) -> None:
-        """Fetch the chunks that are wrong, and go on hashing from the first of them."""
+    def _mend(self, wrong: list[tuple[int, int]]) -> None:
+        """Fetch the wrong chunks of a stretch, all at once, and write them to their places."""
         recipe = self._recipe
-        for number in wrong:
-            place = self._places[number]
-            if place is not None:
-                self.suspects[place.digest] = None
-        offsets = {}
-        offset = stretch.offset
-        for number in range(stretch.first, stretch.end):
-            offsets[number] = offset
-            offset += recipe.lengths[number]
-        # All of them together are hardly more than a stretch.
-        wanted = {recipe.raw(number): recipe.lengths[number] for number in wrong}
+        places = (self._places[number] for number, _ in wrong)
+        self.suspects.update((place.digest, None) for place in places if place is not None)
+        wanted = {recipe.raw(number): recipe.lengths[number] for number, _ in wrong}
         for raw, data in self._receive(wanted):
-            for number in wrong:
+            for number, offset in wrong:
                 if recipe.raw(number) == raw:
-                    _write_at(self._target, data, offsets[number])
-        if still := self._verify(_Stretch(wrong[0], stretch.end, offsets[wrong[0]])):
-            message = f"what was written of object `{cut(recipe.digest)}` is not what is read back: {len(still)} chunks"
-            raise CorruptObject(message, hint="the disk may be failing; look at the system's log")
+                    _write_at(self._target, data, offset)
 
 
 class _Sources:
@@ -338,37 +340,38 @@ def _repeated(recipe: Recipe) -> frozenset[bytes]:
 
 
 def _copy(source: int, start: int, target: int, offset: int, size: int) -> None:
-    """Copy a part of a file into another place, or as much as the source has."""
-    if hasattr(os, "copy_file_range"):
-        done = _copy_by_system(source, start, target, offset, size)
-        if done is None:
-            return
-        start, offset, size = start + done, offset + done, size - done
-    while size and (data := os.pread(source, min(size, _COPY_BUFFER), start)):
-        _write_at(target, data, offset)
-        start, offset, size = start + len(data), offset + len(data), size - len(data)
+    """Copy a part of a file into another place, or as much as the source has.
 
-
-def _copy_by_system(source: int, start: int, target: int, offset: int, size: int) -> int | None:
-    """Copy within the system; None when that is done, else how many bytes were copied before the system could not.
-
-    Where both ends lie alike in their blocks the bytes before the first whole block are copied first: then a file
-    system that can share the others does.
+    Where both ends lie alike in their blocks the system copies, for it may be able to share them. Measured on ext4,
+    1 GiB: 0.38 s; where they do not, 0.53 s, and 0.42 s this way.
     """
     done = 0
-    head = -start % _BLOCK if start % _BLOCK == offset % _BLOCK else 0
-    while done < size:
-        many = min(head - done, size - done) if done < head else size - done
+    if start % _BLOCK == offset % _BLOCK and hasattr(os, "copy_file_range"):
+        done = _copy_by_system(source, start, target, offset, size)
+    buffer = memoryview(bytearray(min(size - done, PIECE)))
+    while done < size and (count := os.preadv(source, [buffer[: size - done]], start + done)):
+        _write_at(target, buffer[:count], offset + done)
+        done += count
+
+
+def _copy_by_system(source: int, start: int, target: int, offset: int, size: int) -> int:
+    """Copy within the system as far as it can; return how many bytes that was.
+
+    The bytes before the first whole block are copied by themselves: only then can the others be shared.
+    """
+    done = 0
+    head = min(-start % _BLOCK, size)
+    copied = size
+    while done < size and copied:  # none where the source ends, and from some systems that should have refused
+        many = (head if done < head else size) - done
         try:
             copied = os.copy_file_range(source, target, many, start + done, offset + done)
         except OSError as error:
-            if error.errno in UNSUPPORTED:
-                return done
-            raise
-        if not copied:
-            return None  # the source is shorter than it was; whoever verifies will see
+            if error.errno not in UNSUPPORTED:
+                raise
+            break
         done += copied
-    return None
+    return done
 
 
 def _write_at(target: int, data: bytes | memoryview, offset: int) -> None:

@@ -277,10 +277,29 @@ def test_many_sources_are_not_open_at_once(tmp_path):
 
 @pytest.mark.parametrize("code", [18, 22, 38, 95], ids=["EXDEV", "EINVAL", "ENOSYS", "EOPNOTSUPP"])
 def test_where_the_system_cannot_copy_the_bytes_go_through_memory(bench, code, monkeypatch):
-    with mock.patch.object(os, "copy_file_range", side_effect=OSError(code, os.strerror(code)), create=True):
+    with mock.patch.object(os, "copy_file_range", side_effect=OSError(code, os.strerror(code)), create=True) as call:
         bench.make(NEW, Remote(NEW))
+        assert call.called
     monkeypatch.delattr(os, "copy_file_range", raising=False)
     bench.make(OLD[5:], Remote())
+
+
+def test_whole_blocks_are_copied_as_such_where_they_can_be_shared(bench, monkeypatch):
+    if not hasattr(os, "copy_file_range"):
+        pytest.skip("this system has no such call")
+    edited = [*OLD[:7], bytes(len(OLD[7])), *OLD[8:]]
+    real, calls = os.copy_file_range, []
+
+    def copy(source, target, size, start, offset):
+        calls.append((start, offset, size))
+        return real(source, target, min(size, 5000), start, offset)
+
+    monkeypatch.setattr(os, "copy_file_range", copy)
+    bench.make(edited, Remote([bytes(len(OLD[7]))]))
+
+    begins = {start for start, _, size in calls if size >= 4096 and not start % 4096}
+    assert len(begins) > 10
+    assert all(start == offset for start, offset, _ in calls)
 
 
 # What comes is wrong -------------------------------------------------------------------------------------------------
