@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from mlops_cli.cli.reference import reference
 from mlops_cli.documents import parse_yaml
 from mlops_cli.documents.schemas import find_violations
 from mlops_cli.errors import RecordError
-from mlops_cli.hashing import fingerprint, hash_bytes
+from mlops_cli.hashing import fingerprint, hash_bytes, hash_raw
 from mlops_cli.records import config, locks, pipeline, pointers
+from mlops_cli.store.recipe import MOST_CHUNKS, Recipe, decode_recipe, encode_recipe
 from mlops_cli.store.remote import LAYOUT, layout_of
 from mlops_cli.store.trees import Entry, Kind, decode_tree, encode_tree
 from tests.cli.conftest import LEAVES
@@ -262,6 +264,17 @@ def test_the_example_of_a_tree() -> None:
     assert f"has the digest `{hash_bytes(data)}`" in FORMATS
     hello = hash_bytes(b"hello\n")
     assert f"| `hello\\n` | `{hello}` |" in FORMATS
+
+
+def test_the_example_of_a_recipe() -> None:
+    body = next(body for kind, _, body in EXAMPLES if kind == "recipe")
+    data = bytes.fromhex("".join(line[:50] for line in body.splitlines()))
+    digests = hash_raw(b"hell") + hash_raw(b"o\n")
+
+    recipe = Recipe(hash_bytes(b"hello\n"), 6, array("I", [4, 2]), digests)
+    assert encode_recipe(recipe) == data
+    assert decode_recipe(data, recipe.digest) == recipe
+    assert f"at most {MOST_CHUNKS:,}" in FORMATS
 
 
 def test_the_example_of_a_fingerprint() -> None:

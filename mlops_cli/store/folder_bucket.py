@@ -110,7 +110,7 @@ class FolderBucket:
             try:
                 with os.scandir(self._path(place)) as entries:
                     for entry in entries:
-                        key = f"{place}/{entry.name}"
+                        key = f"{place}/{entry.name}" if place else entry.name
                         if entry.is_dir(follow_symlinks=False):
                             waiting.append(key)
                         else:

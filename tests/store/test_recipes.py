@@ -103,7 +103,7 @@ def test_a_folder_or_a_link_in_its_place_is_no_recipe(cache, recipes, tmp_path):
 
 
 def test_a_disk_that_takes_no_more_is_no_error(cache, recipes):
-    with mock.patch("mlops_cli.store.loose.write_all", side_effect=OSError(28, "No space left on device")):
+    with mock.patch("mlops_cli.store.scratch.write_all", side_effect=OSError(28, "No space left on device")):
         recipes.keep(RECIPE)
     assert recipes.get(RECIPE.digest) is None
 
