@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mlops_cli.errors import CorruptObject, MissingObject, OutsideError
 from mlops_cli.files import write_all
-from mlops_cli.hashing import Digest, Hasher, digest_from_raw, hash_raw
+from mlops_cli.hashing import RAW_SIZE, Digest, Hasher, digest_from_raw, hash_raw
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.copying import PIECE
 from mlops_cli.store.links import UNSUPPORTED
@@ -255,7 +255,8 @@ class _Assembly:
                 continue
             found = hash_raw(data)
             if found != raw or len(data) != length:
-                raise DamagedObjects([digest], damaged_in_flight(digest_from_raw(raw), digest_from_raw(found)).message)
+                error = damaged_in_flight(digest_from_raw(raw), digest_from_raw(found))
+                raise DamagedObjects([digest], error.message, hint=error.hint)
             self.fetched += length
             yield raw, data
         if waiting:
@@ -327,16 +328,13 @@ class _Sources:
 
 
 def _repeated(recipe: Recipe) -> frozenset[bytes]:
-    """Return the chunks that a file has more than once."""
-    seen: set[int] = set()
-    twice = set()
-    for number in range(len(recipe)):
-        raw = recipe.raw(number)
-        key = int.from_bytes(raw[:7], "little")  # a small number: that of 32 bytes would take three times as much
-        if key in seen:
-            twice.add(raw)
-        seen.add(key)
-    return frozenset(twice)
+    """Return the chunks that a file has more than once, and perhaps a few that only begin alike."""
+    import numpy as np
+
+    keys = np.frombuffer(recipe.raws, np.uint64)[:: RAW_SIZE // 8]
+    ordered = np.sort(keys)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    return frozenset(map(recipe.raw, np.flatnonzero(np.isin(keys, again)).tolist()))
 
 
 def _copy(source: int, start: int, target: int, offset: int, size: int) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_INDEXED = 2**21  # chunks in an index: of 1.2 TB, in 60 MB, and three times that while it is made
+MOST_INDEXED = 2**21  # chunks in an index: of 1.2 TB, in 50 MB, and three times that while it is made
 _PREFIX = 8  # bytes of a digest that an index keeps
 
 

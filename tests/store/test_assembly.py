@@ -23,6 +23,7 @@ from mlops_cli.store.batch import open_batch
 from mlops_cli.store.recipe import Recipe
 from mlops_cli.store.recipes import ChunkIndex
 from tests.crashing import crashes
+from tests.disks import small_disk
 from tests.faults import FULL, refusing
 from tests.objects import cache_at
 from tests.store.folders import steady
@@ -350,6 +351,16 @@ def test_a_recipe_of_another_file_leaves_nothing(bench):
     assert caught.value.digests == (lie.digest,)
 
 
+def test_a_recipe_that_calls_two_chunks_the_same_leaves_nothing(bench):
+    """One digest with two lengths: no bytes can be both."""
+    long, short = OLD[0], OLD[0][:5]
+    lengths = array("I", [len(long), len(short)] * 3)
+    lie = Recipe(hash_bytes((long + short) * 3), sum(lengths), lengths, hash_raw(long) * 6)
+    for places in (bench.index.places(lie), [None] * 6):
+        with bench.cache.scratch() as scratch, pytest.raises(CorruptObject):
+            assemble(lie, places, Remote(OLD), bench.cache, scratch.next_path)
+
+
 def test_an_error_of_the_remote_passes_through(bench):
     def fetch(raws):
         raise RemoteError("the line is dead")
@@ -368,6 +379,16 @@ def test_a_full_disk_is_told_and_leaves_nothing(bench):
                 assemble(recipe, bench.index.places(recipe), Remote(NEW), bench.cache, scratch.next_path)
             assert os.listdir(folder) == []
         assert caught.value.hint == "free some space and run the command again"
+
+
+def test_a_disk_that_fills_up_is_empty_again(tmp_path):
+    chunks = chunks_from(8, 400)
+    with small_disk(tmp_path) as disk:
+        bench = Bench(disk / "cache")
+        with pytest.raises(OutsideError, match="the disk is full"):
+            bench.make(chunks, Remote(chunks))
+        bench.assert_nothing_left(chunks)
+        bench.make(chunks[:50], Remote(chunks))
 
 
 def test_a_disk_that_forgets_is_told(bench):
