@@ -17,17 +17,20 @@ import random
 import re
 import resource
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import venv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-PEER = "dvc==3.67.*"
+PEER = ("dvc==3.67.*", "dvc-s3")
 TOOLS = ("mlx", "dvc")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits"
 EXAMPLE_FILES = ("make_data.py", "prepare.py", "train.py", "evaluate.py", "params.yaml", "mlx.yaml")
@@ -55,20 +58,30 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command to time, unless its `work` has no name; `repeats` above 1 only where the command changes nothing."""
+    """A command to time, unless its `work` has no name; `repeats` above 1 only where the command changes nothing.
+
+    `asked` is the log of a server, a line a request; `grows` a folder of which it is told by how much it grew.
+    """
 
     work: str
     command: Sequence[str]
     folder: Path
     repeats: int = 1
+    asked: Path | None = None
+    grows: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one run of a command took: seconds of wall time, and bytes of the largest process in it."""
+    """What one run of a command took: seconds of wall time, and bytes of the largest process in it.
+
+    With them, where that is asked for, requests to a server, and bytes by which a remote grew.
+    """
 
     seconds: float
     peak: int
+    requests: int | None = None
+    grown: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +151,47 @@ class Bench:
             self.run(step.command, step.folder)
             return
         os.sync()
+        requests, size = _lines(step.asked), _bytes(step.grows)
         figures = [self.run(step.command, step.folder) for _ in range(step.repeats)]
+        if step.asked:
+            figures = [replace(figure, requests=(_lines(step.asked) - requests) // step.repeats) for figure in figures]
+        if step.grows:
+            figures = [replace(figure, grown=_bytes(step.grows) - size) for figure in figures]
         self.rows.setdefault(step.work, {}).setdefault(tool.name, []).extend(figures)
         best = min(figure.seconds for figure in figures)
         print(f"  {step.work}: {tool.name} {best:.3f} s", file=sys.stderr, flush=True)
 
-    def start_project(self, tool: Tool, folder: Path) -> Path:
-        """Make a Git repository with the tool set up in it and a folder remote beside it; return its place."""
+    def start_project(self, tool: Tool, folder: Path, remote: str = "") -> Path:
+        """Make a Git repository with the tool set up in it and a remote (a folder beside it); return its place."""
         project = folder / "project"
         project.mkdir(parents=True)
         for command in (
             ["git", "init", "--quiet", "--initial-branch=main"],
             tool.command("init"),
-            tool.command("remote add", "storage", str(folder / "remote")),
+            tool.command("remote add", "storage", remote or str(folder / "remote")),
         ):
             self.run(command, project)
         return project
+
+    def commit(self, project: Path) -> None:
+        """Commit everything that Git does not ignore."""
+        as_somebody = ["git", "-c", "user.name=b", "-c", "user.email=b@b"]
+        for command in (["git", "add", "--all"], [*as_somebody, "commit", "--quiet", "-m", "data"]):
+            self.run(command, project)
+
+    def clone(self, project: Path, to: Path) -> Path:
+        """Commit what is in a project and clone it; the clone has the records and none of the data."""
+        self.commit(project)
+        self.run(["git", "clone", "--quiet", str(project), str(to)], project)
+        return to
+
+
+def _lines(log: Path | None) -> int:
+    return log.read_bytes().count(b"\n") if log else 0
+
+
+def _bytes(folder: Path | None) -> int:
+    return count(folder)[1] if folder and folder.exists() else 0
 
 
 # --- suites ----------------------------------------------------------------------------------------------------------
@@ -172,7 +210,7 @@ def files(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterato
     write_files(data, settings)
     paths = sorted(data.glob("*/*.bin"))
     label = f"{settings.files:,} files of {format_size(settings.file_size)}"
-    yield from data_steps(tool, folder, paths[0], label, paths[50::100])
+    yield from data_steps(bench, tool, folder, paths[0], label, paths[50::100])
 
 
 def scale(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
@@ -183,8 +221,7 @@ def scale(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterato
     write_files(project / "data", settings)
     label = f"{settings.files:,} files of {format_size(settings.file_size)}"
     yield Step(f"add, {label}, alone", tool.command("add", "data"), project)
-    for command in (["git", "add", "--all"], ["git", "commit", "--quiet", "-m", "data"]):
-        bench.run([*command[:1], "-c", "user.name=b", "-c", "user.email=b@b", *command[1:]], project)
+    bench.clone(project, folder / "clone")
     yield Step(f"status, nothing changed, {label}, alone", tool.command("status"), project, 3)
     change(project / "data" / "000" / "000000.bin")
     yield Step(f"diff, one file changed, {label}, alone", tool.command("diff"), project)
@@ -219,10 +256,37 @@ def large(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterato
         for _ in range(settings.large // PIECE):
             file.write(numbers.randbytes(PIECE))
         file.write(numbers.randbytes(settings.large % PIECE))
-    yield from data_steps(tool, folder, project / "data", f"one file of {format_size(settings.large)}")
+    label = f"one file of {format_size(settings.large)}"
+    yield from data_steps(bench, tool, folder, project / "data", label)
+    data = project / "data"
+    for what, edit in (("a byte inserted in the middle", insert), ("1 % appended", append)):
+        edit(data, settings)
+        yield Step("", tool.command("add", "data"), project)
+        yield Step(f"push, {what}, {label}", tool.command("push"), project, grows=folder / "remote")
+        bench.commit(project)
+        clone = folder / "clone"
+        bench.run(["git", "pull", "--quiet"], clone)
+        yield Step(f"pull, {what}, {label}", tool.command("pull"), clone)
 
 
-def data_steps(tool: Tool, folder: Path, changed: Path, label: str, some: Sequence[Path] = ()) -> Iterator[Step]:
+def insert(path: Path, settings: Settings) -> None:
+    """Put a byte into the middle of a file."""
+    with path.open("r+b") as file:
+        file.seek(settings.large // 2)
+        rest = file.read()
+        file.seek(settings.large // 2)
+        file.write(b"!" + rest)
+
+
+def append(path: Path, settings: Settings) -> None:
+    """Add a hundredth of its size to a file."""
+    with path.open("ab") as file:
+        file.write(random.Random(settings.seed + 1).randbytes(settings.large // 100))
+
+
+def data_steps(
+    bench: Bench, tool: Tool, folder: Path, changed: Path, label: str, some: Sequence[Path] = ()
+) -> Iterator[Step]:
     """Take `project/data` through its life.
 
     `changed` is the file that gets another byte on the way; in `some`, if there are any, a second version differs.
@@ -246,8 +310,72 @@ def data_steps(tool: Tool, folder: Path, changed: Path, label: str, some: Sequen
     yield Step(f"checkout, {label}", tool.command("checkout", "data"), project)
     if count(project / "data") != before:
         raise SystemExit(f"error: {tool.name} did not bring back what it was given, in {project}")
-    yield Step(f"push, {label}", tool.command("push"), project)
+    yield Step(f"push, {label}", tool.command("push"), project, grows=folder / "remote")
     yield Step(f"push, nothing to do, {label}", tool.command("push"), project)
+    yield Step(f"pull into a clone, {label}", tool.command("pull"), bench.clone(project, folder / "clone"))
+
+
+def s3(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """Many small files over S3: a server on this machine, one for each tool, that tells of every request."""
+    folder.mkdir(parents=True)
+    log = folder / "requests.txt"
+    with s3_server(log) as endpoint:
+        bench.env = {**bench.env, **S3_USER, "AWS_ENDPOINT_URL": endpoint}
+        place = "s3://bench/project"
+        headers = {"Authorization": S3_SIGNATURE}
+        request = urllib.request.Request(f"{endpoint}/bench", method="PUT", headers=headers)  # noqa: S310 - http
+        urllib.request.urlopen(request).close()  # noqa: S310
+        project = bench.start_project(tool, folder, place)
+        if tool.name == "dvc":
+            bench.run(tool.command("remote", "modify", "storage", "endpointurl", endpoint), project)
+        write_files(project / "data", settings)
+        bench.run(tool.command("add", "data"), project)
+        label = f"{settings.files:,} files of {format_size(settings.file_size)}, S3"
+
+        def step(work: str, command: Sequence[str], folder: Path) -> Step:
+            bench.env = {**bench.env, "AWS_ENDPOINT_URL": endpoint}  # the other tool's turn has changed it
+            return Step(f"{work}, {label}", command, folder, asked=log)
+
+        yield step("push", tool.command("push"), project)
+        yield step("push, nothing to do", tool.command("push"), project)
+        yield step("pull into a clone", tool.command("pull"), bench.clone(project, folder / "clone"))
+        other = folder / "other"
+        bench.run(["git", "clone", "--quiet", str(project), str(other)], project)
+        yield step("pull of one file", tool.command("pull", "data/000/000000.bin"), other)
+
+
+S3_USER = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+S3_SIGNATURE = "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+
+
+@contextmanager
+def s3_server(log: Path) -> Iterator[str]:
+    """Run moto's S3 server, which logs a line a request to `log`; yield where it listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                try:
+                    urllib.request.urlopen(f"{endpoint}/moto-api/").close()  # noqa: S310 - http
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            else:
+                raise SystemExit("error: moto's server does not start: `pip install 'moto[s3,server]'`")
+            yield endpoint
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def pipeline(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
@@ -285,7 +413,15 @@ def digits(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterat
     yield Step("status, digits example, nothing changed", tool.command("status"), project, settings.repeats)
 
 
-SUITES = {"start": start, "files": files, "large": large, "pipeline": pipeline, "digits": digits, "scale": scale}
+SUITES = {
+    "start": start,
+    "files": files,
+    "large": large,
+    "s3": s3,
+    "pipeline": pipeline,
+    "digits": digits,
+    "scale": scale,
+}
 
 
 def count(path: Path) -> tuple[int, int]:
@@ -330,6 +466,8 @@ def report(bench: Bench, tools: Sequence[Tool], rounds: int, settings: Settings)
         for tool in tools:
             taken = figures[tool.name]
             row[tool.name] = {
+                "requests": taken[0].requests,
+                "grown": taken[0].grown,
                 "seconds": statistics.median(figure.seconds for figure in taken),
                 "peak": statistics.median(figure.peak for figure in taken),
                 "all_seconds": [figure.seconds for figure in taken],
@@ -365,6 +503,11 @@ def table(bench: Bench, tools: Sequence[Tool]) -> str:
         ratio = f"{median(figures['dvc']) / median(figures['mlx']):.1f}x" if len(names) == 2 else "-"
         seconds = [f"{median(figures[name]):.3f}" for name in names]
         lines.append([work, *seconds, ratio, *(f"{peak:.0f}" for peak in peaks)])
+        for what, told in (("requests", "requests"), ("grown", "MiB more on the remote")):
+            numbers = [getattr(figures[name][0], what) for name in names]
+            if all(number is not None for number in numbers):
+                shown = [f"{n:,}" if what == "requests" else f"{n / UNITS['MiB']:.2f}" for n in numbers]
+                lines.append([f"  {told}", *shown, "", *("" for _ in names)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(row))
@@ -393,7 +536,7 @@ def make_peer(folder: Path) -> Path:
     program = folder / "bin" / "dvc"
     if not program.exists():
         venv.create(folder, with_pip=True)
-        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", PEER], check=True)
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *PEER], check=True)
     return program
 
 
@@ -402,11 +545,15 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--mlx", type=Path, default=Path(sys.executable).with_name("mlx"), help="beside this Python")
     peer = parser.add_mutually_exclusive_group()
     peer.add_argument("--dvc", type=Path, help="the `dvc` program to compare with")
-    peer.add_argument("--make-peer", type=Path, metavar="DIR", help=f"install {PEER} in a virtual environment there")
+    peer.add_argument(
+        "--make-peer", type=Path, metavar="DIR", help=f"install {' and '.join(PEER)} in a virtual environment there"
+    )
     parser.add_argument(
         "--tools", nargs="+", choices=TOOLS, default=TOOLS, help="one alone is measured without a ratio"
     )
-    parser.add_argument("--only", nargs="+", choices=SUITES, default=[name for name in SUITES if name != "scale"])
+    parser.add_argument(
+        "--only", nargs="+", choices=SUITES, default=[name for name in SUITES if name not in ("s3", "scale")]
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5, help="per round, for quick commands that change nothing")
     parser.add_argument("--files", type=int, default=20_000)
