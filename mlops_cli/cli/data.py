@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mlops_cli.pipeline.status import ProjectStatus
     from mlops_cli.workspace.checkout import Restored
     from mlops_cli.workspace.compare import DataStatus, FileChange
+    from mlops_cli.workspace.project import Project
     from mlops_cli.workspace.relink import Relinked
 
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Files or folders")]
@@ -76,6 +78,7 @@ def add(context: typer.Context, paths: Paths, dry_run: DryRun = False, as_json: 
 def status(
     context: typer.Context,
     check: Check = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Also ask the default remote what it lacks")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what differs from the records
@@ -89,19 +92,41 @@ def status(
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter:
         found = project_status(project, reporter)
+        there = _unpushed(project) if remote else None
     value = {
         "clean": found.clean,
         "data": [item._asdict() for item in found.data],
         "stages": [
             {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
         ],
-        "remote": None,
+        "remote": there,
     }
-    output.result("status", value, _status_text(found))
+    output.result("status", value, [*_status_text(found), *_remote_text(there)])
     for line in _status_hints(found, "pull" if project.config.remotes else "checkout"):
         output.say(line)
-    if check and not found.clean:
+    if there and there["lacking"]:
+        output.say("next: `mlx push` uploads it")
+    if check and not (found.clean and not (there and there["lacking"])):
         raise typer.Exit(1)
+
+
+def _unpushed(project: Project) -> dict[str, Any]:
+    from mlops_cli.workspace.sync import find_unpushed
+
+    remote, lacking = find_unpushed(project)
+    return {"name": remote.name, "url": remote.url, "lacking": [item._asdict() for item in lacking]}
+
+
+def _remote_text(there: Mapping[str, Any] | None) -> list[str]:
+    if there is None:
+        return []
+    if not there["lacking"]:
+        return [f"remote `{there['name']}` has it all"]
+    lacking = (
+        f"  {item['path']}  ({count(item['objects'], 'object')}, {size_text(item['size'])})"
+        for item in there["lacking"]
+    )
+    return [f"not on remote `{there['name']}`:", *lacking]
 
 
 def _status_text(found: ProjectStatus) -> list[str]:
@@ -329,7 +354,7 @@ def move(
 COMMANDS = {
     "init": command(init, "git init && mlx init"),
     "add": command(add, "mlx add data/raw", "mlx add data/raw/0007.pgm"),
-    "status": command(status, "mlx status", "mlx status --check && echo clean"),
+    "status": command(status, "mlx status", "mlx status --check && echo clean", "mlx status --remote"),
     "checkout": command(checkout, "mlx checkout data/raw", "mlx checkout --relink"),
     "unprotect": command(unprotect, "mlx unprotect data/raw"),
     "diff": command(diff, "mlx diff", "mlx diff HEAD~1 HEAD data/raw"),

@@ -103,10 +103,13 @@ class Remote:
         self._prepare()
         self._index.rewrite()
 
-    def drop_damaged_index(self) -> list[str]:
-        """Take away what of the index cannot be read, and return its names: what only that named is missing then."""
-        self._look()
-        return self._index.drop_damaged()
+    def mend_index(self) -> list[str]:
+        """Make the index whole as far as it is known here; the rest goes.
+
+        Returns the names of what had to go: what only that named is missing now.
+        """
+        self._prepare()
+        return self._index.mend()
 
     def send(self, cache: Cache, wanted: Wanted, *, jobs: int = 0, reporter: Reporter = SILENT) -> Transferred:
         """Make what `cache` has of `wanted` present here; the reporter advances by bytes, starting it is the caller's.

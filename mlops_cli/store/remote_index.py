@@ -138,19 +138,38 @@ class RemoteIndex:
         self._denied.clear()
         self._gone.clear()
 
-    def drop_damaged(self) -> list[str]:
-        """Remove the segments that are not as they were written, and return their keys."""
-        damaged = []
+    def mend(self) -> list[str]:
+        """Put segments back that are not as they were written there and are kept here; remove the others.
+
+        Returns the keys of those that had to be removed.
+        """
+        lost = []
         for name in self._names():
-            try:
+            if self._is_sound(name):
+                continue
+            with suppress(CorruptObject, AbsentKey):
                 self._bring(name).verify()
-            except (CorruptObject, PackError):
-                damaged.append(_key(name))
-        if damaged:
-            self._bucket.delete(damaged)
-            self.forget()
-            self._tell()
-        return damaged
+                self._bucket.put_file(_key(name), self._path(name))
+                continue
+            lost.append(_key(name))
+        if lost:
+            self._bucket.delete(lost)
+        self.forget()
+        self._tell()
+        return lost
+
+    def _is_sound(self, name: str) -> bool:
+        """Say whether a segment is there as it was written, whatever is kept of it here."""
+        os.makedirs(self._kept, exist_ok=True)
+        path = f"{self._path(name)}.{os.getpid()}-{os.urandom(4).hex()}"
+        try:
+            self._bucket.get_file(_key(name), path)
+            return hash_file(path) == PREFIX + name
+        except AbsentKey:
+            return False
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def reject(self, pack: str) -> None:
         """Believe no more what the index says of a pack: it is not there."""

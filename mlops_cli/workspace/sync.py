@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError, UsageError
 from mlops_cli.hashing import Digest, fingerprint
@@ -26,6 +27,14 @@ from mlops_cli.workspace.reach import Reach, children, damaged_at, reach, resolv
 from mlops_cli.workspace.remotes import default_remote
 from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_versions
+
+
+class Lacking(NamedTuple):
+    """A tracked path of which a remote lacks something: how many objects, and their bytes as far as they are known."""
+
+    path: str
+    objects: int
+    size: int
 
 
 class Trust(Enum):
@@ -129,6 +138,20 @@ def push(
     return SyncResult(name, store.url, paths, len(ordered), size, traffic.requests, moved, len(faults), unread)
 
 
+def find_unpushed(project: Project) -> tuple[Remote, tuple[Lacking, ...]]:
+    """Return the default remote, and what it lacks of what the workspace's records name; an object counts once.
+
+    UsageError when there is no remote; RemoteError.
+    """
+    _, store = open_project_remote(project, None)
+    chosen = [pair for pair in select_versions(project, (), THE_WORKSPACE) if pair[0].push]
+    needed = reach(project.cache, chosen)
+    found: dict[str, list[int]] = {}
+    for digest in store.missing({*needed.sizes, *needed.unread}):
+        found.setdefault(needed.owners[digest], []).append(needed.sizes.get(digest, 0))
+    return store, tuple(Lacking(path, len(sizes), sum(sizes)) for path, sizes in sorted(found.items()))
+
+
 def _distrust(
     store: Remote, needed: Reach, trust: Trust, *, dry_run: bool, jobs: int, reporter: Reporter
 ) -> list[Fault]:
@@ -140,7 +163,7 @@ def _distrust(
         return []
     repairing = trust is Trust.NOTHING
     if repairing and not dry_run:
-        for name in store.drop_damaged_index():
+        for name in store.mend_index():
             reporter.note(
                 f"`{name}` of {store.label} was damaged: who else pushed there should `mlx push --repair` too"
             )

@@ -11,7 +11,7 @@ import pytest
 from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.store.trees import Kind, find, tree_objects, walk
-from mlops_cli.workspace.sync import fetch, open_project_remote, push
+from mlops_cli.workspace.sync import Trust, fetch, find_unpushed, open_project_remote, push
 from mlops_cli.workspace.versions import Versions
 from tests.objects import cache_at, damage, lose_all, stored
 from tests.workspace.projects import Sandbox, clone, listing
@@ -357,3 +357,75 @@ def test_a_revision_that_is_none(grown: Sandbox):
         grown.git("tag" if kind == "v1" else "branch", "-D" if kind == "side" else "-d", kind)
     with pytest.raises(UsageError, match="there is no branch or tag yet"):
         push(grown.project(), versions=Versions(tags=True))
+
+
+# What is not pushed ---------------------------------------------------------------------------------------------------
+
+
+def test_what_a_remote_lacks(shared: Sandbox):
+    store, lacking = find_unpushed(shared.project())
+    assert store.name == "storage"
+    assert [(item.path, item.objects) for item in lacking] == [("data", 4 + 3), ("lone", 1)]
+    assert lacking[1].size == 4
+    push(shared.project(), ["lone"])
+    shared.write("lone", "another")
+    assert [item.path for item in find_unpushed(shared.project())[1]] == ["data"]
+    push(shared.project())
+    assert find_unpushed(shared.project())[1] == ()
+
+
+def test_outputs_that_remotes_never_get_are_not_lacking(private: Sandbox):
+    push(private.project())
+    assert find_unpushed(private.project())[1] == ()
+
+
+# Not taking the index's word ------------------------------------------------------------------------------------------
+
+
+def pack_of(remote: Path) -> Path:
+    (pack,) = (remote / "packs").iterdir()
+    return pack
+
+
+def test_verify_looks_whether_it_is_there(other: Sandbox):
+    fetch(other.project())
+    assert push(other.project(), trust=Trust.FILES).repaired == 0
+    pack_of(other.root.parent / "remote").unlink()
+    with pytest.raises(MissingObject) as caught:
+        push(other.project(), trust=Trust.FILES)
+    assert "has not what its index says, 8 objects of `data`, `lone`" in caught.value.message
+    assert caught.value.hint == "`mlx push --repair`"
+    assert push(other.project()).objects == 0  # the index is believed
+
+
+def test_repair_sends_again_what_is_gone_or_damaged(other: Sandbox, tmp_path: Path):
+    fetch(other.project())
+    remote = other.root.parent / "remote"
+    pointer = other.snapshot().pointer("lone")
+    assert pointer is not None
+    damage(cache_at(remote), pointer.digest)
+    assert push(other.project(), trust=Trust.FILES).objects == 0  # nothing shows from outside
+    planned = push(other.project(), trust=Trust.NOTHING, dry_run=True)
+    assert (planned.objects, planned.repaired) == (1, 1)
+    done = push(other.project(), trust=Trust.NOTHING)
+    assert (done.objects, done.repaired) == (1, 1)
+    assert push(other.project(), trust=Trust.NOTHING).repaired == 0
+    fresh = clone(other, tmp_path / "fresh")
+    fetch(fresh.project())
+    fresh.checkout()
+    assert fresh.read("lone") == "lone"
+
+
+def test_repair_makes_an_index_that_is_damaged_anew(other: Sandbox, tmp_path: Path):
+    fetch(other.project())
+    remote = other.root.parent / "remote"
+    (segment,) = (remote / "index").glob("*.idx")
+    segment.chmod(0o644)
+    segment.write_bytes(segment.read_bytes()[:-1])
+    fresh = clone(other, tmp_path / "fresh")
+    with pytest.raises(CorruptObject, match="the index of remote `storage` is damaged"):
+        fetch(fresh.project())
+    assert push(other.project(), trust=Trust.NOTHING).objects == 8
+    fetch(fresh.project())
+    fresh.checkout()
+    assert fresh.clean()
