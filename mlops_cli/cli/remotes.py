@@ -1,4 +1,4 @@
-"""Commands on remotes: `push`, `pull`, `fetch`, and `remote add/list/default/remove`."""
+"""Commands on remotes: `push`, `pull`, `fetch`, and `remote add/list/default/remove/check`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mlops_cli.cli.data import restored_text
 from mlops_cli.cli.options import DryRun, Jobs, Json, Overwrite, RemoteName, Targets
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session, reporting, session_of
-from mlops_cli.cli.text import count, size_text, table
+from mlops_cli.cli.text import Line, count, size_text, table
+from mlops_cli.errors import RemoteError
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.sync import SyncResult
@@ -178,7 +179,7 @@ def add(
 ) -> None:
     """Name a remote
 
-    The first one is the default. Nothing is contacted: `mlx doctor` does that.
+    The first one is the default. Nothing is contacted: `mlx remote check` does that.
     """
     from mlops_cli.workspace.remotes import add_remote
 
@@ -234,6 +235,32 @@ def remove(context: typer.Context, name: Known, dry_run: DryRun = False, as_json
     session.output(as_json).result("remote-remove", value, [text])
 
 
+def check(context: typer.Context, name: Known, as_json: Json = False) -> None:
+    """Try what a remote is needed for
+
+    It is asked, listed, written to, read and tidied up again, on a key of its own. Exits with 6 when something fails.
+    """
+    from mlops_cli.workspace.probe import Outcome, check_remote
+
+    session = session_of(context)
+    found = check_remote(session.project(), name)
+    lines: list[Line] = [f"remote `{found.remote}` ({found.url})"]
+    for step in found.steps:
+        took = f"{step.seconds:.2f} s" if step.outcome in (Outcome.WORKS, Outcome.FAILED) else ""
+        lines.append(f"{step.outcome.value:<12}{step.name:<8}{took:<9}{step.detail}")
+        if step.hint:
+            lines.append(f"{'':<29}hint: {step.hint}")
+    value = {
+        "remote": found.remote,
+        "url": found.url,
+        "usable": found.usable,
+        "steps": [asdict(step) for step in found.steps],
+    }
+    session.output(as_json).result("remote-check", value, lines)
+    if not found.usable:
+        raise typer.Exit(RemoteError.exit_code)
+
+
 def _remotes(session: Session) -> list[dict[str, Any]]:
     """Return the remotes as the settings have them now, read anew."""
     from mlops_cli.workspace.remotes import list_remotes
@@ -252,6 +279,7 @@ COMMANDS = {
             "list": command(list_, "mlx remote list"),
             "default": command(default, "mlx remote default backup"),
             "remove": command(remove, "mlx remote remove backup"),
+            "check": command(check, "mlx remote check storage"),
         },
     ),
 }

@@ -217,7 +217,10 @@ class WireBucket:
         if fault in (Fault.NO_PLACE, Fault.ABSENT):
             return RemoteError(f"cannot {doing} {place}: {words}", hint=_NO_PLACE)
         if fault is Fault.UNREACHABLE:
-            return RemoteError(f"cannot reach {place}: {words}", hint=_UNREACHABLE)
+            error = RemoteError(f"cannot reach {place}: {words}", hint=_UNREACHABLE)
+            if not self._reached:  # nor would it be for the next verb: waiting once is enough
+                self._turned_away = error
+            return error
         hint = f"`mlx remote check {self.name}` tells what works"
         return RemoteError(f"cannot {doing} {place}: {words}", hint=hint)
 

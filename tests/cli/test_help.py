@@ -273,7 +273,7 @@ def test_colour(args: list[str], env: dict[str, str], colored: bool, project: Pr
     ("line", "names"),
     [
         ("mlx re", {"remove", "remote", "reproduce"}),
-        ("mlx remote ", {"add", "list", "default", "remove"}),
+        ("mlx remote ", {"add", "list", "default", "remove", "check"}),
         ("mlx stage add --p", {"--param", "--plot"}),
         ("mlx push --remote ", {"storage", "backup"}),
         ("mlx remote default s", {"storage"}),

@@ -59,6 +59,7 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "remote add": [(["third", "s3://bucket/project"], 0), (["storage", "../x", "--force", "--dry-run"], 0)],
     "remote list": [([], 0)],
     "remote default": [(["backup"], 0), (["backup", "--dry-run"], 0)],
+    "remote check": [(["scratch"], 0)],
     "remote remove": [(["storage"], 0), (["storage", "--dry-run"], 0)],
     "run": [([], 0), (["train", "--force"], 0), (["train@forest", "--dry-run"], 0)],
     "stage add": [(["new", "-c", "true", "-o", "x"], 0), (["new", "-c", "true", "--dry-run"], 0)],
@@ -99,6 +100,9 @@ def test_the_result_is_a_document_of_the_commands_schema(
     first_two = demo._steps("a-demo")[:2]
     monkeypatch.setattr(demo, "_steps", lambda folder: first_two)  # all of it takes half a minute
     monkeypatch.setenv("HOME", str(project.home))
+
+    if name == "remote check":
+        project("remote", "add", "scratch", "memory://scratch")
 
     result = project(*name.split(), *args, "--json")
 

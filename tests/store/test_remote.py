@@ -611,6 +611,15 @@ def test_a_large_object_that_is_cut_short_or_other(here, pushed, store):
     assert [fault.digest for fault in here.remote().check(pushed, read=False)] == [pushed[-1]]
 
 
+def test_a_damaged_segment_that_is_kept_here_is_put_back(here, there, pushed, store):
+    assert here.remote().missing(pushed) == set()  # it brings the segment
+    (segment,) = (store / "index").glob("*.idx")
+    flip(segment, 60)
+
+    assert here.remote().mend_index() == []
+    there.fetch(pushed)
+
+
 def test_a_damaged_segment_is_dropped_and_the_others_stay(here, pushed, store):
     (first,) = (store / "index").glob("*.idx")
     other = here.put(*many(10, seed=7))
@@ -618,7 +627,7 @@ def test_a_damaged_segment_is_dropped_and_the_others_stay(here, pushed, store):
     flip(first, 60)
     remote = Site(here.folder / "fresh", here.url).remote()
 
-    assert remote.drop_damaged_index() == [f"index/{first.name}"]
+    assert remote.mend_index() == [f"index/{first.name}"]
     assert remote.missing([*pushed, *other]) == set(pushed)
     here.push(pushed)
     assert here.remote().check([*pushed, *other], read=True) == []

@@ -425,6 +425,7 @@ def test_repair_makes_an_index_that_is_damaged_anew(other: Sandbox, tmp_path: Pa
     fresh = clone(other, tmp_path / "fresh")
     with pytest.raises(CorruptObject, match="the index of remote `storage` is damaged"):
         fetch(fresh.project())
+    shutil.rmtree(other.project().local / "remotes")  # as in a clone that has not seen it
     assert push(other.project(), trust=Trust.NOTHING).objects == 8
     fetch(fresh.project())
     fresh.checkout()
