@@ -45,7 +45,7 @@ class S3Bucket(WireBucket):
             settings = _s3_settings(name)
             return _ObjectStoreWire(traffic, "S3Store", {"bucket": place, **settings}, folder.strip("/"), silence)
 
-        super().__init__(name, url, connect, refusal_hint=_S3_HINT, parallel=16, patience=patience)
+        super().__init__(name, url, connect, refusal_hint=_S3_HINT, patience=patience)
 
 
 class HttpBucket(WireBucket):

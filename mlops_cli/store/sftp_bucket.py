@@ -1,8 +1,8 @@
 """Remotes on machines that one can log in to: `ssh://user@host:port/folder`, over SFTP.
 
 Who to log in as, and how the host is known, is what `ssh` itself would use: `~/.ssh/config`, the agent, keys and
-`known_hosts`. A host that is not in `known_hosts` is refused. Each thread that is at work has a connection of its own,
-kept for the next one; a connection that fails is thrown away.
+`known_hosts`. A host that is not in `known_hosts` is refused. One logs in once, because that may ask for a finger on a
+key; each thread that is at work has a channel of its own in that connection. One that fails is thrown away as a whole.
 
 A value is written below `tmp/` and renamed. `~` as the first folder of the path is the home of the user there.
 """
@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, LifoQueue
+from threading import Lock
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -81,26 +82,53 @@ class _SftpWire:
         self._folder = folder
         self._silence = silence
         self._free: LifoQueue[Any] = LifoQueue()
-        weakref.finalize(self, _drop_all, self._free)
+        self._lock = Lock()
+        self._client: Any = None
         self._litter: list[str] = []  # temporary names; another attempt never takes one that may still be written to
 
     @contextmanager
     def _session(self) -> Iterator[Any]:
         """Lend a session to this thread, a new one when all are at work; keep it unless the connection failed."""
-        try:
-            session = self._free.get_nowait()
-        except Empty:
-            session = _log_in(self._account, self._silence)
-            self._traffic.count()
+        session = self._take()
         try:
             yield session
         except BaseException as error:
             if _kept(error):
                 self._free.put(session)
             else:
-                _drop(session)
+                self._drop(session)
             raise
         self._free.put(session)
+
+    def _take(self) -> Any:
+        with suppress(Empty):
+            while True:
+                session = self._free.get_nowait()
+                if not session.get_channel().closed:
+                    return session
+        with self._lock:
+            if self._client is None or not self._client.get_transport().is_active():
+                self._client = _log_in(self._account)
+                self._traffic.count()
+                weakref.finalize(self, self._client.close)
+            client = self._client
+        try:
+            session = client.open_sftp()
+        except Exception:
+            client.close()
+            raise
+        self._traffic.count()
+        session.get_channel().settimeout(self._silence)
+        return session
+
+    def _drop(self, session: Any) -> None:
+        """Close a session that failed, and the connection with it: what failed was the way, not the question."""
+        transport = session.get_channel().get_transport()
+        with self._lock:
+            if self._client is not None and self._client.get_transport() is transport:
+                self._client = None
+        with suppress(Exception):
+            transport.close()
 
     def _path(self, key: str) -> str:
         return f"{self._folder.rstrip('/')}/{key}" if key else self._folder
@@ -253,22 +281,13 @@ class _SftpWire:
 
 def _kept(error: BaseException) -> bool:
     """Tell whether a session may be used again after an error: the server answered, and said no."""
-    return isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
+    if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
+        return True
+    return type(error) is OSError and error.errno is None and "closed" not in str(error).lower()
 
 
-def _drop(session: Any) -> None:
-    with suppress(Exception):
-        session.mlx_client.close()
-
-
-def _drop_all(free: LifoQueue[Any]) -> None:
-    with suppress(Empty):
-        while True:
-            _drop(free.get_nowait())
-
-
-def _log_in(account: _Account, silence: float) -> Any:
-    """Return an SFTP session as `ssh` would open it."""
+def _log_in(account: _Account) -> Any:
+    """Return a connection as `ssh` would open it."""
     import paramiko
 
     settings = _settings(account.host)
@@ -296,13 +315,11 @@ def _log_in(account: _Account, silence: float) -> Any:
         )
         transport = client.get_transport()
         transport.set_keepalive(_ALIVE)
-        session = client.open_sftp()
-        session.get_channel().settimeout(silence)
+        transport.channel_timeout = LOGIN
     except BaseException:
         client.close()
         raise
-    session.mlx_client = client
-    return session
+    return client
 
 
 def _settings(host: str) -> dict[str, Any]:
