@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NewType
 
@@ -50,6 +51,12 @@ def digest_from_raw(raw: bytes) -> Digest:
 def raw_digest(digest: Digest) -> bytes:
     """Return the 32 bytes that `digest` spells."""
     return bytes.fromhex(digest[len(PREFIX) :])
+
+
+def raw_digests(digests: Iterable[Digest]) -> list[bytes]:
+    """Return the 32 bytes that each digest spells, in one go: for many that is several times as fast."""
+    joined = bytes.fromhex("".join(digests).replace(PREFIX, ""))
+    return [joined[at : at + RAW_SIZE] for at in range(0, len(joined), RAW_SIZE)]
 
 
 def hash_bytes(data: bytes | memoryview) -> Digest:

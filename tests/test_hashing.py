@@ -20,6 +20,7 @@ from mlops_cli.hashing import (
     hash_file,
     parse_digest,
     raw_digest,
+    raw_digests,
 )
 
 steady = settings(deadline=None)  # a busy machine is no reason to fail
@@ -142,3 +143,9 @@ def test_what_is_not_json_has_no_fingerprint(value):
 
 def test_a_fingerprint_is_stable_over_versions():
     assert fingerprint({"b": [1, 2.5, None], "a": "é"}) == "cf0431e419ab71977e982702c62bde68"
+
+
+def test_many_digests_are_spelled_back_at_once():
+    digests = [hash_bytes(bytes([number])) for number in range(50)]
+    assert raw_digests(digests) == [raw_digest(digest) for digest in digests]
+    assert raw_digests([]) == []

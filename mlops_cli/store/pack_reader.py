@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from blake3 import blake3
 
-from mlops_cli.hashing import Digest, digest_from_raw, raw_digest
+from mlops_cli.hashing import Digest, digest_from_raw, raw_digest, raw_digests
 from mlops_cli.store.pack_folder import GONE, SHORTAGES, PackFolder, read_whole, size_of
 from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, PackError, Record, Row, decode_record, scan_records
 from mlops_cli.store.pack_index import Place, Table, read_footer, rows_table
@@ -69,6 +69,23 @@ class PackReader(PackFolder):
             self._reject(known, table, error)
             return self.find(digest)
         return None
+
+    def find_all(self, digests: Iterable[Digest]) -> dict[Digest, Place]:
+        """Return where those of `digests` are that are in packs, as far as is known since the last look."""
+        known = self._now or self._look()
+        names = list(digests)
+        left = dict(zip(raw_digests(names), names, strict=True))
+        found: dict[Digest, Place] = {}
+        try:
+            for table in known.tables:
+                if not left:
+                    break
+                for raw, place in table.find_all(left).items():
+                    found[left.pop(raw)] = place
+        except PackError as error:
+            self._reject(known, table, error)
+            return self.find_all(names)
+        return found
 
     def _ordered(self, known: Known) -> Iterator[Table]:
         """Yield the tables, first the one that knew the object before: what is together is asked for together."""

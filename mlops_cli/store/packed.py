@@ -67,16 +67,12 @@ class PackedStore(LooseStore):
 
     def _look_for(self, digests: Collection[Digest]) -> tuple[set[Digest], set[str]]:
         """Return those of `digests` that are not here, as far as is known, and the packs that have the others."""
-        find = self.packs.find
         packs: set[str] = set()
         lacking = set(digests)
         while lacking:
-            absent = set()
-            for digest in lacking:
-                if (place := find(digest)) is None:
-                    absent.add(digest)
-                else:
-                    packs.add(place.pack)
+            found = self.packs.find_all(lacking)
+            packs.update(place.pack for place in found.values())
+            absent = lacking - found.keys()
             lacking = super().missing(absent) if absent else absent
             if not lacking or not (self.packs.look_again() or self.packs.doubt()):
                 break

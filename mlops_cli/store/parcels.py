@@ -85,13 +85,13 @@ class Parcels:
             rows = [Row(raw, place.offset, place.length, place.stored) for raw, place in found]
             covered.update(row.raw for row in rows)
             yield Parcel(pack_key(name), path, name, rows, sum(row.length for row in rows))
-        yield from self._packed(self._records(digest for digest in digests if raw_digest(digest) not in covered))
+        rest = [digest for digest in digests if raw_digest(digest) not in covered] if covered else digests
+        yield from self._packed(self._records(rest))
 
     def _whole_packs(self, digests: Iterable[Digest]) -> list[str]:
         """Return the packs of the cache of which everything is wanted, as it was written, and that are worth it."""
         packs = self._cache.packs
-        found = (packs.find(digest) for digest in digests)
-        wanted = Counter(place.pack for place in found if place is not None)
+        wanted = Counter(place.pack for place in packs.find_all(digests).values())
         whole = []
         for name, count in wanted.items():
             if size_of(packs.path_of(name)) < SMALL_PACK:
@@ -103,13 +103,14 @@ class Parcels:
                 continue  # object by object, it will turn out what is wrong with it
         return whole
 
-    def _records(self, digests: Iterable[Digest]) -> Iterator[Record]:
+    def _records(self, digests: Sequence[Digest]) -> Iterator[Record]:
         """Yield the record of each object: as the cache's pack has it, else made."""
         packs = self._cache.packs
+        places = packs.find_all(digests)
         for digest in digests:
             raw = raw_digest(digest)
             try:
-                place = packs.find(digest)
+                place = places.get(digest)
                 if place is not None and (record := packs.record(place)).raw == raw:
                     yield record
                     continue

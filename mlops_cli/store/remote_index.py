@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from mlops_cli.errors import CorruptObject, RemoteError
-from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, hash_file, raw_digest
+from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, hash_file, raw_digests
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.pack_folder import SEGMENT_SUFFIX, OpenFile
 from mlops_cli.store.pack_format import PackError, Row
@@ -66,24 +66,21 @@ class RemoteIndex:
 
     def _find(self, digests: Collection[Digest]) -> dict[Digest, Place]:
         found: dict[Digest, Place] = {}
-        left = list(digests)
+        names = [digest for digest in digests if digest not in self._denied]
+        left = dict(zip(raw_digests(names), names, strict=True))
         for name in self._names():
             if not left:
                 break
-            table = self._table(name, len(left))
-            after = []
-            for digest in left:
-                try:
-                    place = table.find(raw_digest(digest))
-                except PackError as error:
-                    raise self._damaged(name, str(error)) from error
-                if place is None or place.pack in self._gone or digest in self._denied:
-                    after.append(digest)
-                else:
-                    found[digest] = place
-            left = after
+            try:
+                hits = self._table(name, len(left)).find_all(left)
+            except PackError as error:
+                raise self._damaged(name, str(error)) from error
+            for raw, place in hits.items():
+                if place.pack not in self._gone:
+                    found[left.pop(raw)] = place
         for more in self._supplement:
-            found |= {digest: place for digest in left if (place := more.find(raw_digest(digest))) is not None}
+            for raw, place in more.find_all(left).items():
+                found[left.pop(raw)] = place
         return found
 
     def rows(self) -> Iterator[tuple[bytes, Place]]:

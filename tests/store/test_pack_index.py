@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tracemalloc
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -60,6 +61,18 @@ def test_a_table_finds_what_a_dict_does(part, absent):
     for raw in [*first, *absent]:
         assert table.find(raw) == first.get(raw, [None])[0]
     assert list(table.rows()) == [(raw, places[0]) for raw, places in sorted(first.items())]
+
+
+@pytest.mark.parametrize("sparse", [0, 1, 1000])
+@given(part=st.lists(rows, max_size=60), absent=st.lists(raws, max_size=10), share=st.floats(0, 1))
+def test_many_are_found_as_one_by_one(sparse, part, absent, share):
+    table = rows_table(part, PACKS[0])
+    asked = [row.raw for row in part][: int(len(part) * share)] + absent
+
+    with mock.patch("mlops_cli.store.pack_index._SPARSE", sparse):  # either way of looking, whatever the sizes
+        found = table.find_all(asked)
+        assert checked(encoded([table])).find_all(asked) == found
+    assert found == {raw: place for raw in asked if (place := table.find(raw)) is not None}
 
 
 @given(parts=many_rows, absent=st.lists(raws, max_size=10))
