@@ -151,6 +151,7 @@ class _SftpWire:
     def _read(self, session: Any, key: str, start: int, end: int | None) -> Iterator[bytes]:
         self._traffic.count(requests=2)
         with session.open(self._path(key), "rb") as file:
+            _hush(file)
             size = int(file.stat().st_size)
             end = size if end is None else min(end, size)
             for place in range(start, end, WINDOW):
@@ -277,6 +278,17 @@ class _SftpWire:
             words = f"the server says: {first_line(error)}"
             return Judgement(Fault.PASSING, "the connection broke") if closed else Judgement(Fault.OTHER, words)
         return judge_exception(error)
+
+
+def _hush(file: Any) -> None:
+    """Let the thread that asks for the pieces of a file end in silence: whoever waits for them learns what happened."""
+    ask = file._prefetch_thread  # noqa: SLF001 - else it prints its traceback on standard error
+
+    def ask_quietly(*args: Any) -> None:
+        with suppress(Exception):
+            ask(*args)
+
+    file._prefetch_thread = ask_quietly  # noqa: SLF001
 
 
 def _kept(error: BaseException) -> bool:
