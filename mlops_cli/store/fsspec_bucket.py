@@ -7,6 +7,7 @@ that makes it visible as a whole, else under a name of its own in `tmp/` and the
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -36,6 +37,8 @@ _IN_PIECES = frozenset({"gs", "gcs", "s3", "s3a"})  # take `chunksize`
 _EXTRAS = {"gs": "gs", "gcs": "gs", "az": "azure", "abfs": "azure", "abfss": "azure", "adl": "azure"}
 _USUAL = "use a folder, or a URL that begins with `s3://`, `gs://`, `az://`, `ssh://`, `webdavs://` or `https://`"
 
+_TALKATIVE = ("adlfs", "asyncio", "azure", "fsspec", "gcsfs", "google")
+
 _GOOGLE = "`gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
 _AZURE = "set AZURE_STORAGE_ACCOUNT and `az login`, or set AZURE_STORAGE_CONNECTION_STRING"
 _HINTS = {"gs": _GOOGLE, "gcs": _GOOGLE, **dict.fromkeys(("az", "abfs", "abfss", "adl"), _AZURE)}
@@ -61,6 +64,8 @@ class FsspecBucket(WireBucket):
                     raise RemoteError(message, hint=_USUAL) from error
                 place = f"remote `{name}` (`{safe_url(url)}`)"
                 fault, words = judge_exception(error)
+                if "credential" in words:
+                    fault, words = Fault.UNKNOWN_USER, "no account or credentials are set"
                 if fault in (Fault.REFUSED, Fault.UNKNOWN_USER):
                     message = f"{place} does not let you in: {words}"
                     raise RemoteError(message, hint=_HINTS.get(protocol, _ELSE)) from error
@@ -76,8 +81,20 @@ def _connect(protocol: str, rest: str, traffic: Traffic) -> _FsspecWire:
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if protocol == "memory":  # all that a process keeps so is one store
         options = {}
+    for library in _TALKATIVE:  # they print what they also raise
+        logging.getLogger(library).addHandler(logging.NullHandler())
     files, path = fsspec.core.url_to_fs(f"{protocol}://{rest}", **options)
+    _try_once(files, protocol)
     return _FsspecWire(traffic, files, str(path).rstrip("/"), protocol)
+
+
+def _try_once(files: Any, protocol: str) -> None:
+    """Keep a library from trying again itself: it would wait a minute or more before it says that nobody is there."""
+    with suppress(AttributeError):
+        if _EXTRAS.get(protocol) == "azure":
+            files.service_client._config.retry_policy.total_retries = 0  # noqa: SLF001
+        elif _EXTRAS.get(protocol) == "gs":
+            files._request = partial(type(files)._request.__wrapped__, files)  # noqa: SLF001
 
 
 def _how_to_install(protocol: str, error: ImportError) -> str:
@@ -206,6 +223,8 @@ class _FsspecWire:
         if isinstance(error, NotADirectoryError | IsADirectoryError):
             return Judgement(Fault.NO_PLACE, "a file stands where a folder must be")
         words = first_line(error).lower()
+        if words.startswith("forbidden"):
+            return Judgement(Fault.REFUSED, "permission denied (403)")
         if "bucket does not exist" in words or "containernotfound" in words or "specified container" in words:
             return Judgement(Fault.NO_PLACE, "there is no such bucket")
         if isinstance(error, ValueError) and "range" in words:

@@ -238,7 +238,13 @@ def safe_url(url: str) -> str:
     protocol, _, rest = url.partition("://")
     rest = rest.partition("?")[0].partition("#")[0]
     place, slash, path = rest.partition("/")
-    return f"{protocol}://{place.rpartition('@')[2]}{slash}{path}"
+    user, _, host = place.rpartition("@")
+    if protocol.lower() in _CONTAINERS and ":" not in user:
+        host = place
+    return f"{protocol}://{host}{slash}{path}"
+
+
+_CONTAINERS = frozenset({"abfs", "abfss"})  # what stands before an `@` is no user: abfs://CONTAINER@ACCOUNT
 
 
 # --- judging --------------------------------------------------------------------------------------------------------
