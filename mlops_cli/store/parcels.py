@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject, MissingObject
@@ -174,34 +174,45 @@ class Parcels:
                 self._failures.add(digest, error)
                 continue
             try:
-                recipe = self._recipes.get(digest) or make_recipe(descriptor)
-                if recipe is None:
-                    whole.append((digest, os.fstat(descriptor).st_size))
-                    continue
-                new = 0
-                for chunk in self._new_chunks(recipe, seen):
-                    data = os.pread(descriptor, chunk.length, chunk.offset)
-                    if hash_bytes(data) != digest_from_raw(chunk.raw):
-                        break
-                    new += chunk.length
-                    yield self._compressor.pack(chunk.raw, data)
-                else:
-                    if recipe.digest == digest:
-                        made.append((recipe, new))
+                recipe, new = self._recipes.get(digest), None
+                if recipe is not None and recipe.size == os.fstat(descriptor).st_size:
+                    new = yield from self._records_of(recipe, descriptor, seen)
+                if recipe is None or new is None:  # what is known is not so; the file itself says which of the two is
+                    recipe = make_recipe(descriptor)
+                    if recipe is None:
+                        whole.append((digest, os.fstat(descriptor).st_size))
                         continue
-                self._note_damage(digest)
+                    if recipe.digest == digest:
+                        new = yield from self._records_of(recipe, descriptor, seen)
+                if new is None:
+                    self._note_damage(digest)
+                else:
+                    made.append((recipe, new))
             except OSError as error:
                 raise self._cache.trouble(error, f"read object `{digest}`") from error
             finally:
                 os.close(descriptor)
 
+    def _records_of(self, recipe: Recipe, descriptor: int, seen: set[bytes]) -> Generator[Record, None, int | None]:
+        """Yield the records of the chunks of a file that the remote lacks and that are not `seen`, and then are.
+
+        Returns how many bytes they are; None when the file has other bytes where one of them should be.
+        """
+        new = 0
+        for chunk in self._new_chunks(recipe, seen):
+            data = os.pread(descriptor, chunk.length, chunk.offset)
+            if hash_bytes(data) != digest_from_raw(chunk.raw):
+                return None
+            new += chunk.length
+            seen.add(chunk.raw)
+            yield self._compressor.pack(chunk.raw, data)
+        return new
+
     def _new_chunks(self, recipe: Recipe, seen: set[bytes]) -> list[Chunk]:
-        """Return the chunks that neither the remote has nor `seen`, to which they are added."""
+        """Return the chunks that neither the remote has nor `seen`."""
         chunks = {digest_from_raw(chunk.raw): chunk for chunk in recipe.chunks() if chunk.raw not in seen}
         there = self._index.find(chunks)
-        new = [chunk for name, chunk in chunks.items() if name not in there]
-        seen.update(chunk.raw for chunk in new)
-        return new
+        return [chunk for name, chunk in chunks.items() if name not in there]
 
     def _note_damage(self, digest: Digest) -> None:
         """Let the cache see to an object whose bytes are not those that were stored."""
