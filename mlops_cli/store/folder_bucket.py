@@ -8,7 +8,7 @@ A value is written and synced under `tmp/` and gets its name by a rename, after 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlops_cli.errors import RemoteError
@@ -21,6 +21,7 @@ from mlops_cli.store.sharing import grant, make_folder
 
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _GONE = (FileNotFoundError, NotADirectoryError)
+_ATTEMPTS = 10  # at listing a folder from which files go meanwhile
 
 
 class FolderBucket:
@@ -108,18 +109,36 @@ class FolderBucket:
         while waiting:
             place = waiting.pop()
             try:
-                with os.scandir(self._path(place)) as entries:
-                    for entry in entries:
-                        key = f"{place}/{entry.name}" if place else entry.name
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(key)
-                        else:
-                            info = entry.stat(follow_symlinks=False)
-                            yield Stored(key, info.st_size, info.st_mtime)
+                folders, files = self._names_in(place)
             except _GONE:
                 continue
             except OSError as error:
                 raise self._trouble(error, place, "list") from error
+            waiting += folders
+            yield from files
+
+    def _names_in(self, place: str) -> tuple[Sequence[str], Sequence[Stored]]:
+        """Return the folders and the values directly in a folder.
+
+        Where some go meanwhile, others may have come that have what they had: then this looks again.
+        """
+        for attempt in range(_ATTEMPTS):
+            folders, files, changed = [], [], False
+            with os.scandir(self._path(place)) as entries:
+                for entry in entries:
+                    key = f"{place}/{entry.name}" if place else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(key)
+                        continue
+                    try:
+                        info = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        changed = True
+                    else:
+                        files.append(Stored(key, info.st_size, info.st_mtime))
+            if not changed or attempt == _ATTEMPTS - 1:
+                break
+        return folders, files
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove values; those that are not there already are no error."""
