@@ -40,6 +40,7 @@ _MANY = 65536  # from here on numpy sorts faster than it is imported
 _AT_ONCE = 1 << 19  # rows that are merged at once
 _IN_MEMORY = 1 << 20  # bytes; what is smaller is read at once
 _PIECE = 1 << 20
+_BLOCK = 4096  # rows that are looked at at once
 _ODD = "it points at what cannot be there"
 
 Read = Callable[[int, int], bytes]  # from an offset on so many bytes, all of them or PackError
@@ -95,6 +96,19 @@ class Segment(Table):
             checksum.update(self._read(at, min(_PIECE, self._end - at)))
         if checksum.intdigest() != int.from_bytes(self._read(self._end, 8), "little"):
             raise PackError("it is not what was written")
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        """Refuse rows that nobody should have written: PackError."""
+        last = b""
+        for low in range(0, self.count, _BLOCK):
+            high = min(low + _BLOCK, self.count)
+            raws = self.raws(low, high)
+            ordered = [last, *(raws[at : at + RAW_SIZE] for at in range(0, len(raws), RAW_SIZE))]
+            numbers = struct.unpack(f"<{4 * (high - low)}I", self.numbers(low, high))
+            if max(numbers[::4]) >= len(self.packs) or ordered != sorted(ordered):
+                raise PackError(_ODD)
+            last = ordered[-1]
 
 
 def segment_in(data: bytes) -> Segment:

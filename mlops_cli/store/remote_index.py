@@ -10,9 +10,11 @@ alone (`LOOSE`) or in chunks (`CHUNKED`). It may lie: what it leads to is verifi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 
@@ -22,7 +24,7 @@ from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.pack_folder import SEGMENT_SUFFIX, OpenFile
 from mlops_cli.store.pack_format import PackError, Row
 from mlops_cli.store.pack_index import Place, Table, rows_table
-from mlops_cli.store.pack_segment import Segment, encode_segment, read_segment
+from mlops_cli.store.pack_segment import Segment, encode_segment, read_segment, segment_in
 
 LOOSE = "0" * 64
 CHUNKED = "f" * 64
@@ -34,6 +36,8 @@ _WHOLE = 1 << 20  # bytes of a segment that are brought at once, however few obj
 _BLOCK = 64 << 10
 _PER_OBJECT = 3 * _BLOCK  # what looking for one object in a segment may take
 _LARGEST_LIST = 16 << 20
+_ABANDONED = 24 * 3600.0  # s after which nobody brings a segment any more
+_OTHER = "its bytes are not those it was named for"
 _MANY = 32  # segments that are merged into one by the push that finds them
 
 
@@ -85,15 +89,18 @@ class RemoteIndex:
 
     def rows(self) -> Iterator[tuple[bytes, Place]]:
         """Yield the raw digest of every object, and a place where it is; brings every segment."""
-        for table in (*self._tables(), *self._supplement):
-            for raw, place in table.rows():
-                if place.pack not in self._gone and digest_from_raw(raw) not in self._denied:
-                    yield raw, place
+        try:
+            for table in (*self._tables(), *self._supplement):
+                for raw, place in table.rows():
+                    if place.pack not in self._gone and digest_from_raw(raw) not in self._denied:
+                        yield raw, place
+        except PackError as error:  # it was well a moment ago
+            raise OSError(errno.EIO, str(error), self._kept) from error
 
     def _tables(self) -> list[Segment]:
         for _ in range(_ATTEMPTS):
             try:
-                return [self._bring(name) for name in self._names()]
+                return [self._bring(name, whole=True) for name in self._names()]
             except AbsentKey:
                 self.forget()
         raise self._unsteady()
@@ -115,7 +122,10 @@ class RemoteIndex:
 
     def _replace(self, names: Iterable[str], tables: Sequence[Table]) -> None:
         """Add a segment of `tables`, then remove those called `names`."""
-        data = b"".join(encode_segment(tables))
+        try:
+            data = b"".join(encode_segment(tables))
+        except PackError as error:  # it was well a moment ago
+            raise OSError(errno.EIO, str(error), self._kept) from error
         name = hash_bytes(data).removeprefix(PREFIX)
         self._bucket.put(_key(name), data)
         self._bucket.delete([_key(old) for old in names if old != name])
@@ -145,9 +155,10 @@ class RemoteIndex:
             if self._is_sound(name):
                 continue
             with suppress(CorruptObject, AbsentKey):
-                self._bring(name).verify()
-                self._bucket.put_file(_key(name), self._path(name))
-                continue
+                self._bring(name, whole=True)
+                if os.path.exists(self._path(name)):
+                    self._bucket.put_file(_key(name), self._path(name))
+                    continue
             lost.append(_key(name))
         if lost:
             self._bucket.delete(lost)
@@ -206,8 +217,11 @@ class RemoteIndex:
             return {}
         try:
             value = json.loads(data)["segments"]
-            return dict(_segments(Stored(_key(str(name)), int(size), None) for name, size in value.items()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            listed = dict(_segments(Stored(_key(str(name)), int(size), None) for name, size in value.items()))
+            if min(listed.values(), default=0) < 0:
+                raise ValueError("less than nothing")
+            return listed
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise RemoteError(
                 f"{self._bucket.label} holds a `{LIST}` that mlx cannot read",
                 hint="`mlx push` from a clone that can write there makes it anew",
@@ -225,45 +239,79 @@ class RemoteIndex:
                 raise self._damaged(name, str(error)) from error
         return self._parts[name]
 
-    def _bring(self, name: str) -> Segment:
-        """Return a whole segment from the folder where they are kept, to which it comes first."""
-        if name in self._whole:
+    def _bring(self, name: str, *, whole: bool = False) -> Segment:
+        """Return a segment from the folder where they are kept, to which it comes first.
+
+        With `whole` it is looked at as a whole: what is told of it to others had better be right.
+        """
+        if name in self._whole and not whole:
             return self._whole[name]
+        if not self._keeps():
+            return self._hold(name)
         path = self._path(name)
+        damage: PackError | None = None
         for _ in range(2):
             if not os.path.exists(path):
                 self._download(name, path)
             try:
-                segment = self._whole[name] = read_segment(OpenFile(path))
-                return segment
+                segment = read_segment(OpenFile(path))
+                if whole:
+                    segment.verify()
             except FileNotFoundError:  # another command has tidied up
                 continue
             except PackError as error:
                 with suppress(FileNotFoundError):
                     os.unlink(path)  # it was right when it came
                 damage = error
+            else:
+                self._whole[name] = segment
+                return segment
+        if damage is None:
+            raise AbsentKey(_key(name))
         raise self._damaged(name, str(damage))
 
     def _download(self, name: str, path: str) -> None:
-        os.makedirs(self._kept, exist_ok=True)
         temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
         try:
             self._bucket.get_file(_key(name), temporary)
             if hash_file(temporary) != PREFIX + name:
-                raise self._damaged(name, "its bytes are not those it was named for")
+                raise self._damaged(name, _OTHER)
             os.rename(temporary, path)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
 
+    def _keeps(self) -> bool:
+        """Say whether anything can be kept: a clone may be only to read."""
+        with suppress(OSError):
+            os.makedirs(self._kept, exist_ok=True)
+        return os.path.isdir(self._kept) and os.access(self._kept, os.W_OK | os.X_OK)
+
+    def _hold(self, name: str) -> Segment:
+        """Return a whole segment that is in memory alone."""
+        data = self._bucket.get(_key(name))
+        if hash_bytes(data) != PREFIX + name:
+            raise self._damaged(name, _OTHER)
+        try:
+            segment = self._whole[name] = segment_in(data)
+            segment.verify()
+        except PackError as error:
+            raise self._damaged(name, str(error)) from error
+        return segment
+
     def _tidy(self, listed: Collection[str]) -> None:
-        """Remove kept segments that the remote has no more."""
-        with suppress(FileNotFoundError):
+        """Remove kept segments that the remote has no more, and what commands that were killed left half."""
+        with suppress(OSError):
             for name in os.listdir(self._kept):
-                if name.endswith(SEGMENT_SUFFIX) and name.removesuffix(SEGMENT_SUFFIX) not in listed:
-                    with suppress(OSError):
-                        os.unlink(f"{self._kept}/{name}")
+                path = f"{self._kept}/{name}"
+                with suppress(OSError):
+                    if name.endswith(SEGMENT_SUFFIX):
+                        gone = name.removesuffix(SEGMENT_SUFFIX) not in listed
+                    else:
+                        gone = f"{SEGMENT_SUFFIX}." in name and os.stat(path).st_mtime < time.time() - _ABANDONED
+                    if gone:
+                        os.unlink(path)
         self._whole = {name: table for name, table in self._whole.items() if name in listed}
         self._parts = {name: table for name, table in self._parts.items() if name in listed}
 
