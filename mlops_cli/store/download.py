@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from mlops_cli.store.pack_index import Place
 from mlops_cli.store.pack_writer import unpacked
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import object_key, pack_key, recipe_key
-from mlops_cli.store.recipe import RECIPE_LIMIT, decode_recipe
+from mlops_cli.store.recipe import LONGEST_CHUNK, RECIPE_LIMIT, decode_recipe
 from mlops_cli.store.recipes import ChunkIndex, Recipes
 from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
 from mlops_cli.store.repacker import Repacker
@@ -112,10 +113,8 @@ class Download:
         return gone
 
     def _read(self, span: Span) -> _Came:
-        try:
-            found = self._load(span)
-        except AbsentKey:
-            self._index.reject(span.pack)
+        found = self._loaded(span)
+        if found is None:
             return _Came([], [], [digest for digest, _ in span.objects])
         records = []
         for digest, record in found:
@@ -125,8 +124,13 @@ class Download:
                 records.append((digest, record))
         return _Came(records, [], [])
 
-    def _load(self, span: Span) -> list[tuple[Digest, Record | DamagedObjects]]:
-        data = self._bucket.get(pack_key(span.pack), span.start, span.end)
+    def _loaded(self, span: Span) -> list[tuple[Digest, Record | DamagedObjects]] | None:
+        """Return what is in a span; None when its pack is gone, which the index then leads to no more."""
+        try:
+            data = self._bucket.get(pack_key(span.pack), span.start, span.end)
+        except AbsentKey:
+            self._index.reject(span.pack)
+            return None
         return list(records_in(data, span, self._bucket.label))
 
     def _get(self, digest: Digest, new_path: Callable[[], str]) -> _Came:
@@ -176,12 +180,21 @@ class Download:
 
     def _fetch_chunks(self, raws: list[bytes], *, jobs: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield those of the chunks that are there; whoever asked notices which are not."""
-        places = self._index.find([digest_from_raw(raw) for raw in raws])
-        for found in map_bounded(self._load, spans_of(places.items()), jobs):
-            for digest, record in found:
-                if isinstance(record, DamagedObjects):
-                    raise record
-                yield raw_digest(digest), unpacked(record)
+        left = [digest_from_raw(raw) for raw in raws]
+        while left:
+            places, left = self._index.find(left), []
+            for digest, place in places.items():
+                if place.pack == LOOSE:  # a small file of a remote of layout 1
+                    with suppress(AbsentKey):
+                        yield raw_digest(digest), self._bucket.get(object_key(digest), 0, LONGEST_CHUNK + 1)
+            spans = spans_of((digest, place) for digest, place in places.items() if place.pack not in (LOOSE, CHUNKED))
+            for span, found in map_bounded(lambda span: (span, self._loaded(span)), spans, jobs):
+                if found is None:
+                    left += [digest for digest, _ in span.objects]
+                for digest, record in found or ():
+                    if isinstance(record, DamagedObjects):
+                        raise record
+                    yield raw_digest(digest), unpacked(record)
 
 
 class _Incoming:

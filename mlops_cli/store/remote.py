@@ -80,6 +80,8 @@ class Remote:
         bytes. From now on, all that was found wrong is missing; `forget_faults` lets others know.
         """
         self._look()
+        if not self._layout:
+            return []
         if digests is None:
             places = {digest_from_raw(raw): place for raw, place in self._index.rows()}
         else:
@@ -94,7 +96,6 @@ class Remote:
         for fault in found:
             faults += [Fault(owner, fault.error) for owner in owners.get(fault.digest, [fault.digest])]
         faults = list({fault.digest: fault for fault in faults}.values())
-        self._index.deny(fault.digest for fault in faults)
         self._index.deny(fault.digest for fault in faults)
         return faults
 
@@ -159,7 +160,10 @@ class Remote:
             recipe = decode_recipe(self.bucket.get(key, 0, RECIPE_LIMIT + 1), digest)
             if limit is not None and recipe.size > limit:
                 raise too_large(digest, limit)
-            data = b"".join(self.read(digest_from_raw(chunk.raw), limit=LARGEST) for chunk in recipe.chunks())
+            chunks = [digest_from_raw(chunk.raw) for chunk in recipe.chunks()]
+            if any(found.pack == CHUNKED for found in self._index.find(chunks).values()):
+                raise damaged_object(digest, digest, self.label, key)
+            data = b"".join(self.read(chunk, limit=LARGEST) for chunk in chunks)
         elif place.pack == LOOSE:
             key = object_key(digest)
             data = self.bucket.get(key, 0, None if limit is None else limit + 1)
@@ -182,8 +186,9 @@ class Remote:
     def list(self) -> Iterator[Digest]:
         """Yield every digest here, in no order."""
         self._look()
-        for raw, _ in self._index.rows():
-            yield digest_from_raw(raw)
+        if self._layout:
+            for raw, _ in self._index.rows():
+                yield digest_from_raw(raw)
 
     def read_run(self, key: str) -> bytes | None:
         """Return the run record stored under a fingerprint, or None."""
@@ -226,7 +231,7 @@ class Remote:
 
     def _find(self, digests: Collection[Digest]) -> dict[Digest, Place]:
         self._look()
-        return self._index.find(digests) if digests else {}
+        return self._index.find(digests) if digests and self._layout else {}
 
     def _look(self) -> None:
         """Check, once, that this code understands the remote's layout; one that holds nothing yet passes."""
@@ -263,10 +268,10 @@ def layout_of(data: bytes, label: str) -> int:
     """Return the layout that a marker names; RemoteError when this code does not understand it."""
     try:
         layout = json.loads(data)["mlx"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         hint = "check that its URL names a remote of mlx"
         raise RemoteError(f"{label} holds a `{MARKER}` that mlx cannot read", hint=hint) from None
-    if layout not in (_WITHOUT_INDEX, LAYOUT):
+    if type(layout) is not int or layout not in (_WITHOUT_INDEX, LAYOUT):
         message = f"{label} has layout version {layout}, and this mlx understands {LAYOUT}"
         raise RemoteError(message, hint="upgrade mlx: `pip install --upgrade mlops-cli`")
     return int(layout)

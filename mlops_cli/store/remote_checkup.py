@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes
+from mlops_cli.hashing import Digest, Hasher, digest_from_raw
 from mlops_cli.progress import Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.download import Span, damaged_object, records_in, spans_of
@@ -91,6 +91,7 @@ def absent_file(digest: Digest, bucket: Bucket, key: str) -> AbsentObjects:
     return AbsentObjects([digest], f"{bucket.label}: `{key}`, which its index names, is gone", hint=_REPAIR)
 
 
+_PIECE = 16 << 20  # bytes of an object that are read at once
 _REPAIR = "`mlx push --repair` from a clone that has it makes it good"
 
 
@@ -106,10 +107,16 @@ def _check_span(bucket: Bucket, span: Span) -> tuple[int, list[Fault]]:
 
 def _check_loose(bucket: Bucket, digest: Digest, place: Place) -> tuple[int, list[Fault]]:
     key = object_key(digest)
+    hasher = Hasher()
+    size = 0
     try:
-        found = hash_bytes(bucket.get(key))
+        while data := bucket.get(key, size, size + _PIECE):
+            hasher.update(data)
+            size += len(data)
+            if len(data) < _PIECE:
+                break
     except AbsentKey:
         return place.length, [Fault(digest, absent_file(digest, bucket, key))]
-    if found != digest:
+    if (found := hasher.digest()) != digest:
         return place.length, [Fault(digest, damaged_object(digest, found, bucket.label, key))]
     return place.length, []
