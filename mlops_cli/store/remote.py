@@ -99,6 +99,10 @@ class Remote:
         self._index.deny(fault.digest for fault in faults)
         return faults
 
+    def deny(self, digests: Collection[Digest]) -> None:
+        """Take more for missing, as if `check` had found it wrong."""
+        self._index.deny(digests)
+
     def forget_faults(self) -> None:
         """Let the index name no more what `check` has found wrong."""
         self._prepare()

@@ -92,6 +92,17 @@ def _descend(cache: Holder, trees: Iterable[Digest], level: dict[Digest, int], f
     return below
 
 
+def trees_above(cache: Holder, needed: Reach, digests: Collection[Digest]) -> set[Digest]:
+    """Return those trees of `needed` below which one of `digests` is, at any depth."""
+    found = set(digests)
+    for level in needed.steps[1:]:
+        for digest in level:
+            trees, blobs = children(cache.read(digest), digest)
+            if not found.isdisjoint(trees) or not found.isdisjoint(blobs):
+                found.add(digest)
+    return found.difference(digests)
+
+
 def damaged_at(path: str, error: CorruptObject, hint: str = "") -> CorruptObject:
     """Return what to raise for a damaged object that the tracked `path` needs: the store knows its digest only.
 

@@ -23,7 +23,7 @@ from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote import Remote, Transferred
 from mlops_cli.store.remote_checkup import Fault
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.reach import Reach, children, damaged_at, reach, resolve_part
+from mlops_cli.workspace.reach import Reach, children, damaged_at, reach, resolve_part, trees_above
 from mlops_cli.workspace.remotes import default_remote
 from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_versions
@@ -110,7 +110,7 @@ def push(
     name, store = open_project_remote(project, remote)
     chosen = [pair for pair in select_versions(project, targets, versions) if pair[0].push]
     needed = reach(project.cache, chosen)
-    faults = _distrust(store, needed, trust, dry_run=dry_run, jobs=jobs, reporter=reporter)
+    faults = _distrust(project.cache, store, needed, trust, dry_run=dry_run, jobs=jobs, reporter=reporter)
     missing = store.missing({*needed.sizes, *needed.unread})
     if missing & needed.unread:
         _refuse_gone(store)
@@ -153,9 +153,11 @@ def find_unpushed(project: Project) -> tuple[Remote, tuple[Lacking, ...]]:
 
 
 def _distrust(
-    store: Remote, needed: Reach, trust: Trust, *, dry_run: bool, jobs: int, reporter: Reporter
+    cache: Cache, store: Remote, needed: Reach, trust: Trust, *, dry_run: bool, jobs: int, reporter: Reporter
 ) -> list[Fault]:
     """Return what of `needed` the remote has not as its index says; from now on that is missing there.
+
+    So are the trees above it: who has only them takes them for a promise about what is beneath.
 
     CorruptObject, or MissingObject when no byte is wrong, unless it is to be repaired.
     """
@@ -168,11 +170,13 @@ def _distrust(
                 f"`{name}` of {store.label} was damaged: who else pushed there should `mlx push --repair` too"
             )
     reporter.start("verifying", sum(needed.sizes.values()) if repairing else None, "bytes")
-    faults = store.check(needed.sizes, read=repairing, jobs=jobs, reporter=reporter)
+    faults = store.check({*needed.sizes, *needed.unread}, read=repairing, jobs=jobs, reporter=reporter)
     if faults and not repairing:
         raise _untrue(store, needed, faults)
-    if faults and not dry_run:
-        store.forget_faults()
+    if faults:
+        store.deny(trees_above(cache, needed, {fault.digest for fault in faults}))
+        if not dry_run:
+            store.forget_faults()
     return faults
 
 

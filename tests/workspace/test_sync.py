@@ -13,7 +13,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.store.trees import Kind, find, tree_objects, walk
 from mlops_cli.workspace.sync import Trust, fetch, find_unpushed, open_project_remote, push
 from mlops_cli.workspace.versions import Versions
-from tests.objects import cache_at, damage, lose_all, stored
+from tests.objects import cache_at, damage, lose, lose_all, stored
 from tests.workspace.projects import Sandbox, clone, listing
 
 
@@ -430,3 +430,43 @@ def test_repair_makes_an_index_that_is_damaged_anew(other: Sandbox, tmp_path: Pa
     fetch(fresh.project())
     fresh.checkout()
     assert fresh.clean()
+
+
+# --- what the remote has not as its index says ------------------------------------------------------------------------
+
+
+def test_a_repair_that_cannot_be_done_leaves_no_tree_over_what_is_not_there(
+    shared: Sandbox, other: Sandbox, tmp_path: Path
+):
+    """Whoever has only the trees must learn that what they promise is gone."""
+    fetch(other.project(), ["data/sub"])  # and so the trees above it
+    third = clone(shared, tmp_path / "third")
+    fetch(third.project())
+    for pack in (shared.root.parent / "remote/packs").iterdir():
+        pack.chmod(0o644)
+        data = pack.read_bytes().replace(b"content of sub/deep/d", b"content of sub/deep/X")
+        pack.write_bytes(data)
+    (deep,) = (
+        digest
+        for digest in shared.project().cache.list()
+        if shared.project().cache.read(digest) == b"content of sub/deep/d"
+    )
+    lose(third.project().cache, deep)
+
+    with pytest.raises(MissingObject, match="neither in the cache nor on remote"):
+        push(third.project(), trust=Trust.NOTHING)
+
+    fourth = clone(shared, tmp_path / "fourth")
+    with pytest.raises(MissingObject, match="cannot be pushed"):
+        push(fourth.project())
+    assert push(shared.project()).objects == 4  # `d`, and the three folders above it
+    assert push(fourth.project()).unread
+    assert fetch(fourth.project()).objects
+
+
+def test_looking_whether_all_is_there_looks_at_folders_that_are_not_here(other: Sandbox):
+    for pack in (other.root.parent / "remote/packs").iterdir():
+        pack.unlink()
+
+    with pytest.raises(MissingObject, match="has not what its index says"):
+        push(other.project(), ["data"], trust=Trust.FILES)
