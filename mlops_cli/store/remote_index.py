@@ -152,7 +152,10 @@ class RemoteIndex:
         """
         lost = []
         for name in self._names():
-            if self._is_sound(name):
+            try:
+                if self._is_sound(name):
+                    continue
+            except AbsentKey:  # somebody has merged it with others
                 continue
             with suppress(CorruptObject, AbsentKey):
                 self._bring(name, whole=True)
@@ -167,14 +170,12 @@ class RemoteIndex:
         return lost
 
     def _is_sound(self, name: str) -> bool:
-        """Say whether a segment is there as it was written, whatever is kept of it here."""
+        """Say whether a segment is there as it was written, whatever is kept of it here; AbsentKey."""
         os.makedirs(self._kept, exist_ok=True)
         path = f"{self._path(name)}.{os.getpid()}-{os.urandom(4).hex()}"
         try:
             self._bucket.get_file(_key(name), path)
             return hash_file(path) == PREFIX + name
-        except AbsentKey:
-            return False
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(path)

@@ -149,7 +149,7 @@ def test_what_rots_in_a_clone_takes_nothing_off_the_remote(here, there, store):
     assert there.remote().missing(digests) == set()
     rot(there)
 
-    assert there.remote().drop_damaged_index() == []
+    assert there.remote().mend_index() == []
 
     assert here.remote().missing(digests) == set()
 
@@ -182,7 +182,7 @@ def test_a_segment_that_goes_while_damage_is_looked_for_is_no_error(here, there,
     other.check(digests, read=False)
     other.forget_faults()  # and they are one now
 
-    assert remote.drop_damaged_index() == []
+    assert remote.mend_index() == []
 
 
 @pytest.mark.parametrize("many_rows", [False, True])
