@@ -35,6 +35,7 @@ from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
 from mlops_cli.store.repacker import Repacker
 from mlops_cli.store.scratch import CREATE_FLAGS, OBJECT_MODE
 
+REPAIR = "`mlx push --repair` from a clone that has it makes it good"
 _GAP = 1 << 20  # bytes nobody wants that are read rather than asked around
 _RANGE = 16 << 20  # bytes of one request, unless one record is more
 _ROUND = 256 << 20  # bytes that are published at once
@@ -68,6 +69,7 @@ class Download:
         self._failures = Failures()
         self._recipes = Recipes(cache)
         self._chunks: ChunkIndex | None = None
+        self._named: set[Digest] = set()  # what was in packs that are gone
         self.objects = 0
         self.bytes = 0
 
@@ -93,7 +95,7 @@ class Download:
         places = self._index.find(digests)
         for digest in digests:
             if digest not in places:
-                self._failures.add(digest, AbsentObjects([digest], self._bucket.label))
+                self._failures.add(digest, self._absent(digest, named=digest in self._named))
         gone: list[Digest] = []
         spans = spans_of((digest, place) for digest, place in places.items() if place.pack not in (LOOSE, CHUNKED))
         alone = [digest for digest, place in places.items() if place.pack == LOOSE]
@@ -110,7 +112,12 @@ class Download:
                 self._put_together(digest, incoming, jobs, new_path)
         finally:
             incoming.publish()  # even when the remote fails half-way: what came is whole and need not come again
+        self._named.update(gone)
         return gone
+
+    def _absent(self, digest: Digest, *, named: bool = True) -> AbsentObjects:
+        """Return what to raise for an object that is not there, though the index may have `named` it."""
+        return AbsentObjects([digest], self._bucket.label, hint=REPAIR if named else None)
 
     def _read(self, span: Span) -> _Came:
         found = self._loaded(span)
@@ -138,7 +145,7 @@ class Download:
         try:
             size = self._bucket.get_file(object_key(digest), path)
         except AbsentKey:
-            self._failures.add(digest, AbsentObjects([digest], self._bucket.label))
+            self._failures.add(digest, self._absent(digest))
             return _Came([], [], [])
         found = hash_file(path)
         if found != digest:
@@ -163,11 +170,10 @@ class Download:
                 reporter=self._reporter,
             )
         except AbsentKey:
-            self._failures.add(digest, AbsentObjects([digest], self._bucket.label))
+            self._failures.add(digest, self._absent(digest))
         except CorruptObject as error:
-            hint = "`mlx push --repair` from a clone that has it makes it good"
             message = f"object `{cut(digest)}` in {self._bucket.label} is damaged (`{key}`): {error.message}"
-            self._failures.add(digest, DamagedObjects([digest], message, hint=hint))
+            self._failures.add(digest, DamagedObjects([digest], message, hint=REPAIR))
         else:
             self.objects += 1
             self.bytes += incoming.take(_Came([], [(digest, made.path, recipe.size)], []))
@@ -293,10 +299,10 @@ def spans_of(objects: Iterable[tuple[Digest, Place]]) -> Iterator[Span]:
 def damaged_record(digest: Digest, why: str, label: str, pack: str) -> DamagedObjects:
     """Return what to raise for an object whose record on a remote is not what was written."""
     message = f"object `{cut(digest)}` in {label} is damaged: {why} (`{pack_key(pack)}`)"
-    return DamagedObjects([digest], message, hint="`mlx push --repair` from a clone that has it makes it good")
+    return DamagedObjects([digest], message, hint=REPAIR)
 
 
 def damaged_object(digest: Digest, found: Digest, label: str, key: str) -> DamagedObjects:
     """Return what to raise for an object of a remote whose bytes hash to `found`."""
     message = f"object `{cut(digest)}` in {label} is damaged: its bytes hash to `{cut(found)}` (`{key}`)"
-    return DamagedObjects([digest], message, hint="`mlx push --repair` from a clone that has it makes it good")
+    return DamagedObjects([digest], message, hint=REPAIR)

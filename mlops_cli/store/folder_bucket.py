@@ -7,9 +7,11 @@ A value is written and synced under `tmp/` and gets its name by a rename, after 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from stat import S_ISREG
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.files import sync_folder, translate_os_error, write_all
@@ -21,6 +23,7 @@ from mlops_cli.store.sharing import grant, make_folder
 
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _GONE = (FileNotFoundError, NotADirectoryError)
+_NO_FILE = frozenset({errno.EISDIR, errno.ELOOP})
 _ATTEMPTS = 10  # at listing a folder from which files go meanwhile
 
 
@@ -44,6 +47,7 @@ class FolderBucket:
         self.traffic.count()
         try:
             descriptor = os.open(self._path(key), _READ_FLAGS)
+            self._refuse_other(descriptor)
             with os.fdopen(descriptor, "rb", buffering=0) as stream:
                 wanted = os.fstat(descriptor).st_size if end is None else end
                 stream.seek(start)
@@ -58,6 +62,7 @@ class FolderBucket:
         self.traffic.count()
         try:
             source = os.open(self._path(key), _READ_FLAGS)
+            self._refuse_other(source)
         except OSError as error:
             raise self._trouble(error, key, "read from") from error
         try:
@@ -198,9 +203,20 @@ class FolderBucket:
         if self._durable:
             os.fsync(descriptor)
 
+    def _refuse_other(self, descriptor: int) -> None:
+        """Close what is no file, such as a pipe that nobody writes to: OSError."""
+        if not S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
     def _trouble(self, error: OSError, key: str, doing: str, *, absent: bool = True) -> Exception:
         if absent and isinstance(error, _GONE):
             return AbsentKey(key)
+        if error.errno in _NO_FILE:
+            hint = "move that away; `mlx push --repair` from a clone that has the data puts the file back"
+            return RemoteError(
+                f"in {self.label} something that is no file is in the way: `{self._path(key)}`", hint=hint
+            )
         plain = translate_os_error(error, f"{doing} {self.label} (`{self.folder}`)")
         return RemoteError(plain.message, hint=plain.hint)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mlops_cli.hashing import Digest, Hasher, digest_from_raw
 from mlops_cli.progress import Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket
-from mlops_cli.store.download import Span, damaged_object, records_in, spans_of
+from mlops_cli.store.download import REPAIR, Span, damaged_object, records_in, spans_of
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.pack_format import RECORD_SIZE
 from mlops_cli.store.pack_index import Place
@@ -47,13 +47,13 @@ def check_recipes(
             continue
         except RecipeError as error:
             message = f"object `{digest}` in {bucket.label} is damaged (`{recipe_key(digest)}`): {error.message}"
-            faults.append(Fault(digest, DamagedObjects([digest], message, hint=_REPAIR)))
+            faults.append(Fault(digest, DamagedObjects([digest], message, hint=REPAIR)))
             continue
         chunks = {digest_from_raw(chunk.raw) for chunk in recipe.chunks()}
         found = index.find(chunks)
         if len(found) < len(chunks):
             where = f"{bucket.label}: {len(chunks) - len(found):,} of its chunks are in no pack"
-            faults.append(Fault(digest, AbsentObjects([digest], where, hint=_REPAIR)))
+            faults.append(Fault(digest, AbsentObjects([digest], where, hint=REPAIR)))
         places.update(found)
         for chunk in found:
             owners.setdefault(chunk, [chunk] if chunk in asked else []).append(digest)
@@ -73,7 +73,7 @@ def check_files(bucket: Bucket, places: Mapping[Digest, Place]) -> Iterator[Faul
             yield Fault(digest, absent_file(digest, bucket, key))
         elif size < least:
             message = f"object `{digest}` in {bucket.label} is damaged: `{key}` is cut short at {size:,} bytes"
-            yield Fault(digest, DamagedObjects([digest], message, hint=_REPAIR))
+            yield Fault(digest, DamagedObjects([digest], message, hint=REPAIR))
 
 
 def check_bytes(bucket: Bucket, places: Mapping[Digest, Place], jobs: int, reporter: Reporter) -> Iterator[Fault]:
@@ -88,11 +88,10 @@ def check_bytes(bucket: Bucket, places: Mapping[Digest, Place], jobs: int, repor
 
 def absent_file(digest: Digest, bucket: Bucket, key: str) -> AbsentObjects:
     """Return what to raise for an object whose file on a remote is gone."""
-    return AbsentObjects([digest], f"{bucket.label}: `{key}`, which its index names, is gone", hint=_REPAIR)
+    return AbsentObjects([digest], f"{bucket.label}: `{key}`, which its index names, is gone", hint=REPAIR)
 
 
 _PIECE = 16 << 20  # bytes of an object that are read at once
-_REPAIR = "`mlx push --repair` from a clone that has it makes it good"
 
 
 def _check_span(bucket: Bucket, span: Span) -> tuple[int, list[Fault]]:

@@ -18,6 +18,7 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.download import REPAIR
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote import Remote, Transferred
@@ -311,9 +312,10 @@ def _unfetchable(needed: Reach, label: str, error: AbsentObjects) -> MissingObje
     paths = sorted({needed.owners[digest] for digest in error.digests if digest in needed.owners})
     named = ", ".join(f"`{path}`" for path in paths[:3]) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
     count = len(error.digests)
+    push = "mlx push --repair" if error.hint == REPAIR else "mlx push"  # the index names it: a mere push would not
     return MissingObject(
         f"{label} lacks {count:,} object{'' if count == 1 else 's'} of {named}, as does the cache",
-        hint="`mlx push` from a clone that has it, with this commit checked out; what could be fetched is in the cache",
+        hint=f"`{push}` from a clone that has it, with this commit checked out; what could be fetched is in the cache",
     )
 
 

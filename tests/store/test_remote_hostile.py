@@ -358,3 +358,25 @@ def test_lies_about_lengths_and_offsets_are_damage(here, there, store):
         there.fetch(digests[: len(wild)])
     assert set(caught.value.digests) == set(digests[: len(wild)])
     assert {fault.digest for fault in here.remote().check(read=True)} == set(digests[: len(wild)])
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+@pytest.mark.parametrize("place", ["mlx.json", "index/*.idx", "packs/*", "objects/*/*"])
+def test_what_is_no_file_is_named_and_nobody_waits_for_it(here, there, store, kind, place):
+    digests = here.put(*many(20), os.urandom(9 << 20))
+    here.push(digests)
+    (path,) = store.glob(place)
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+
+    if kind == "folder" and path.suffix == ".idx":
+        assert there.remote().missing(digests) == set(digests)
+        return
+    with pytest.raises(RemoteError) as caught:
+        there.fetch(digests)
+    assert caught.value.message == f"in remote `storage` something that is no file is in the way: `{path}`"

@@ -470,3 +470,13 @@ def test_looking_whether_all_is_there_looks_at_folders_that_are_not_here(other: 
 
     with pytest.raises(MissingObject, match="has not what its index says"):
         push(other.project(), ["data"], trust=Trust.FILES)
+
+
+def test_what_the_index_names_and_is_not_there_takes_a_repair(other: Sandbox):
+    """A mere push believes the index, and would say that all is there."""
+    for pack in (other.root.parent / "remote/packs").iterdir():
+        pack.unlink()
+
+    with pytest.raises(MissingObject) as caught:
+        fetch(other.project())
+    assert (caught.value.hint or "").startswith("`mlx push --repair` from a clone that has it")
