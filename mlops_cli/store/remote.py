@@ -87,7 +87,7 @@ class Remote:
         else:
             places = self._index.find(digests)
         faults, owners = check_recipes(self.bucket, self._index, places)  # and now `places` has the chunks instead
-        found = list(check_files(self.bucket, places)) if self.bucket.lists else []
+        found = list(check_files(self.bucket, places))
         if read:
             for fault in found:
                 del places[fault.digest]

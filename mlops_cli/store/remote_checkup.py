@@ -61,13 +61,20 @@ def check_recipes(
 
 
 def check_files(bucket: Bucket, places: Mapping[Digest, Place]) -> Iterator[Fault]:
-    """Yield what cannot be there, going by a listing: packs and objects that are gone, or too short for it."""
-    sizes = {stored.key: stored.size for folder in ("packs", "objects") for stored in bucket.list(folder)}
-    for digest, place in places.items():
-        if place.pack == LOOSE:
-            key, least = object_key(digest), place.length
-        else:
-            key, least = pack_key(place.pack), place.offset + RECORD_SIZE + place.stored
+    """Yield what cannot be there, going by names and sizes: packs and objects that are gone, or too short for it."""
+    files = {
+        digest: (object_key(digest), place.length)
+        if place.pack == LOOSE
+        else (pack_key(place.pack), place.offset + RECORD_SIZE + place.stored)
+        for digest, place in places.items()
+    }
+    if bucket.lists:
+        sizes = {stored.key: stored.size for folder in ("packs", "objects") for stored in bucket.list(folder)}
+    else:
+        keys = list(dict.fromkeys(key for key, _ in files.values()))
+        found = zip(keys, map_bounded(bucket.size, keys, bucket.parallel), strict=True)
+        sizes = {key: size for key, size in found if size is not None}
+    for digest, (key, least) in files.items():
         size = sizes.get(key)
         if size is None:
             yield Fault(digest, absent_file(digest, bucket, key))

@@ -109,7 +109,7 @@ def push(
     MissingObject when the cache does not hold it either; CorruptObject when the cache's bytes are damaged; RemoteError.
     """
     name, store = open_project_remote(project, remote)
-    chosen = [pair for pair in select_versions(project, targets, versions) if pair[0].push]
+    chosen = _pushable(select_versions(project, targets, versions), targets)
     needed = reach(project.cache, chosen)
     faults = _distrust(project.cache, store, needed, trust, dry_run=dry_run, jobs=jobs, reporter=reporter)
     missing = store.missing({*needed.sizes, *needed.unread})
@@ -247,6 +247,20 @@ def fetch(
         raise _damaged(reach(project.cache, chosen), error) from error
     traffic = store.bucket.traffic
     return SyncResult(name, url, paths, done.objects, done.bytes, traffic.requests, traffic.sent + traffic.received)
+
+
+def _pushable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> list[tuple[Tracked, str]]:
+    """Return what of `chosen` goes to remotes; UsageError for what does not and is asked for by name."""
+    pushed = []
+    for entry, part in chosen:
+        if entry.push:
+            pushed.append((entry, part))
+        elif entry.git and entry.path in targets:
+            raise UsageError(f"`{entry.path}` is kept by Git, not by remotes", hint="`git push` shares it")
+        elif entry.path in targets or part:
+            hint = "take `push: false` out of its stage in `mlx.yaml` to share it"
+            raise UsageError(f"`{entry.path}` is kept from remotes: `push: false`", hint=hint)
+    return pushed
 
 
 def _fetchable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:

@@ -380,3 +380,16 @@ def test_what_is_no_file_is_named_and_nobody_waits_for_it(here, there, store, ki
     with pytest.raises(RemoteError) as caught:
         there.fetch(digests)
     assert caught.value.message == f"in remote `storage` something that is no file is in the way: `{path}`"
+
+
+def test_what_is_gone_from_a_remote_that_cannot_be_listed_is_found(here, store):
+    digests = here.put(*many(20), os.urandom(9 << 20))
+    here.push(digests)
+    (pack,) = packs(store)
+    remote = here.remote()
+    remote.bucket.lists = False
+    assert remote.check(digests, read=False) == []
+
+    pack.unlink()
+
+    assert {fault.digest for fault in remote.check(digests, read=False)} == set(digests[:-1])

@@ -480,3 +480,11 @@ def test_what_the_index_names_and_is_not_there_takes_a_repair(other: Sandbox):
     with pytest.raises(MissingObject) as caught:
         fetch(other.project())
     assert (caught.value.hint or "").startswith("`mlx push --repair` from a clone that has it")
+
+
+def test_an_output_that_is_kept_from_remotes_is_not_said_to_be_there(private: Sandbox):
+    push(private.project())
+
+    with pytest.raises(UsageError, match="`big` is kept from remotes"):
+        push(private.project(), ["big"])
+    assert push(private.project(), ["small"]).objects == 0
