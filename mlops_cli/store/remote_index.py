@@ -181,8 +181,9 @@ class RemoteIndex:
                 os.unlink(path)
 
     def reject(self, pack: str) -> None:
-        """Believe no more what the index says of a pack: it is not there."""
+        """Believe no more what the index says of a pack: it is not there. A new look tells where its objects are."""
         self._gone.add(pack)
+        self.forget()
 
     def forget(self) -> None:
         """Look anew at the next verb."""
