@@ -323,7 +323,7 @@ def _log_in(account: _Account) -> Any:
             timeout=CONNECT,
             banner_timeout=LOGIN,
             auth_timeout=LOGIN,
-            sock=_way(settings, host, port, user),
+            sock=_way(settings, host, port),
         )
         transport = client.get_transport()
         transport.set_keepalive(_ALIVE)
@@ -344,7 +344,7 @@ def _settings(host: str) -> dict[str, Any]:
         return {}
 
 
-def _way(settings: dict[str, Any], host: str, port: int, user: str | None) -> Any:
+def _way(settings: dict[str, Any], host: str, port: int) -> Any:
     """Return what leads to a host that is reached through a command or another host, None for straight there."""
     import paramiko
 
@@ -353,5 +353,4 @@ def _way(settings: dict[str, Any], host: str, port: int, user: str | None) -> An
     jump = settings.get("proxyjump")
     if not jump or jump == "none":
         return None
-    del user
     return paramiko.ProxyCommand(f"ssh -W {host}:{port} {jump}")

@@ -7,6 +7,7 @@ behind wires try nothing again themselves where they can be told so.
 
 from __future__ import annotations
 
+import errno
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,9 +18,8 @@ from os import remove
 from os.path import getsize
 from threading import Lock
 from typing import NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
 
-from mlops_cli.errors import MlxError, RemoteError
+from mlops_cli.errors import MlxError, OutsideError, RemoteError
 from mlops_cli.store.bucket import AbsentKey, Stored, Traffic
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Wire(Protocol):
 
 
 class WireBucket:
-    """A bucket over a wire that is made when it is first needed.
+    """A bucket over a wire that is made when it is first needed; OutsideError where a local file cannot be used.
 
     `refusal_hint` says what to set when the server does not let this user in.
     """
@@ -122,7 +122,7 @@ class WireBucket:
     def get_file(self, key: str, path: str) -> int:
         """Write a value to a new local file and return its bytes; AbsentKey, and then there is no file."""
         try:
-            size = self._try("read from", key, lambda wire: wire.get_file(key, path))
+            size = self._try("read from", key, lambda wire: _telling_local(path, lambda: wire.get_file(key, path)))
         except BaseException:
             with suppress(FileNotFoundError):
                 remove(path)
@@ -139,8 +139,8 @@ class WireBucket:
     def put_file(self, key: str, path: str) -> None:
         """Store the bytes of a local file, which must not change meanwhile."""
         self._refuse_writing()
-        size = getsize(path)
-        self._try("write to", None, lambda wire: wire.put_file(key, path))
+        size = _telling_local(path, lambda: getsize(path))
+        self._try("write to", None, lambda wire: _telling_local(path, lambda: wire.put_file(key, path)))
         self.traffic.count(requests=0, sent=size)
 
     def size(self, key: str) -> int | None:
@@ -225,6 +225,17 @@ class WireBucket:
         return RemoteError(f"cannot {doing} {place}: {words}", hint=hint)
 
 
+def _telling_local(path: str, call: Callable[[], T]) -> T:
+    """Return what `call` returns; OutsideError for what is wrong with the local file, not with a server."""
+    try:
+        return call()
+    except OSError as error:
+        if error.errno not in _FULL and error.filename != path:
+            raise
+        raise OutsideError(f"cannot use `{path}`: {error.strerror}") from error
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_LISTING = "a web server tells no names: list it at the place that the server shows"
 _READ_ONLY = "a web server only gives: write to the place that it shows"
 _NO_PLACE = "check its URL: `mlx remote list`; mlx makes folders, but no buckets"
@@ -325,8 +336,3 @@ def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     words = [safe_url(word) if "://" in word else word for word in lines[0].split()]
     return " ".join(words)[:200]
-
-
-def host_of(url: str) -> str:
-    """Return the host that a URL names."""
-    return urlsplit(url).hostname or ""

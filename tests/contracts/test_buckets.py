@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import RemoteError
+from mlops_cli.errors import OutsideError, RemoteError
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.fsspec_bucket import FsspecBucket
@@ -288,6 +288,16 @@ def test_eight_threads_at_once(bucket: Bucket, folder: str, tmp_path: Path) -> N
         assert all(pool.map(there_and_back, contents.items()))
     assert bucket.get(f"{folder}/shared") in contents.values()
     assert keys(bucket, folder) == {*contents, f"{folder}/shared"}
+
+
+@pytest.mark.parametrize("bed", beds("s3", "ssh", "webdav"), indirect=True)
+def test_a_local_file_that_cannot_be_used_is_not_the_remotes_fault(bucket: Bucket, folder: str, tmp_path: Path) -> None:
+    bucket.put(f"{folder}/a", b"one")
+    path = str(tmp_path / "nowhere" / "file")
+    for act in (lambda: bucket.get_file(f"{folder}/a", path), lambda: bucket.put_file(f"{folder}/b", path)):
+        with pytest.raises(OutsideError, match=r"cannot use `.*nowhere/file`: No such file") as caught:
+            act()
+        assert not isinstance(caught.value, RemoteError)
 
 
 # --- networks that fail ---------------------------------------------------------------------------------------------
