@@ -147,13 +147,15 @@ def _state(project: Project) -> Iterator[Finding]:
     try:
         database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         verdict = database.execute("PRAGMA quick_check").fetchone()[0]
-        rows = database.execute("SELECT count(*) FROM file").fetchone()[0]
+        rows = database.execute("SELECT count(*) FROM folder").fetchone()[0]
         database.close()
     except sqlite3.DatabaseError as error:
         verdict, rows = str(error), 0
     health = Health.OK if verdict == "ok" else Health.WARNING
     hint = "" if verdict == "ok" else f"delete `{path}`: it is a cache, and is made anew"
-    yield Finding("state index", health, f"{rows:,} files known" if verdict == "ok" else verdict, hint)
+    yield Finding(
+        "state index", health, f"{rows:,} folder{'' if rows == 1 else 's'} known" if verdict == "ok" else verdict, hint
+    )
 
 
 def _remotes(project: Project) -> Iterator[Finding]:

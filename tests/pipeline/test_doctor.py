@@ -146,3 +146,11 @@ def test_what_linking_comes_to(box: Sandbox, link: str):
         assert wanted == link
     else:
         assert wanted == "reflink, which cannot be done here: files are copied"
+
+
+def test_a_state_index_that_is_in_use_is_well(box: Sandbox):
+    box.write("data/a", "a")
+    box.add("data")
+
+    assert (box.project().local / "state.db").exists()
+    assert [(each.health, each.detail) for each in findings(box)["state index"]] == [(Health.OK, "1 folder known")]
