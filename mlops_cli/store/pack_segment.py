@@ -96,10 +96,9 @@ class Segment(Table):
             checksum.update(self._read(at, min(_PIECE, self._end - at)))
         if checksum.intdigest() != int.from_bytes(self._read(self._end, 8), "little"):
             raise PackError("it is not what was written")
-        self._check_rows()
 
-    def _check_rows(self) -> None:
-        """Refuse rows that nobody should have written: PackError."""
+    def check_rows(self) -> None:
+        """Refuse rows that nobody should have written, as a stranger may have: PackError. Reads all of them."""
         last = b""
         for low in range(0, self.count, _BLOCK):
             high = min(low + _BLOCK, self.count)

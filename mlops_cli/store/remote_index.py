@@ -259,6 +259,7 @@ class RemoteIndex:
                 segment = read_segment(OpenFile(path))
                 if whole:
                     segment.verify()
+                    segment.check_rows()
             except FileNotFoundError:  # another command has tidied up
                 continue
             except PackError as error:
@@ -298,6 +299,7 @@ class RemoteIndex:
         try:
             segment = self._whole[name] = segment_in(data)
             segment.verify()
+            segment.check_rows()
         except PackError as error:
             raise self._damaged(name, str(error)) from error
         return segment

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from mlops_cli.errors import CorruptObject, MlxError, RemoteError
 from mlops_cli.hashing import Digest, hash_bytes, raw_digest
@@ -393,3 +394,18 @@ def test_what_is_gone_from_a_remote_that_cannot_be_listed_is_found(here, store):
     pack.unlink()
 
     assert {fault.digest for fault in remote.check(digests, read=False)} == set(digests[:-1])
+
+
+def test_an_index_whose_rows_are_wrong_is_dropped_by_a_repair(here, store):
+    """Its checksum is right, for whoever made it up could count: told to repair it, we must be able to."""
+    digests = here.put(*many(20))
+    here.push(digests)
+    rows = [Row(raw_digest(hash_bytes(b"%d" % number)), 8, 1, 1) for number in range(10)]
+    data = bytearray(segment_of(rows, "a" * 64))
+    struct.pack_into("<I", data, len(data) - 12 - 16, 77)
+    data[-12:-4] = xxhash.xxh3_64_intdigest(bytes(data[:-12])).to_bytes(8, "little")
+    name = plant(store, bytes(data))
+
+    assert here.remote().drop_damaged_index() == [f"index/{name}.idx"]
+    assert here.remote().check(read=True) == []
+    assert here.remote().missing(digests) == set()
