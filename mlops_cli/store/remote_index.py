@@ -153,16 +153,17 @@ class RemoteIndex:
         lost = []
         for name in self._names():
             try:
-                if self._is_sound(name):
-                    continue
+                sound = self._is_sound(name)
+                self._bring(name, whole=True)  # what is kept of it, unless nothing is
             except AbsentKey:  # somebody has merged it with others
                 continue
-            with suppress(CorruptObject, AbsentKey):
-                self._bring(name, whole=True)
-                if os.path.exists(self._path(name)):
-                    self._bucket.put_file(_key(name), self._path(name))
-                    continue
-            lost.append(_key(name))
+            except CorruptObject:
+                lost.append(_key(name))
+                continue
+            if not sound and os.path.exists(self._path(name)):
+                self._bucket.put_file(_key(name), self._path(name))
+            elif not sound:
+                lost.append(_key(name))
         if lost:
             self._bucket.delete(lost)
         self.forget()

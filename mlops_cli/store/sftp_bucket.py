@@ -51,7 +51,7 @@ class SftpBucket(WireBucket):
             try:
                 import paramiko  # noqa: F401
             except ImportError as error:
-                message = f"remote `{name}` needs a package for `ssh://` that is missing: {error.name}"
+                message = f"remote `{name}` needs a package for `ssh://` that is missing"
                 raise RemoteError(message, hint="`pip install 'mlops-cli[ssh]'`") from error
             parts = urlsplit(url)
             try:

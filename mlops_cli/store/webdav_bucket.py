@@ -49,7 +49,7 @@ class WebdavBucket(WireBucket):
             try:
                 import httpx  # noqa: F401
             except ImportError as error:
-                message = f"remote `{name}` needs a package for `webdav://` that is missing: {error.name}"
+                message = f"remote `{name}` needs a package for `webdav://` that is missing"
                 raise RemoteError(message, hint="`pip install 'mlops-cli[webdav]'`") from error
             protocol, _, rest = url.partition("://")
             parts = urlsplit(f"{_HTTP[protocol.lower()]}://{rest}")

@@ -406,6 +406,6 @@ def test_an_index_whose_rows_are_wrong_is_dropped_by_a_repair(here, store):
     data[-12:-4] = xxhash.xxh3_64_intdigest(bytes(data[:-12])).to_bytes(8, "little")
     name = plant(store, bytes(data))
 
-    assert here.remote().drop_damaged_index() == [f"index/{name}.idx"]
+    assert here.remote().mend_index() == [f"index/{name}.idx"]
     assert here.remote().check(read=True) == []
     assert here.remote().missing(digests) == set()
