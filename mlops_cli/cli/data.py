@@ -334,6 +334,7 @@ def move(
     command again.
     """
     from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.workspace.git import tracked_files
     from mlops_cli.workspace.move import move as move_data
 
     session = session_of(context)
@@ -346,7 +347,8 @@ def move(
     for stage in done.stages:
         output.note(f"stage `{stage}` reads `{done.old}`: change the path in its `mlx.yaml`")
     output.result("move", {"dry_run": dry_run, **asdict(done)}, [f"{verb} {done.old} to {done.new}{rest}"])
-    changed = [*done.written, *done.removed, *done.gitignores]
+    removed = tracked_files(project.root, done.removed) if done.removed else []  # Git refuses names it never knew
+    changed = [*done.written, *removed, *done.gitignores]
     if changed and not dry_run:
         output.say(f"next: git add {' '.join(map(quoted, dict.fromkeys(changed)))}")
 

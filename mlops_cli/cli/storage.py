@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.options import DryRun, Json, RemoteName, Targets
+from mlops_cli.cli.completion import complete_paths
+from mlops_cli.cli.options import DryRun, Json, RemoteName
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, quoted, size_text, table
 from mlops_cli.errors import UsageError
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
     from mlops_cli.workspace.project import Project
     from mlops_cli.workspace.usage import Usage
 
+Whole = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PATH]...", help="Tracked paths, each as a whole", autocompletion=complete_paths),
+]
+
 
 def du(
     context: typer.Context,
-    paths: Targets = None,
+    paths: Whole = None,
     rev: Annotated[str | None, typer.Option("--rev", metavar="REV", help="As it was at a Git revision")] = None,
     every: Annotated[bool, typer.Option("--all-revisions", help="Every version that a commit here records")] = False,
     as_json: Json = False,

@@ -6,6 +6,7 @@ Settings that cannot be read are a finding too: the other checks then go by thos
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sqlite3
@@ -116,6 +117,10 @@ def _places(project: Project) -> Iterator[Finding]:
         root.mkdir(parents=True, exist_ok=True)
         modes = supported_modes(root, project.root)
     except OSError as error:
+        if root.is_dir() and os.access(root, os.R_OK | os.X_OK):
+            detail = f"{root} can be read, and not written to: what needs nothing stored works"
+            yield Finding("cache", Health.WARNING, detail, "to store something, make it writable, or set `cache.dir`")
+            return
         yield Finding("cache", Health.FAILED, f"{root}: {error.strerror}", "make it writable, or set `cache.dir`")
         return
     yield Finding("cache", Health.OK, str(root))

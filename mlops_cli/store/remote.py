@@ -88,6 +88,9 @@ class Remote:
             places = self._index.find(digests)
         faults, owners = check_recipes(self.bucket, self._index, places)  # and now `places` has the chunks instead
         found = list(check_files(self.bucket, places))
+        for pack in {places[fault.digest].pack for fault in found if isinstance(fault.error, AbsentObjects)}:
+            if pack not in (LOOSE, CHUNKED):
+                self._index.reject(pack)  # with all that is in it, whether or not it was asked for
         if read:
             for fault in found:
                 del places[fault.digest]

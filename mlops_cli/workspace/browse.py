@@ -115,7 +115,13 @@ def _entry(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
     if not part:
         return as_entry(tracked)
     with _listing(tracked.path):
-        return find_part(cache, tracked, part)
+        try:
+            return find_part(cache, tracked, part)
+        except UsageError as error:
+            if snapshot.revision is None:
+                raise
+            hint = f"`mlx ls --rev {snapshot.revision} {tracked.path}` lists what it had"
+            raise UsageError(f"{error.message} at `{snapshot.revision}`", hint=hint) from error
 
 
 def _complete(cache: Cache, text: str) -> Digest:

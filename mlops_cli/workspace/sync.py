@@ -181,6 +181,9 @@ def _distrust(
     return faults
 
 
+_REPAIR = "the same `mlx push` with `--repair` sends it again, from a clone that has it"
+
+
 def _untrue(store: Remote, needed: Reach, faults: Sequence[Fault]) -> MlxError:
     paths = sorted({needed.owners[fault.digest] for fault in faults})
     named = ", ".join(f"`{path}`" for path in paths[:3]) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
@@ -188,7 +191,7 @@ def _untrue(store: Remote, needed: Reach, faults: Sequence[Fault]) -> MlxError:
     first = (damaged or faults)[0].error.message
     count = f"{len(faults):,} object{'' if len(faults) == 1 else 's'}"
     kind = CorruptObject if damaged else MissingObject
-    return kind(f"{store.label} has not what its index says, {count} of {named}: {first}", hint="`mlx push --repair`")
+    return kind(f"{store.label} has not what its index says, {count} of {named}: {first}", hint=_REPAIR)
 
 
 def _refuse_gone(store: Remote) -> None:

@@ -112,6 +112,19 @@ def test_du_marks_what_it_cannot_know(project: Project) -> None:
     assert "`mlx fetch`" in result.stderr
 
 
+def test_what_git_never_knew_is_not_to_be_added_to_it(project: Project) -> None:
+    """`git add` of a path that is neither there nor known refuses everything."""
+    project.must("move", "data/raw", "first")
+    project.git("add", "--all")
+    project.must("move", "first", "second")
+    result = project.must("move", "second", "third")  # `second.mlx` was never in Git
+
+    files = result.stderr.splitlines()[-1].removeprefix("next: git add ").split()
+    assert "third.mlx" in files
+    assert "second.mlx" not in files
+    project.git("add", *files)
+
+
 def test_mv_is_move(project: Project) -> None:
     result = project.must("mv", "data/raw", "data/images")
 

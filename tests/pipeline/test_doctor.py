@@ -154,3 +154,16 @@ def test_a_state_index_that_is_in_use_is_well(box: Sandbox):
 
     assert (box.project().local / "state.db").exists()
     assert [(each.health, each.detail) for each in findings(box)["state index"]] == [(Health.OK, "1 folder known")]
+
+
+def test_a_cache_that_can_only_be_read_is_no_failure(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    cache = box.project().cache.root
+    cache.mkdir(parents=True, exist_ok=True)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("mlops_cli.pipeline.doctor.supported_modes", refuse)  # root may write to any folder
+    (found,) = findings(box)["cache"]
+    assert found.health is Health.WARNING
+    assert "can be read, and not written to" in found.detail
