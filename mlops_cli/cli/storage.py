@@ -127,7 +127,7 @@ def fsck(
 
 
 _NAMED = 3  # paths that a line names
-_ABSENT = ("digest", "paths", "stage", "mended", "in_trash")
+_ABSENT = ("digest", "paths", "files", "stage", "mended", "in_trash")
 
 
 def _value(found: Examination) -> dict[str, object]:
@@ -184,8 +184,9 @@ def _owner(fault: Fault) -> str:
     if not fault.path:
         return f"{name}, which no record names"
     at = f" at {fault.revision}" if fault.revision else ""
-    more = f" and {len(fault.paths) - _NAMED:,} more" if len(fault.paths) > _NAMED else ""
-    return f"{name} of {', '.join(fault.paths[:_NAMED])}{more}{at}"
+    where = fault.files or fault.paths
+    more = f" and {len(where) - _NAMED:,} more" if len(where) > _NAMED else ""
+    return f"{name} of {', '.join(where[:_NAMED])}{more}{at}"
 
 
 def _mended(fault: Fault) -> str:

@@ -8,18 +8,21 @@ told, and stops nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
-from mlops_cli.errors import MlxError, OutsideError, UsageError
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError, OutsideError, UsageError
 from mlops_cli.files import translate_os_error
 from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.checkup import Checkup, Scope, check_store
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.trash import Trash
+from mlops_cli.store.trees import walk
 from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.needs import Needs, SoundCache, reach_of
 from mlops_cli.workspace.project import Project
@@ -32,6 +35,7 @@ from mlops_cli.workspace.sync import open_project_remote
 class Fault:
     """An object that is damaged or absent, and the tracked paths that need it.
 
+    `files` are where exactly, below these paths, as far as their listings can be read.
     There are no `paths` when no record that can be read names the object; `stage` is whose output the first is;
     `revision` the commit whose records they are, None for the workspace's. `moved` is where damaged bytes are now
     (below the cache), None when they are where they were. `mended`: good bytes are here now; else they may be
@@ -46,6 +50,7 @@ class Fault:
     moved: str | None = None
     mended: bool = False
     in_trash: bool = False
+    files: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -175,16 +180,34 @@ def _told(
     unknown = {digest for digest in sound.damaged if digest not in owners}
     older = dict(_find_owners(project, sound, unknown, reporter))
 
+    needing = [*(entry for entries in owners.values() for entry in entries), *(entry for _, entry in older.values())]
+    places = _find_files(sound, needing, {*lost, *sound.damaged}) if needing else {}
+
     def fault(digest: Digest, why: str, moved: str | None = None) -> Fault:
         revision, owner = older.get(digest, (None, None))
         entries = owners.get(digest) or ([owner] if owner else [])
         stage = entries[0].stage if entries else ""
         paths = tuple(entry.path for entry in entries)
-        return Fault(digest, why, paths, stage, revision, moved, digest not in missing, digest in in_trash)
+        files = tuple(places.get(digest, ()))
+        return Fault(digest, why, paths, stage, revision, moved, digest not in missing, digest in in_trash, files)
 
     damaged = [fault(digest, item.why, item.moved) for digest, item in sound.damaged.items()]
     absent = [fault(digest, "it is not in the cache") for digest in lost if digest not in sound.damaged]
     return replace(found, damaged=tuple(sorted(damaged, key=_order)), absent=tuple(sorted(absent, key=_order)))
+
+
+def _find_files(sound: SoundCache, tracked: Iterable[Tracked], wanted: Collection[Digest]) -> dict[Digest, list[str]]:
+    """Return at which paths in and below `tracked` each of `wanted` is, as far as listings can be read."""
+    found: dict[Digest, list[str]] = {}
+    for entry in {(item.path, item.digest): item for item in tracked}.values():
+        if entry.digest in wanted:
+            found.setdefault(entry.digest, []).append(entry.path)
+        if entry.kind is ObjectKind.TREE:
+            with suppress(MissingObject, CorruptObject):
+                for path, item in walk(sound, entry.digest):
+                    if item.digest in wanted:
+                        found.setdefault(item.digest, []).append(f"{entry.path}/{os.fsdecode(path)}")
+    return found
 
 
 def _order(fault: Fault) -> tuple[str, str]:

@@ -85,7 +85,9 @@ def test_an_object_that_several_paths_need_is_named_by_all(filled: Sandbox) -> N
     filled.add("data")
     damage(filled, LARGE)
 
-    assert [fault.paths for fault in fsck(filled).damaged] == [("data", "large.bin")]
+    (fault,) = fsck(filled).damaged
+    assert fault.paths == ("data", "large.bin")
+    assert fault.files == ("data/same.bin", "large.bin")
 
 
 def test_a_damaged_tree_does_not_hide_the_rest(filled: Sandbox) -> None:
