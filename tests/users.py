@@ -95,12 +95,14 @@ def open_place() -> Iterator[Place]:
         with ExitStack() as stack:
             prefix = stack.enter_context(bound(Path(sys.base_prefix), _made(root / "python"), read_only=True))
             python = prefix / Path(sys.executable).resolve().relative_to(sys.base_prefix)
-            sources = [_REPOSITORY, *(Path(path) for path in sys.path if "-packages" in path)]
+            own = _made(root / "own")  # the package alone: a checkout's folder may let nobody in
+            stack.enter_context(bound(_REPOSITORY / "mlops_cli", _made(own / "mlops_cli"), read_only=True))
+            sources = [Path(path) for path in sys.path if "-packages" in path]
             modules = tuple(
                 stack.enter_context(bound(source, _made(root / f"modules-{number}"), read_only=True))
                 for number, source in enumerate(sources)
             )
-            place = Place(root, python, modules)
+            place = Place(root, python, (own, *modules))
             probe = place.user(0).mlx("--version")
             if probe.code:
                 pytest.skip(f"other users cannot run these tests' Python: {probe.stderr.strip()[-200:]}")
