@@ -17,7 +17,6 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from mlops_cli.errors import CorruptObject
-from mlops_cli.files import write_all
 from mlops_cli.hashing import Digest, digest_from_raw, hash_file, raw_digest
 from mlops_cli.progress import Reporter
 from mlops_cli.store.assembly import assemble
@@ -33,7 +32,7 @@ from mlops_cli.store.recipe import LONGEST_CHUNK, RECIPE_LIMIT, decode_recipe
 from mlops_cli.store.recipes import ChunkIndex, Recipes
 from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
 from mlops_cli.store.repacker import Repacker
-from mlops_cli.store.scratch import CREATE_FLAGS, OBJECT_MODE
+from mlops_cli.store.scratch import Scratch
 
 REPAIR = "`mlx push --repair` from a clone that has it makes it good"
 _GAP = 1 << 20  # bytes nobody wants that are read rather than asked around
@@ -79,7 +78,7 @@ class Download:
         AbsentObjects or DamagedObjects, told once at the end, when the remote lacks some or has other bytes.
         """
         with self._cache.scratch() as scratch:
-            incoming = _Incoming(self._cache, scratch.next_path)
+            incoming = _Incoming(self._cache, scratch)
             try:
                 left: Collection[Digest] = digests
                 while left:
@@ -206,10 +205,10 @@ class Download:
 class _Incoming:
     """What has come, on its way into the cache."""
 
-    def __init__(self, cache: Cache, new_path: Callable[[], str]) -> None:
+    def __init__(self, cache: Cache, scratch: Scratch) -> None:
         self._cache = cache
-        self._new_path = new_path
-        self._repacker = Repacker(new_path, durable=False)
+        self._scratch = scratch
+        self._repacker = Repacker(scratch.next_path, durable=False)
         self._files: dict[Digest, str] = {}
         self._size = 0
 
@@ -226,7 +225,7 @@ class _Incoming:
                 if self._cache.is_packed(data):
                     self._repacker.add(record)
                 else:
-                    self._files[digest] = _written(self._new_path(), data)
+                    self._files[digest] = self._scratch.write(data)
             for digest, path, length in came.files:
                 self._files[digest] = path
                 size += length
@@ -248,15 +247,6 @@ class _Incoming:
     def close(self) -> None:
         """Give back what was not published."""
         self._repacker.close()
-
-
-def _written(path: str, data: bytes) -> str:
-    descriptor = os.open(path, CREATE_FLAGS, OBJECT_MODE)
-    try:
-        write_all(descriptor, data)
-    finally:
-        os.close(descriptor)
-    return path
 
 
 def records_in(data: bytes, span: Span, label: str) -> Iterator[tuple[Digest, Record | DamagedObjects]]:
