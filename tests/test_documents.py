@@ -4,11 +4,11 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlops_cli.documents import (
@@ -31,6 +31,9 @@ from mlops_cli.documents import (
     suggest,
     yaml_parsing,
 )
+from mlops_cli.documents.plain import read_plain, write_plain
+from mlops_cli.documents.yaml_parsing import parse_any_yaml
+from mlops_cli.documents.yaml_writing import emit
 from mlops_cli.errors import RecordError
 
 Parser = Callable[[bytes, str], Document]
@@ -116,6 +119,100 @@ def test_pure_python_yaml_reads_the_same(value: object) -> None:
         document = parse_yaml(data, "x.yaml")
 
     assert document == parse_yaml(data, "x.yaml")
+
+
+# What plain files are made of, and what is almost that.
+PLAIN_WORDS = st.one_of(
+    st.from_regex(r"\A[A-Za-z_][A-Za-z0-9_./@+-]{0,8}\Z"),
+    st.sampled_from(["mlx", "a", "b", "c", "s3://bucket/x", "blake3:" + "0" * 64, "a:b:c"]),
+)
+ALMOST_PLAIN = st.sampled_from(
+    ["yes", "Null", "y", "True", "_1", "01", "1_0", "1:30", "-1", "1.5", "0x1f", "a b", "~", ""]
+)
+PLAIN_KEYS = st.from_regex(r"\A[A-Za-z_][A-Za-z0-9_.-]{0,4}\Z")
+PLAIN_LEAVES = st.one_of(PLAIN_WORDS, st.integers(0, 10**18 - 1), st.booleans())
+PLAIN_VALUES = st.dictionaries(
+    PLAIN_KEYS,
+    st.recursive(PLAIN_LEAVES, lambda inner: st.dictionaries(PLAIN_KEYS, inner, min_size=1, max_size=4), max_leaves=8),
+    min_size=1,
+    max_size=4,
+)
+CHANGES = st.tuples(
+    st.integers(0, 10**6),
+    st.integers(0, 3),
+    st.one_of(
+        ALMOST_PLAIN, st.sampled_from([*": \n\t#'-?&*![{,%\r", "  ", "\n  ", ": ", " #", "\n\n", "# c\n", "\n  # c"])
+    ),
+)
+
+
+def change(text: str, changes: Sequence[tuple[int, int, str]]) -> str:
+    """Return `text` after each of `changes`: where, how many characters go, what comes instead."""
+    for place, removed, added in changes:
+        start = place % (len(text) + 1)
+        text = text[:start] + added + text[start + removed :]
+    return text
+
+
+@given(PLAIN_VALUES.map(lambda value: emit(value, step=2, inline=False)), st.lists(CHANGES, max_size=2))
+@example("a:\n  b: c\n\n  d: 1\ne:\n  f:\n    g: h\n", [])
+@example("a:\nb: 1\n", [])
+@example("a: b\n  c\n", [])
+@example("a: b\n  c: d\n", [])
+@example("a:\n  b: 1\n    c: 1\n", [])
+@example("a:\n    b: 1\n", [])
+@example("a: 1\na: 2\n", [])
+@example("  a: 1\nb: 1\n", [])
+def test_what_is_read_as_plain_is_what_the_library_reads(text: str, changes: list[tuple[int, int, str]]) -> None:
+    data = change(text, changes).encode()
+    plain = read_plain(data)
+    if plain is not None:
+        assert Document("x.yaml", plain.value, plain.lines) == parse_any_yaml(data, "x.yaml")
+        assert same(plain.value, parse_any_yaml(data, "x.yaml").value)
+
+
+@given(PLAIN_VALUES)
+def test_plain_values_are_written_as_the_library_writes_them(value: dict[str, object]) -> None:
+    written = write_plain(value)
+    if any(word.lower() in ("y", "n", "yes", "no", "on", "off", "true", "false", "null") for word in _texts(value)):
+        assert written is None
+        return
+    assert written == emit(value, step=2, inline=False)
+    plain = read_plain(written.encode())
+    assert plain is not None
+    assert same(plain.value, value)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+
+
+@given(st.dictionaries(st.one_of(PLAIN_KEYS, KEYS), st.one_of(PLAIN_LEAVES, ALMOST_PLAIN, VALUES), max_size=3))
+def test_what_is_written_as_plain_is_what_the_library_writes(value: dict[str, object]) -> None:
+    written = write_plain(value)
+    assert written is None or written == emit(value, step=2, inline=False)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"mlx": 1},
+        {"mlx": 1, "path": "raw.csv", "blob": "blake3:" + "5" * 64, "size": 10**9, "executable": True},
+        {
+            "mlx": 1,
+            "core": {"remote": "s"},
+            "remotes": {"s": {"url": "s3://bucket/a-b"}, "t": {"url": "https://h:80/x"}},
+        },
+    ],
+)
+def test_pointers_and_configurations_are_plain(value: dict[str, object]) -> None:
+    assert write_plain(value) is not None
+    assert read_plain(dump_yaml(value)) is not None
 
 
 @given(VALUES)

@@ -89,6 +89,18 @@ def test_a_command_with_nothing_to_do_loads_little(args: list[str], project: Pat
     check_light(loaded(args, cwd=project, report=tmp_path / "report.json"), ALLOWED)
 
 
+@pytest.mark.parametrize("args", [["status"], ["add", "raw"]])
+def test_data_without_stages_needs_no_yaml(args: list[str], mlx: Any, repo: Path, tmp_path: Path) -> None:
+    (repo / "raw").mkdir()
+    (repo / "raw" / "a.txt").write_text("a\n", encoding="utf-8")
+    for setup in (["init"], ["remote", "add", "store", "s3://bucket/data", "--default"], ["add", "raw"]):
+        result = mlx(*setup)
+        assert result.code == 0, result.stderr
+    (repo / "raw" / "a.txt").write_text("b\n", encoding="utf-8")
+
+    check_light(loaded(args, cwd=repo, report=tmp_path / "report.json"), ALLOWED - {"yaml", "_yaml"})
+
+
 @pytest.mark.parametrize("modules", [{"pandas", "pandas.core"}, {"email"}, {"unheard_of"}])
 def test_the_check_can_fail(modules: set[str]) -> None:
     with pytest.raises(AssertionError):

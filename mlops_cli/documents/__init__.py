@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from mlops_cli.documents.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, Document, Place, nearest, suggest
 from mlops_cli.documents.fields import MAX_INTEGER, Fields, check_version, describe
-from mlops_cli.documents.parsing import parse_json, parse_toml, parse_values
+from mlops_cli.documents.parsing import parse_json, parse_toml, parse_values, parse_yaml
 from mlops_cli.documents.scalars import parse_scalar
-from mlops_cli.documents.values import flatten
-from mlops_cli.documents.writing import Inline, InlineList, dump_yaml
-from mlops_cli.documents.yaml_parsing import parse_yaml
+from mlops_cli.documents.values import Inline, InlineList, flatten
+from mlops_cli.documents.writing import dump_yaml
 
 __all__ = [
     "MAX_BYTES",

@@ -1,7 +1,7 @@
 """Reading files of values by their suffix: YAML, JSON, TOML.
 
 JSON and TOML are parsed by the standard library and checked after; only when something is wrong is the text searched
-for the line to name. YAML is `yaml_parsing`'s.
+for the line to name. YAML that is plain is read at once; any other is `yaml_parsing`'s, imported when it is needed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from mlops_cli.documents.document import MAX_DEPTH, Document, decode, find_fault, located
-from mlops_cli.documents.yaml_parsing import parse_yaml
+from mlops_cli.documents.plain import read_plain
 from mlops_cli.errors import RecordError
 
 _JSON_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
@@ -37,6 +37,20 @@ def parse_values(data: bytes, name: str) -> Document:
     if parser is None:
         raise RecordError(f"`{name}` is not a file of values", hint="use a `.yaml`, `.json` or `.toml` file")
     return parser(data, name)
+
+
+def parse_yaml(data: bytes, name: str, *, after_merge: str | None = None) -> Document:
+    """Parse one YAML document; an empty file is None. RecordError says `name:line` and what is wrong.
+
+    `after_merge` is for files that nobody writes by hand: what to do once Git took one side of a conflict in it.
+    """
+    plain = read_plain(data)
+    if plain is not None:
+        return Document(name, plain.value, plain.lines)
+
+    from mlops_cli.documents.yaml_parsing import parse_any_yaml
+
+    return parse_any_yaml(data, name, after_merge=after_merge)
 
 
 def parse_json(data: bytes, name: str) -> Document:

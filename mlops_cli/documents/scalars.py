@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, TypeVar
-
-import yaml
 
 from mlops_cli.documents.document import LONG_NUMBER, MAX_BITS
 
@@ -74,17 +73,19 @@ CONVERTERS: dict[str, Callable[[str], object]] = {
 }
 
 
-def _read_resolvers() -> Iterator[tuple[str, tuple[tuple[Any, Callable[[str], object]], ...]]]:
-    for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items():
-        yield first, tuple((pattern.match, CONVERTERS[tag]) for tag, pattern in entries if tag in CONVERTERS)
+@cache
+def _resolvers() -> Mapping[str, tuple[tuple[Any, Callable[[str], object]], ...]]:
+    import yaml
 
-
-_RESOLVERS = dict(_read_resolvers())
+    return {
+        first: tuple((pattern.match, CONVERTERS[tag]) for tag, pattern in entries if tag in CONVERTERS)
+        for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def parse_scalar(text: str) -> object:
     """Return what `text` means as a plain scalar; ValueError for NaN, infinity and absurdly long numbers."""
-    for match, convert in _RESOLVERS.get(text[:1], ()):
+    for match, convert in _resolvers().get(text[:1], ()):
         if match(text):
             return convert(text)
     return text

@@ -1,8 +1,16 @@
-"""Shapes of plain values, as parameters and metrics hold them."""
+"""Shapes of values: those that say how they want to be written, and flat ones, as parameters and metrics are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+
+class Inline(dict[str, object]):
+    """A mapping that is written on one line."""
+
+
+class InlineList(list[object]):
+    """A list that is written on one line."""
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -1,37 +1,16 @@
 """Writing YAML so that equal values give equal bytes on every machine.
 
-PyYAML's pure-Python emitter writes the YAML: its C twin spells some text differently, and records are small. Added
-here is the shape of records: block style with indented lists, entries that ask for one line, text of several lines as a
-literal block, and digests plain in one-line entries.
+What is plain is written at once; the rest is `yaml_writing`'s, which is imported when it is needed: PyYAML takes longer
+to import than most commands to do their work. The bytes are the same either way.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import yaml
-
 from mlops_cli.documents.document import MAX_BYTES, find_fault
+from mlops_cli.documents.plain import write_plain
 from mlops_cli.errors import RecordError
 
-if TYPE_CHECKING:
-    from yaml.emitter import ScalarAnalysis
-
 _STEP = 2
-_LONGEST_KEY = 1000  # YAML wants a key to be at most 1,024 characters
-_MAP, _SEQ, _STR = (f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str"))
-_DIGEST = re.compile(r"blake3:[0-9a-f]+")
-
-
-class Inline(dict[str, object]):
-    """A mapping that is written on one line."""
-
-
-class InlineList(list[object]):
-    """A list that is written on one line."""
 
 
 def dump_yaml(value: object) -> bytes:
@@ -53,67 +32,9 @@ def dump_text(value: object, *, step: int = _STEP, inline: bool = False) -> str:
     fault = find_fault(value)
     if fault is not None:
         raise RecordError(f"the file to write cannot be read back: {fault}")
-    text: str = yaml.dump(
-        value,
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=math.inf,
-        indent=step,
-        default_flow_style=inline,
-    )
-    return text.removesuffix("...\n")
+    if step == _STEP and not inline and (plain := write_plain(value)) is not None:
+        return plain
 
+    from mlops_cli.documents.yaml_writing import emit
 
-class _Dumper(yaml.SafeDumper):
-    """PyYAML's emitter with the shape of records."""
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - equal values are written each time
-        return True
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002 - lists are indented
-        super().increase_indent(flow, False)
-
-    def analyze_scalar(self, scalar: str) -> ScalarAnalysis:
-        analysis = super().analyze_scalar(scalar)
-        if _DIGEST.fullmatch(scalar):
-            analysis.allow_flow_plain = True  # a colon that no space follows ends nothing
-        return analysis
-
-    def choose_scalar_style(self) -> str:
-        style: str = super().choose_scalar_style()
-        return '"' if style == "'" else style
-
-
-def _write_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = None
-    if not text.isprintable():
-        style = "|" if _is_readable(text) else '"'
-    return dumper.represent_scalar(_STR, str(text), style=style)
-
-
-def _is_readable(text: str) -> bool:
-    """Whether a literal block gives back `text` exactly and shows it as it is."""
-    if "\n" not in text or text[0].isspace() or text.endswith("\n\n"):
-        return False
-    return all(line.isprintable() and line == line.rstrip() for line in text.split("\n"))
-
-
-def _write_mapping(dumper: _Dumper, mapping: dict[str, object]) -> yaml.MappingNode:
-    for key in mapping:
-        if len(key) > _LONGEST_KEY:
-            message = f"key `{key[:40]}…` is longer than {_LONGEST_KEY:,} characters"
-            raise RecordError(message, hint="use a shorter name")
-    return dumper.represent_mapping(_MAP, mapping.items(), flow_style=True if isinstance(mapping, Inline) else None)
-
-
-def _write_list(dumper: _Dumper, items: Sequence[object]) -> yaml.SequenceNode:
-    return dumper.represent_sequence(_SEQ, items, flow_style=True if isinstance(items, InlineList) else None)
-
-
-_Dumper.add_representer(str, _write_text)
-_Dumper.add_representer(dict, _write_mapping)
-_Dumper.add_representer(Inline, _write_mapping)
-_Dumper.add_representer(list, _write_list)
-_Dumper.add_representer(tuple, _write_list)
-_Dumper.add_representer(InlineList, _write_list)
+    return emit(value, step=step, inline=inline)

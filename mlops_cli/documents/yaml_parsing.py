@@ -44,11 +44,8 @@ _PROBLEMS = {
 }
 
 
-def parse_yaml(data: bytes, name: str, *, after_merge: str | None = None) -> Document:
-    """Parse one YAML document; an empty file is None. RecordError says `name:line` and what is wrong.
-
-    `after_merge` is for files that nobody writes by hand: what to do once Git took one side of a conflict in it.
-    """
+def parse_any_yaml(data: bytes, name: str, *, after_merge: str | None = None) -> Document:
+    """Parse one YAML document, as `parse_yaml` does for what is not plain."""
     text = decode(data, name, after_merge=after_merge)
     builder = _Builder(name, _tabbed_lines(text))
     loader = None
