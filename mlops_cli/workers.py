@@ -85,12 +85,12 @@ def crew_size() -> int:
     return cores if cores > 1 else 0
 
 
-def cut_into_tasks(sizes: Sequence[int], uncut: Sequence[bool]) -> list[list[Piece]]:
-    """Put groups of so many small items each into tasks, in their order: none without cause small, and not too many.
+def cut_into_tasks(sizes: Sequence[int], uncut: Sequence[bool], *, least: int = _LEAST_ITEMS) -> list[list[Piece]]:
+    """Put groups of so many small items each into tasks, in their order: of at least `least` items, and not too many.
 
     A group stays in one piece where `uncut` says so; an empty one has a piece too.
     """
-    least = max(_LEAST_ITEMS, sum(sizes) // (MOST_TASKS // 2))
+    least = max(least, sum(sizes) // (MOST_TASKS // 2))
     tasks: list[list[Piece]] = []
     filled = least
     for group, (size, whole) in enumerate(zip(sizes, uncut, strict=True)):

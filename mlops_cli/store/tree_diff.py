@@ -6,8 +6,8 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from mlops_cli.hashing import Digest
-from mlops_cli.store.tree_format import Entry, Index, Kind
-from mlops_cli.store.tree_reading import EMPTY_TREE, Limits, Named, TreeSource, leaf_entries, open_tree
+from mlops_cli.store.tree_format import Columns, Entry, Index, Kind
+from mlops_cli.store.tree_reading import EMPTY_TREE, Limits, Named, TreeSource, leaf_entries, open_columns
 
 
 class Change(NamedTuple):
@@ -72,17 +72,23 @@ def _filled_folder(entry: Entry | None) -> Named | None:
 def unequal_entries(
     store: TreeSource, old: Named | None, new: Named | None
 ) -> tuple[dict[bytes, Entry], dict[bytes, Entry]]:
-    """Return the entries of two folders by name, without those of the leaves they share."""
-    trees = [(folder, open_tree(store, *folder) if folder else ()) for folder in (old, new)]
+    """Return the entries of two folders by name, without those that are surely the same in both."""
+    trees = [(folder, open_columns(store, *folder) if folder else None) for folder in (old, new)]
+    (_, before), (_, after) = trees
+    if isinstance(before, Columns) and isinstance(after, Columns) and before.names == after.names:
+        numbers = before.unlike(after)
+        return {before.names[n]: before.entry(n) for n in numbers}, {after.names[n]: after.entry(n) for n in numbers}
     leaves = [{leaf.digest for leaf in tree.leaves} if isinstance(tree, Index) else set() for _, tree in trees]
     shared = leaves[0] & leaves[1]
-    sides = []
+    sides: list[dict[bytes, Entry]] = []
     for folder, tree in trees:
-        if isinstance(tree, Index) and folder:
+        if folder is None or tree is None:
+            sides.append({})
+        elif isinstance(tree, Index):
             parts = leaf_entries(
                 store, folder.digest, tree, [leaf for leaf in tree.leaves if leaf.digest not in shared]
             )
             sides.append({entry.name: entry for part in parts for entry in part})
-        elif not isinstance(tree, Index):
-            sides.append({entry.name: entry for entry in tree})
+        else:
+            sides.append({entry.name: entry for entry in tree.entries()})
     return sides[0], sides[1]

@@ -21,13 +21,13 @@ from enum import IntEnum
 from functools import partial
 from itertools import pairwise, starmap
 from operator import itemgetter
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import xxhash
 
 from mlops_cli.errors import CorruptObject, UsageError
 from mlops_cli.files import is_git_folder
-from mlops_cli.hashing import PREFIX, RAW_SIZE, Digest, hash_bytes
+from mlops_cli.hashing import PREFIX, RAW_SIZE, Digest, digest_from_raw, hash_bytes
 
 SPLIT_ABOVE = 8192
 LEAF_SIZE = 4096  # expected: a leaf ends after each name with hash % LEAF_SIZE == 0
@@ -40,6 +40,7 @@ MAGIC = b"MLXT"
 _VERSION = 1
 _ENTRIES, _INDEX = 0, 1
 _HEADER = struct.Struct("<4sBBI")
+_AT_ONCE = 16  # digests that are compared as one before they are compared one by one
 _MOST = 2**63 - 1  # bytes or files in one folder; more could not be added up in the folder above
 _ENTRY_BYTES = 1 + 8 + 8 + RAW_SIZE
 _LEAF_BYTES = 4 + 8 + 8 + RAW_SIZE
@@ -86,6 +87,47 @@ class Index(NamedTuple):
     """The tree of a folder that is cut into leaves."""
 
     leaves: tuple[Leaf, ...]
+
+
+class Columns(NamedTuple):
+    """The tree of a folder that is not cut, or a leaf, as it is written: `raw` has the digests of all, joined.
+
+    To make its entries takes most of the time of reading a tree, and who compares two trees needs few of them.
+    """
+
+    names: list[bytes]
+    kinds: bytes
+    sizes: tuple[int, ...]
+    files: tuple[int, ...]
+    raw: bytes
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return all entries."""
+        digits = self.raw.hex()
+        step = 2 * RAW_SIZE
+        spelled = [PREFIX + digits[at : at + step] for at in range(0, len(digits), step)]
+        # `tuple.__new__` is what `Entry(...)` ends in; calling it at once halves the time for a large folder.
+        columns = zip(self.names, self.kinds, self.sizes, self.files, spelled, strict=True)
+        return tuple(map(partial(tuple.__new__, Entry), columns))
+
+    def entry(self, number: int) -> Entry:
+        """Return one entry."""
+        digest = digest_from_raw(self.raw[RAW_SIZE * number : RAW_SIZE * (number + 1)])
+        return Entry(self.names[number], self.kinds[number], self.sizes[number], self.files[number], digest)
+
+    def unlike(self, other: Columns) -> list[int]:
+        """Return the numbers of the entries that differ from those of a tree of the same names."""
+        count = len(self.names)
+        if (self.kinds, self.sizes, self.files) != (other.kinds, other.sizes, other.files):
+            return [number for number in range(count) if self.entry(number) != other.entry(number)]
+        mine, its, width = self.raw, other.raw, RAW_SIZE
+        return [
+            at // width
+            for start in range(0, len(mine), _AT_ONCE * width)
+            if mine[start : start + _AT_ONCE * width] != its[start : start + _AT_ONCE * width]
+            for at in range(start, min(start + _AT_ONCE * width, len(mine)), width)
+            if mine[at : at + width] != its[at : at + width]
+        ]
 
 
 class TreeError(CorruptObject):
@@ -253,7 +295,13 @@ def _text(name: bytes) -> str:
 
 
 def decode_tree(data: bytes, digest: Digest) -> tuple[Entry, ...] | Index:
-    """Return what a tree object holds; `digest` names it in messages.
+    """Return what a tree object holds; `digest` names it in messages. TreeError as for `decode_columns`."""
+    tree = decode_columns(data, digest)
+    return tree if isinstance(tree, Index) else tree.entries()
+
+
+def decode_columns(data: bytes, digest: Digest) -> Columns | Index:
+    """Return what a tree object holds, without making entries; `digest` names it in messages.
 
     TreeError unless the bytes are exactly a tree: whole, sorted, without duplicates and with names a folder can have.
     """
@@ -281,13 +329,13 @@ def decode_tree(data: bytes, digest: Digest) -> tuple[Entry, ...] | Index:
     return _decode_entries(data, digest, names) if form == _ENTRIES else _decode_index(data, digest, names)
 
 
-def _decode_entries(data: bytes, digest: Digest, names: Sequence[bytes]) -> tuple[Entry, ...]:
+def _decode_entries(data: bytes, digest: Digest, names: list[bytes]) -> Columns:
     count = len(names)
     start = _HEADER.size
     kinds = data[start : start + count]
     if kinds.translate(None, b"\0\1\2\3"):
         raise tree_error(digest, "an entry has an unknown kind")
-    sizes, files, digests = _columns(data, digest, start + count, count)
+    sizes, files, raw = _columns(data, digest, start + count, count)
     if files.count(1) != count and any(
         number != 1 for kind, number in zip(kinds, files, strict=True) if kind != Kind.FOLDER
     ):
@@ -296,8 +344,7 @@ def _decode_entries(data: bytes, digest: Digest, names: Sequence[bytes]) -> tupl
         not 0 < size <= PATH_LIMIT for kind, size in zip(kinds, sizes, strict=True) if kind == Kind.SYMLINK
     ):
         raise tree_error(digest, f"a symbolic link's target has no bytes, or more than {PATH_LIMIT:,}")
-    # `tuple.__new__` is what `Entry(...)` ends in; calling it at once halves the time for a large folder.
-    return tuple(map(partial(tuple.__new__, Entry), zip(names, kinds, sizes, files, digests, strict=True)))
+    return Columns(names, kinds, sizes, files, raw)
 
 
 def _decode_index(data: bytes, digest: Digest, names: Sequence[bytes]) -> Index:
@@ -308,22 +355,18 @@ def _decode_index(data: bytes, digest: Digest, names: Sequence[bytes]) -> Index:
         raise tree_error(digest, "a leaf is empty")
     if sum(counts) <= SPLIT_ABOVE:
         raise tree_error(digest, "it is cut into leaves and has too few entries for that")
-    columns = _columns(data, digest, start + 4 * count, count)
-    return Index(tuple(starmap(Leaf, zip(names, counts, *columns, strict=True))))
+    sizes, files, raw = _columns(data, digest, start + 4 * count, count)
+    digests = [digest_from_raw(raw[at : at + RAW_SIZE]) for at in range(0, len(raw), RAW_SIZE)]
+    return Index(tuple(starmap(Leaf, zip(names, counts, sizes, files, digests, strict=True))))
 
 
-def _columns(
-    data: bytes, digest: Digest, start: int, count: int
-) -> tuple[tuple[int, ...], tuple[int, ...], list[Digest]]:
+def _columns(data: bytes, digest: Digest, start: int, count: int) -> tuple[tuple[int, ...], tuple[int, ...], bytes]:
     sizes = struct.unpack_from(f"<{count}Q", data, start)
     files = struct.unpack_from(f"<{count}Q", data, start + 8 * count)
     if sum(sizes) > _MOST or sum(files) > _MOST:
         raise tree_error(digest, "its files are larger or more than a tree can say")
     start += 16 * count
-    digits = data[start : start + RAW_SIZE * count].hex()
-    step = 2 * RAW_SIZE
-    spelled = [PREFIX + digits[at : at + step] for at in range(0, step * count, step)]
-    return sizes, files, cast("list[Digest]", spelled)
+    return sizes, files, data[start : start + RAW_SIZE * count]
 
 
 def tree_error(digest: Digest, why: str) -> TreeError:

@@ -18,12 +18,14 @@ from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.store.tree_format import (
     PATH_LIMIT,
     SPLIT_ABOVE,
+    Columns,
     Entry,
     Index,
     Kind,
     Leaf,
     TreeError,
     cut,
+    decode_columns,
     decode_tree,
     encode_entries,
     encoded_size,
@@ -87,16 +89,26 @@ def leaf_entries(
 
 def check_folder(store: TreeSource, folder: Entry) -> None:
     """Raise TreeError unless the tree of `folder` has the bytes and the number of files that the entry says."""
-    open_tree(store, folder.digest, (folder.size, folder.files))
+    open_columns(store, folder.digest, (folder.size, folder.files))
 
 
 def open_tree(store: TreeSource, digest: Digest, declared: tuple[int, int] | None = None) -> tuple[Entry, ...] | Index:
     """Read a tree; TreeError unless it has the totals that what names it declares."""
-    tree = decode_tree(store.read(digest), digest)
-    if not isinstance(tree, Index) and len(tree) > SPLIT_ABOVE:
+    tree = open_columns(store, digest, declared)
+    return tree if isinstance(tree, Index) else tree.entries()
+
+
+def open_columns(store: TreeSource, digest: Digest, declared: tuple[int, int] | None = None) -> Columns | Index:
+    """Read a tree as `open_tree` does, without making entries."""
+    tree = decode_columns(store.read(digest), digest)
+    if isinstance(tree, Index):
+        found = totals(tree.leaves)
+    elif len(tree.names) > SPLIT_ABOVE:
         raise tree_error(digest, "it has too many entries for one that is not cut into leaves")
-    if declared is not None and tree_totals(tree) != declared:
-        raise _other_totals(digest, tree_totals(tree), declared)
+    else:
+        found = sum(tree.sizes), sum(tree.files)
+    if declared is not None and found != declared:
+        raise _other_totals(digest, found, declared)
     return tree
 
 

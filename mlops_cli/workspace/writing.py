@@ -32,7 +32,8 @@ from mlops_cli.workspace.reach import damaged_at, not_cached
 from mlops_cli.workspace.scan import Scanner
 from mlops_cli.workspace.state import Clock
 
-WRITTEN_BY_MANY = 1024  # files; fewer are written sooner than workers are made
+WRITTEN_BY_MANY = 128  # files; fewer are written sooner than workers are made
+_LEAST_WRITTEN = 32  # files of a task: a few tenths of a millisecond each
 _MOST_AT_ONCE = 4096  # files of a folder that appears as a whole
 
 
@@ -231,5 +232,5 @@ def _cut(root: bytes, written: Sequence[Change]) -> list[list[_Part]]:
         and not os.path.lexists(root + b"/" + folder)
         for folder, changes in groups
     ]
-    tasks = cut_into_tasks([len(changes) for _, changes in groups], new)
+    tasks = cut_into_tasks([len(changes) for _, changes in groups], new, least=_LEAST_WRITTEN)
     return [[_Part(groups[n][0], groups[n][1][start:end], new[n]) for n, start, end, _ in task] for task in tasks]

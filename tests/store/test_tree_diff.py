@@ -138,5 +138,5 @@ def test_no_more_is_read_than_the_difference_accounts_for(numbers, gone, changed
 
     differing = sum(map(len, found))
     assert differing == len(numbers & (gone | changed))
-    most = 2 * 3 + (3 * differing if len(new) > 3 else len(old))  # a folder that is no longer cut is read whole
+    most = 2 * 3 + (3 * differing if len(new) > 3 else len(old | kept))  # a folder that is no longer cut is read whole
     assert len(store.reads) <= most * bool(differing)

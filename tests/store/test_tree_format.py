@@ -85,6 +85,20 @@ def test_what_is_decoded_is_what_was_encoded(listing):
 
 
 @steady
+@given(listings, st.sets(st.integers(0, 40)), st.sampled_from(["size", "kind", "digest"]))
+def test_columns_say_which_entries_differ(listing, numbers, what):
+    other = {"size": 7777, "kind": Kind.EXECUTABLE, "digest": hash_bytes(b"other")}[what]
+    files = [entry._replace(kind=FILE, files=1) for entry in sorted(listing)]
+    changed = [e._replace(**{what: other}) if n in numbers else e for n, e in enumerate(files)]
+    before, after = (tree_format.decode_columns(*reversed(encode_tree(side)[0])) for side in (files, changed))
+
+    differing = [number for number, pair in enumerate(zip(files, changed, strict=True)) if pair[0] != pair[1]]
+    assert before.unlike(after) == differing
+    assert after.entries() == tuple(changed)
+    assert [after.entry(number) for number in differing] == [changed[number] for number in differing]
+
+
+@steady
 @given(listings)
 def test_a_folder_in_leaves_reads_like_one_that_is_not(listing):
     store = Memory()
