@@ -26,8 +26,8 @@ class TreeDiff(NamedTuple):
     deleted: tuple[Change, ...]
 
 
-def diff(store: TreeSource, old: Digest | None, new: Digest | None) -> TreeDiff:
-    """Return what differs between two folders, None being one that does not exist.
+def diff(store: TreeSource, old: Digest | None, new: Digest | None, above: bytes = b"") -> TreeDiff:
+    """Return what differs between two folders, None being one that does not exist; `above` begins every path.
 
     Compared are files, symlinks and empty folders; other folders exist through what is in them. Equal sub-folders and
     equal leaves are not read. TreeError for more files than the trees declare, more folders without files than
@@ -37,7 +37,7 @@ def diff(store: TreeSource, old: Digest | None, new: Digest | None) -> TreeDiff:
     old_limits, new_limits = Limits(old or EMPTY_TREE), Limits(new or EMPTY_TREE)
     waiting: list[tuple[bytes, Named | None, Named | None]] = []
     if old != new:
-        waiting.append((b"", Named(old) if old else None, Named(new) if new else None))
+        waiting.append((above, Named(old) if old else None, Named(new) if new else None))
     while waiting:
         prefix, before, after = waiting.pop()
         old_entries, new_entries = unequal_entries(store, before, after)
@@ -46,8 +46,8 @@ def diff(store: TreeSource, old: Digest | None, new: Digest | None) -> TreeDiff:
             if was == now:
                 continue
             path = prefix + name
-            old_limits.meet(path, was)
-            new_limits.meet(path, now)
+            old_limits.meet(path, was, len(above))
+            new_limits.meet(path, now, len(above))
             old_folder, new_folder = _filled_folder(was), _filled_folder(now)
             if old_folder != new_folder:
                 waiting.append((path + b"/", old_folder, new_folder))

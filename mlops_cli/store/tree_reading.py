@@ -152,11 +152,11 @@ class Limits:
         self._root = root
         self._left = MOST_WITHOUT_FILES
 
-    def meet(self, path: bytes, entry: Entry | None) -> None:
-        """Count what was met; TreeError when that is too much."""
+    def meet(self, path: bytes, entry: Entry | None, above: int = 0) -> None:
+        """Count what was met, `above` bytes of `path` being no part of the tree; TreeError when that is too much."""
         if entry is None:
             return
-        if len(path) > PATH_LIMIT:
+        if len(path) - above > PATH_LIMIT:
             raise tree_error(self._root, f"it stands for a path of more than {PATH_LIMIT:,} bytes")
         if entry.files or entry.kind != Kind.FOLDER:
             return

@@ -152,13 +152,12 @@ def _between(cache: Cache, scanner: Scanner, path: str, present: Entry | None, w
         try:
             if wanted is not None and new_tree:
                 check_folder(scanner, wanted)
-            found = diff(scanner, old_tree, new_tree)
+            found = diff(scanner, old_tree, new_tree, place + b"/")
         except MissingObject as error:
             raise not_cached(path, 1) from error
         except CorruptObject as error:
             raise damaged_at(path, error) from error
-        below = (*found.deleted, *found.modified, *found.added)
-        changes = [change._replace(path=place + b"/" + change.path) for change in below]
+        changes = [*found.deleted, *found.modified, *found.added]
         if wanted is not None and new_tree and not (wanted.files or found.added or found.modified):
             changes.append(Change(place, None, wanted))  # a folder that is to be there, empty
         if present is not None and old_tree and not (new_tree or changes):
