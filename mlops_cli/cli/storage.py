@@ -12,12 +12,11 @@ from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import DryRun, Json, RemoteName
 from mlops_cli.cli.session import reporting, session_of
-from mlops_cli.cli.text import Line, Style, Styled, count, quoted, size_text, table
+from mlops_cli.cli.text import Line, Style, Styled, count, size_text, table
 from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.integrity import Examination, Fault
-    from mlops_cli.workspace.project import Project
     from mlops_cli.workspace.usage import Usage
 
 Whole = Annotated[
@@ -111,6 +110,7 @@ def fsck(
     """
     from mlops_cli.store.checkup import Scope
     from mlops_cli.workspace.integrity import examine
+    from mlops_cli.workspace.remedies import remedies
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
@@ -120,8 +120,8 @@ def fsck(
     with reporting(output) as reporter:
         found = examine(project, scope, repair=repair, remote=remote, dry_run=dry_run, reporter=reporter)
     output.result("fsck", {"dry_run": dry_run, **_value(found)}, _findings(found, dry_run=dry_run))
-    for line in _advice(project, found):
-        output.say(line)
+    for line in remedies(project, session.cwd, found):
+        output.say(f"next: {line}")
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 
@@ -191,24 +191,6 @@ def _owner(fault: Fault) -> str:
 
 def _mended(fault: Fault) -> str:
     return "; good bytes are here" if fault.mended else ""
-
-
-def _advice(project: Project, found: Examination) -> Iterator[str]:
-    lost = [fault for fault in (*found.damaged, *found.absent) if not fault.mended and fault.path]
-    if not lost:
-        return
-    in_trash = any(fault.in_trash for fault in lost)
-    if not found.repairing and (in_trash or project.config.remotes):
-        places = [*["the trash"] * in_trash, *["a remote"] * bool(project.config.remotes)]
-        yield f"next: `mlx fsck --repair` brings good copies from {' or '.join(places)}"
-        return
-    here = next((fault for fault in lost if fault.revision is None), None)
-    if here is None:
-        yield f"next: in a clone that has good bytes, `git checkout {lost[0].revision}`, then `mlx push`"
-    elif here.stage:
-        yield f"next: `mlx run --force {quoted(here.stage)}` makes it again"
-    else:
-        yield f"next: `mlx add {quoted(here.path)}` stores it again, if what is in the workspace is good"
 
 
 COMMANDS = {

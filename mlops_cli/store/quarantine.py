@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlops_cli.errors import MissingObject
-from mlops_cli.hashing import Digest, hash_bytes
+from mlops_cli.hashing import PREFIX, Digest, hash_bytes
 from mlops_cli.store.contents import read_pack
 from mlops_cli.store.objects import DamagedObjects, cut
 from mlops_cli.store.pack_folder import SUFFIX
@@ -48,6 +48,16 @@ def read_lost(store: PackedStore) -> Lost:
                 else:
                     objects.update(whole)
     return Lost(frozenset(objects), tuple(unreadable))
+
+
+def find_quarantined(store: PackedStore, digest: Digest) -> str | None:
+    """Return where the bytes are that were found in place of an object of its own file, the newest; None when nowhere.
+
+    OSError passes through.
+    """
+    digits = digest.removeprefix(PREFIX)
+    places = [path for path, name in _put_away(f"{store.root}/quarantine") if name == digits]
+    return max((path for path in places if SUFFIX not in path), key=lambda path: os.lstat(path).st_ctime, default=None)
 
 
 def _put_away(folder: str) -> Iterator[tuple[str, str]]:

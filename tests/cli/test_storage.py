@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Project
+from tests.conftest import Result
 
 CACHE = Path(".git", "mlx", "cache")
+LARGE = bytes(range(250)) * 1200
 
 
 def damage(project: Project) -> None:
@@ -20,7 +24,7 @@ def damage(project: Project) -> None:
 
 
 def add_large(project: Project) -> None:
-    (project.root / "large.bin").write_bytes(bytes(range(250)) * 1200)
+    (project.root / "large.bin").write_bytes(LARGE)
     project.must("add", "large.bin")
 
 
@@ -60,9 +64,100 @@ def test_without_a_remote_the_workspace_may_have_good_bytes(project: Project) ->
 
     found = project("fsck")
 
-    assert found.stderr == "next: `mlx add large.bin` stores it again, if what is in the workspace is good\n"
+    assert found.stderr.splitlines() == [
+        "next: `mlx add large.bin` stores what is in the workspace, as a new version if it was edited",
+        (
+            "next: `mlx remote add storage URL` here and in a clone that has good bytes, there `mlx push large.bin`, "
+            "with the same commit checked out; then `mlx fsck --repair` here"
+        ),
+    ]
     project.must("add", "large.bin")
     assert project("fsck").code == 0
+
+
+def advice(result: Result) -> list[str]:
+    """Return the commands between backticks of each line that says what to do next."""
+    return [line for line in result.stderr.splitlines() if line.startswith("next: ")]
+
+
+def edit_through_link(project: Project, name: str) -> None:
+    target = (project.root / name).resolve()
+    target.chmod(0o644)
+    with target.open("ab") as stream:
+        stream.write(b"edited")
+
+
+@pytest.fixture
+def linked(request: pytest.FixtureRequest, project: Project) -> Project:
+    """Return the project with a large file that is linked into the cache, committed and on no remote."""
+    for name in ("storage", "backup"):
+        project.must("remote", "remove", name)
+    project.must("config", "set", "cache.link", request.param)
+    add_large(project)
+    project.must("checkout", "--relink", "large.bin")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "large")
+    return project
+
+
+@pytest.mark.parametrize("linked", ["hardlink", "symlink"], indirect=True)
+@pytest.mark.parametrize("folder", ["", "data"])
+@pytest.mark.parametrize("before", [0, 1])
+def test_an_edit_through_a_link_is_kept_by_what_the_advice_says(linked: Project, folder: str, before: int) -> None:
+    edit_through_link(linked, "large.bin")
+    for _ in range(before):
+        linked("fsck")
+
+    found = linked("fsck", cwd=linked.root / folder)
+
+    kept = [line for line in advice(found) if "mlx add" in line]
+    assert len(kept) == 1
+    subprocess.run(["sh", "-ec", kept[0].split("`")[1]], cwd=linked.root / folder, check=True, capture_output=True)
+    assert (linked.root / "large.bin").read_bytes().endswith(b"edited")
+    assert linked("fsck").code == 0
+
+
+@pytest.mark.parametrize("linked", ["hardlink", "symlink"], indirect=True)
+def test_what_an_edit_through_a_link_damaged_comes_from_another_clone(
+    linked: Project, tmp_path: Path, git: Callable[..., str]
+) -> None:
+    clone, url = Project(tmp_path / "clone", linked.home), str(tmp_path / "shared")
+    git("clone", "--quiet", linked.root, clone.root)
+    add_large(clone)
+    edit_through_link(linked, "large.bin")
+
+    first = advice(linked("fsck"))
+    assert any(
+        "there `mlx push large.bin`" in line and line.endswith("then `mlx fsck --repair` here") for line in first
+    )
+    for place in (linked, clone):
+        place.must("remote", "add", "storage", url)
+    clone.must("push", "large.bin")
+    mended = linked("fsck", "--repair")
+
+    assert mended.code == 0
+    linked.must("checkout", "--force", "large.bin")
+    assert (linked.root / "large.bin").read_bytes() == LARGE
+    kept = [line for line in advice(mended) if "keeps, as a new version" in line]
+    assert len(kept) == ((linked.root / "large.bin").is_symlink())
+
+
+def test_what_only_an_older_version_needs_is_fetched_by_its_commit(project: Project, git: Callable[..., str]) -> None:
+    add_large(project)
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "large")
+    project.must("push", "large.bin")
+    commit = git("rev-parse", "HEAD", cwd=project.root)[:12]
+    (project.root / "large.bin").write_bytes(b"small now")
+    project.must("add", "large.bin")
+    damage(project)
+
+    found = project("fsck")
+
+    (line,) = advice(found)
+    command = line.split("`")[1]
+    assert command == f"mlx fetch --rev {commit} large.bin"
+    assert project.must(*command.split()[1:]).stdout.startswith("fetched 1 object")
 
 
 def test_an_output_is_made_again(project: Project) -> None:
