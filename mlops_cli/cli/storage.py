@@ -94,7 +94,7 @@ def fsck(
         float, typer.Option("--sample", metavar="PERCENT", show_default=False, help="Read that much of it only")
     ] = 100.0,
     max_duration: Annotated[
-        float | None, typer.Option("--max-duration", metavar="SECONDS", min=0, help="Begin nothing after that time")
+        float | None, typer.Option("--max-duration", metavar="SECONDS", help="Begin nothing after that time")
     ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Bring good copies from the trash or a remote")] = False,
     remote: RemoteName = None,
@@ -116,6 +116,9 @@ def fsck(
     output, project = session.output(as_json), session.project()
     if not 0 < sample <= 100:
         raise UsageError(f"`--sample {sample:g}` is not a share", hint="give a number above 0, up to 100")
+    if max_duration is not None and not max_duration > 0:
+        hint = "give more than 0 seconds; without `--max-duration` all is read"
+        raise UsageError(f"in `--max-duration {max_duration:g}` nothing can be read", hint=hint)
     scope = Scope(sample, max_duration)
     with reporting(output) as reporter:
         found = examine(project, scope, repair=repair, remote=remote, dry_run=dry_run, reporter=reporter)
@@ -127,7 +130,7 @@ def fsck(
 
 
 _NAMED = 3  # paths that a line names
-_ABSENT = ("digest", "paths", "files", "stage", "mended", "in_trash")
+_ABSENT = ("digest", "paths", "files", "stage", "mended", "in_trash", "source")
 
 
 def _value(found: Examination) -> dict[str, object]:
@@ -157,9 +160,9 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
         yield Styled(f"damaged: {file.file}: {file.why}; {rebuilt}", Style.YELLOW if file.rebuilt else Style.RED)
     for fault in found.damaged:
         moved = f"; it is in {fault.moved} now" if fault.moved else ""
-        yield Styled(f"damaged: {_owner(fault)}: {fault.why}{moved}{_mended(fault)}", Style.RED)
+        yield Styled(f"damaged: {_owner(fault)}: {fault.why}{moved}{_mended(fault, found)}", Style.RED)
     for fault in found.absent:
-        yield Styled(f"absent: {_owner(fault)}{_mended(fault)}", Style.YELLOW)
+        yield Styled(f"absent: {_owner(fault)}{_mended(fault, found)}", Style.YELLOW)
     for error in found.unread:
         yield Styled(f"unread: {error.message}; what it needs was not looked for", Style.YELLOW)
     for stray in checkup.strays:
@@ -170,12 +173,20 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
     if found.runs.unusable:
         number = count(found.runs.unusable, "run")
         yield f"outputs of {number} in the run cache are not here: they are made again when they are asked for"
+    lost = [*found.damaged, *found.absent]
+    ahead = [fault for fault in lost if fault.source and not fault.mended]
     if found.repaired:
         places = [*["the trash"] * bool(found.returned), *[f"`{found.remote}`"] * bool(found.remote)]
         yield f"repaired {count(found.repaired, 'object')} from {' and '.join(places)}"
+    elif found.repairing and dry_run and lost:
+        places = list(
+            dict.fromkeys(_place(fault, found) for fault in sorted(ahead, key=lambda fault: fault.source != "trash"))
+        )
+        yield f"would repair {count(len(ahead), 'object')}{' from ' * bool(ahead)}{' and '.join(places)}"
     share = "" if checkup.complete else f", {checkup.units:,} of {checkup.of_units:,} parts of the cache"
     read = f"read {count(checkup.objects, 'object')} ({size_text(checkup.bytes)}{share})"
-    well = not (found.damaged or found.absent or checkup.files)
+    looked = checkup.units or checkup.complete
+    well = looked and not (found.damaged or found.absent or checkup.files)
     yield f"{read}: all as stored" if well else read
 
 
@@ -189,8 +200,16 @@ def _owner(fault: Fault) -> str:
     return f"{name} of {', '.join(where[:_NAMED])}{more}{at}"
 
 
-def _mended(fault: Fault) -> str:
-    return "; good bytes are here" if fault.mended else ""
+def _mended(fault: Fault, found: Examination) -> str:
+    if fault.mended:
+        return "; good bytes are here"
+    if fault.source:
+        return f"; good bytes would come from {_place(fault, found)}"
+    return "; good bytes were found nowhere" if found.repairing else ""
+
+
+def _place(fault: Fault, found: Examination) -> str:
+    return "the trash" if fault.source == "trash" else f"`{found.remote}`"
 
 
 COMMANDS = {

@@ -39,7 +39,8 @@ class Fault:
     There are no `paths` when no record that can be read names the object; `stage` is whose output the first is;
     `revision` the commit whose records they are, None for the workspace's. `moved` is where damaged bytes are now
     (below the cache), None when they are where they were. `mended`: good bytes are here now; else they may be
-    `in_trash`.
+    `in_trash`. `source` is where a repair got them from, or would get them from in a dry run: `trash`, `remote`, or
+    None for nowhere.
     """
 
     digest: Digest
@@ -51,6 +52,7 @@ class Fault:
     mended: bool = False
     in_trash: bool = False
     files: tuple[str, ...] = ()
+    source: str | None = None
 
     @property
     def path(self) -> str:
@@ -102,7 +104,7 @@ def examine(
     """Read the cache, as much as `scope` says, put away what is damaged, and with `repair` bring good bytes.
 
     They come from the trash, else from a remote; `mlx gc` is kept out meanwhile. A dry run moves, writes and brings
-    nothing. UsageError for a remote that there is none of; RemoteError.
+    nothing: it only asks where there are good ones. UsageError for a remote that there is none of; RemoteError.
     """
     if remote and not repair:
         raise UsageError("`--remote` says where `--repair` brings objects from", hint="give both, or neither")
@@ -127,7 +129,9 @@ def _examine(
     sound = SoundCache(project.cache, checkup.damaged, dry_run=dry_run)
     needs = Needs(sound, tracked, reporter)
     tried: set[Digest] = set()
-    if sources is not None and not dry_run:
+    if sources is not None and dry_run:
+        sources.find(sound.missing({*sound.damaged, *needs.absent}))
+    elif sources is not None:
         while wanted := sound.missing({*sound.damaged, *needs.absent}) - tried:
             tried |= wanted
             sources.bring(sound, wanted)
@@ -137,18 +141,20 @@ def _examine(
     if sources is not None:
         brought = len(tried) - len(sound.missing(tried))
         found = replace(found, remote=sources.remote, returned=sources.returned, repaired=brought)
-    return _told(project, sound, needs, lost, found, reporter)
+    told = _told(project, sound, needs, lost, found, reporter)
+    return told if sources is None else sources.named(told)
 
 
 class _Sources:
     """Where good bytes may come from: the trash, then the remote that is named `remote`, if there is one.
 
-    `returned` counts the files that came from the trash.
+    `returned` counts the files that came from the trash; `found` is which of the two has, or had, each object.
     """
 
     def __init__(self, project: Project, remote: str | None, reporter: Reporter) -> None:
         self.remote = ""
         self.returned = 0
+        self.found: dict[Digest, str] = {}
         self._project = project
         self._trash = Trash(project.cache)
         self._reporter = reporter
@@ -163,11 +169,28 @@ class _Sources:
             self.returned += self._trash.bring_back(files).files
             sound.verify(wanted)
         left = sorted(sound.missing(wanted))
+        self.found |= dict.fromkeys(set(wanted).difference(left), "trash")
         if left and self._store is not None:
             self._reporter.start("fetching", None, "bytes")
             with suppress(AbsentObjects, DamagedObjects):  # what did not come is told
                 jobs = self._project.config.core_jobs
                 self._store.bring(self._project.cache, left, jobs=jobs, reporter=self._reporter)
+            self.found |= dict.fromkeys(set(left) - sound.missing(left), "remote")
+
+    def find(self, wanted: Collection[Digest]) -> None:
+        """Find out which of the two has each of `wanted`, and bring nothing; what is there is not read."""
+        self.found = dict.fromkeys(self._trash.find({raw_digest(digest) for digest in wanted}), "trash")
+        left = set(wanted) - self.found.keys()
+        if left and self._store is not None:
+            self.found |= dict.fromkeys(left - self._store.missing(left), "remote")
+
+    def named(self, told: Examination) -> Examination:
+        """Return `told` with the source of each fault."""
+        damaged, absent = (
+            tuple(replace(fault, source=self.found.get(fault.digest)) for fault in faults)
+            for faults in (told.damaged, told.absent)
+        )
+        return replace(told, damaged=damaged, absent=absent)
 
 
 def _told(

@@ -29,7 +29,7 @@ def remedies(project: Project, cwd: Path, found: Examination) -> Iterator[str]:
     The commands are for a shell, with paths as seen from `cwd`.
     """
     faults = [fault for fault in (*found.damaged, *found.absent) if fault.path]
-    lost = [fault for fault in faults if not fault.mended]
+    lost = [fault for fault in faults if not (fault.mended or fault.source)]
     now = [fault for fault in lost if fault.revision is None]
     older = next((fault for fault in lost if fault.revision is not None), None)
     data = [fault for fault in now if not fault.stage]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,60 @@ def test_what_only_an_older_version_needs_is_fetched_by_its_commit(project: Proj
     command = line.split("`")[1]
     assert command == f"mlx fetch --rev {commit} large.bin"
     assert project.must(*command.split()[1:]).stdout.startswith("fetched 1 object")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+def test_a_check_that_would_read_nothing_is_refused(seconds: str, project: Project) -> None:
+    result = project("fsck", "--max-duration", seconds)
+
+    assert result.code == 2
+    assert result.stdout == ""
+    assert f"`--max-duration {seconds}`" in result.stderr
+
+
+def test_a_check_that_came_to_nothing_does_not_say_that_all_is_well(project: Project) -> None:
+    result = project("fsck", "--max-duration", "1e-300")
+
+    assert result.code == 0
+    assert re.fullmatch(r"read 0 objects \(0 B, 0 of \d+ parts of the cache\)\n", result.stdout)
+
+
+def test_a_dry_run_of_a_repair_tells_what_would_come_from_where(project: Project) -> None:
+    add_large(project)
+    project.must("push", "large.bin")
+    damage(project)
+    project.write("small.txt", "on no remote")
+    project.must("add", "small.txt")
+    (project.root / CACHE / "packs").rename(project.root / CACHE / "elsewhere")
+
+    told = project("fsck", "--repair", "--dry-run")
+    document = project("fsck", "--repair", "--dry-run", "--json").json()
+
+    lines = told.stdout.splitlines()
+    assert told.code == 5
+    assert any(" of large.bin: " in line and line.endswith("; good bytes would come from `storage`") for line in lines)
+    assert any(line.endswith(" of small.txt; good bytes were found nowhere") for line in lines)
+    number = sum(fault["source"] == "remote" for fault in document["damaged"] + document["absent"])
+    assert f"would repair {number} objects from `storage`" in lines
+    assert [fault["source"] for fault in document["damaged"]] == ["remote"]
+    assert [fault["source"] for fault in document["absent"] if fault["paths"] == ["small.txt"]] == [None]
+    assert document["repaired"] == 0
+    assert not (project.root / CACHE / "quarantine").exists()
+
+
+def test_what_is_in_the_trash_would_come_from_there(project: Project) -> None:
+    add_large(project)
+    project.must("push", "large.bin")
+    pointer = (project.root / "large.bin.mlx").read_bytes()
+    (project.root / "large.bin.mlx").unlink()
+    project.must("gc", "--yes", "--grace", "0s")
+    (project.root / "large.bin.mlx").write_bytes(pointer)
+
+    told = project("fsck", "--repair", "--dry-run")
+    mended = project.must("fsck", "--repair", "--json").json()
+
+    assert "would repair 1 object from the trash\n" in told.stdout
+    assert [fault["source"] for fault in mended["absent"]] == ["trash"]
 
 
 def test_an_output_is_made_again(project: Project) -> None:
