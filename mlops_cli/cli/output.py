@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mlops_cli.cli.bars import TerminalReporter
-from mlops_cli.cli.streams import write_error, write_json
-from mlops_cli.cli.text import Line, Style, Styled, draw, printable
+from mlops_cli.cli.streams import error_width, write_error, write_json
+from mlops_cli.cli.text import Line, Style, Styled, draw, printable, wrapped
+
+_NEXT = "next: "
 
 
 class Colors(NamedTuple):
@@ -47,7 +49,10 @@ class Output(NamedTuple):
     def say(self, message: str) -> None:
         """Tell what happened or what to do next."""
         if not (self.quiet or self.json):
-            write_error(f"{printable(message)}\n")
+            text = printable(message)
+            if text.startswith(_NEXT) and "`" in text:  # without it, what follows is one command as it is typed
+                text = _NEXT + wrapped(text.removeprefix(_NEXT), error_width(), len(_NEXT))
+            write_error(f"{text}\n")
 
     def note(self, message: str) -> None:
         """Tell something the user should know; only `--quiet` silences it."""
@@ -56,8 +61,9 @@ class Output(NamedTuple):
             self.label("note", message, Style.YELLOW)
 
     def label(self, label: str, message: str, style: Style) -> None:
-        """Write a line to standard error after a label in colour."""
-        write_error(f"{draw(Styled(f'{label}:', style), color=self.colors.stderr)} {printable(message)}\n")
+        """Write a sentence to standard error after a label in colour, wrapped where it goes to a terminal."""
+        text = wrapped(printable(message), error_width(), len(label) + 2)
+        write_error(f"{draw(Styled(f'{label}:', style), color=self.colors.stderr)} {text}\n")
 
     def pass_on(self, data: bytes) -> None:
         """Show what a program that was started wrote, as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any, TextIO
 
@@ -23,6 +24,17 @@ def write_error(data: bytes | str) -> None:
         _write(sys.stderr, data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
     except OSError:
         return
+
+
+def error_width() -> int | None:
+    """Return how many columns the terminal on standard error has; None when it is none, and no line is too long."""
+    try:
+        if not sys.stderr.isatty():
+            return None
+        given = os.environ.get("COLUMNS", "")
+        return (int(given) if given.isdecimal() else os.get_terminal_size(sys.stderr.fileno()).columns) or 80
+    except (OSError, ValueError):  # closed, or not of the operating system
+        return None
 
 
 def _write(stream: TextIO, data: bytes) -> None:

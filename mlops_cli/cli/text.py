@@ -6,6 +6,7 @@ Names may hold anything but a NUL, so whatever is shown is one printable line: `
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -30,6 +31,7 @@ class Styled(NamedTuple):
 
 Line = str | Styled
 
+_WORD = re.compile(r"(?:`[^`]*`|\S)+")  # what is between backticks is in one piece
 _SHELL_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
 
 
@@ -51,6 +53,23 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # how a byte of a file name that is not UTF-8 is kept in text
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def wrapped(text: str, width: int | None, indent: int) -> str:
+    """Return `text`, one line, over as many as `width` columns ask for (None: one), the later ones indented.
+
+    The first line begins in column `indent`. A break is between words only, and never between backticks: a command, or
+    a path, that is too long for a line stays whole, so that it can be copied.
+    """
+    if width is None or indent + _width(text) <= width:
+        return text
+    lines = [""]
+    for word in _WORD.findall(text):
+        if lines[-1] and indent + _width(lines[-1]) + 1 + _width(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}" if lines[-1] else word
+    return f"\n{' ' * indent}".join(lines)
 
 
 def quoted(path: str) -> str:

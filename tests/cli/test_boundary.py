@@ -211,6 +211,35 @@ def test_closed_streams_are_no_error(closed: str, code: int, project: Project) -
     assert done.stderr == b""
 
 
+def on_terminal(start: Started, columns: int, *args: str) -> str:
+    """Return what `mlx ARGS` tells a terminal of so many columns."""
+    leader, follower = os.openpty()
+    try:
+        termios.tcsetwinsize(follower, (24, columns))
+        attributes = termios.tcgetattr(follower)
+        attributes[1] &= ~termios.OPOST  # a newline stays one
+        termios.tcsetattr(follower, termios.TCSANOW, attributes)
+        start(*args, stdout=subprocess.DEVNULL, stderr=follower, env={"COLUMNS": ""}).wait(60)
+        return os.read(leader, 65_536).decode()
+    finally:
+        os.close(leader)
+        os.close(follower)
+
+
+def test_an_error_is_wrapped_on_a_terminal_and_one_line_elsewhere(project: Project, start: Started) -> None:
+    lose_all(project.cache)
+    for name in ("storage", "backup"):
+        project.must("remote", "remove", name)
+    args = ("cat", "data/raw/a.png", "--rev", "HEAD~1")
+
+    drawn = on_terminal(start, 50, *args)
+    told = project(*args).stderr
+
+    assert max(map(len, drawn.splitlines())) <= 50 < max(map(len, told.splitlines()))
+    assert told.count("\n") == 2
+    assert drawn.replace("\n       ", " ").replace("\n      ", " ") == told
+
+
 def test_a_terminal_that_speaks_only_ascii(project: Project, start: Started) -> None:
     project.write("data/raw/naïve.txt", "more\n")
 

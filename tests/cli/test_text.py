@@ -21,6 +21,7 @@ from mlops_cli.cli.text import (
     quoted,
     size_text,
     table,
+    wrapped,
 )
 
 NAMES = st.one_of(st.text(), st.binary().map(os.fsdecode)).filter(lambda name: "\0" not in name)
@@ -128,3 +129,33 @@ def test_colour_is_around_what_is_safe() -> None:
     assert draw(line, color=True) == "\x1b[31ma\\x1b[0mb\x1b[0m"
     assert draw(line, color=False) == "a\\x1b[0mb"
     assert draw(Styled("a", Style.PLAIN), color=True) == "a"
+
+
+LONG = (
+    "`mlx push data/raw` from a clone that has it, with this commit checked out, then `mlx fsck --repair data/raw` here"
+)
+
+
+def test_a_sentence_is_wrapped_between_words_and_never_in_a_command() -> None:
+    assert wrapped(LONG, 40, 6).split("\n") == [
+        "`mlx push data/raw` from a clone",
+        "      that has it, with this commit",
+        "      checked out, then",
+        "      `mlx fsck --repair data/raw` here",
+    ]
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Z"])), st.integers(1, 60), st.integers(0, 12))
+@example("a `" + "b " * 40 + "` c", 20, 6)
+@example("one ` alone among words that do not fit", 20, 6)
+def test_wrapping_loses_nothing_and_keeps_what_is_between_backticks(text: str, width: int, indent: int) -> None:
+    text = " ".join(text.split())
+    lines = wrapped(text, width, indent).split("\n")
+
+    assert " ".join([lines[0], *(line.removeprefix(" " * indent) for line in lines[1:])]) == text
+    if text.count("`") % 2 == 0:
+        assert all(line.count("`") % 2 == 0 for line in lines)
+
+
+def test_without_a_terminal_nothing_is_wrapped() -> None:
+    assert wrapped(LONG, None, 6) == LONG
