@@ -34,7 +34,7 @@ def run(
     stages: Stages = None,
     dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Run the named stages even if nothing changed")] = False,
-    run_cache: Annotated[bool, typer.Option(" /--no-run-cache", help="Do not restore results of earlier runs")] = True,
+    anew: Annotated[bool, typer.Option("--no-run-cache", help="Do not restore results of earlier runs")] = False,
     as_json: Json = False,
 ) -> None:
     """Bring outputs up to date: skip, restore or execute
@@ -54,14 +54,14 @@ def run(
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
-            planned = plan_project(project, snapshot, names, force=force, run_cache=run_cache, reporter=reporter)
+            planned = plan_project(project, snapshot, names, force=force, run_cache=not anew, reporter=reporter)
         _show_run(output, [(decision, None) for decision in planned], dry_run=True)
         return
     listener = _Listener(output)
     with reporting(output) as reporter, exclusive(project, "mlx run", reporter):
         surroundings = _surroundings(session, project)
         with _naming_python(session, listener):
-            results = run_project(project, names, surroundings, listener, force=force, run_cache=run_cache)
+            results = run_project(project, names, surroundings, listener, force=force, run_cache=not anew)
     logs = surroundings.logs if surroundings.logs.is_dir() else None
     _show_run(output, [(result.decision, result.seconds) for result in results], dry_run=False, logs=logs)
 

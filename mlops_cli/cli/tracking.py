@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlops_cli.workspace.snapshot import Snapshot
 
 Rev = Annotated[str | None, typer.Argument(metavar="[REV]", help="A Git revision (default: the workspace)")]
-Old = Annotated[str, typer.Argument(metavar="[OLD]", help="A Git revision")]
+Old = Annotated[str, typer.Argument(metavar="[OLD]", show_default=False, help="A Git revision (default: HEAD)")]
 New = Annotated[str | None, typer.Argument(metavar="[NEW]", help="Another (default: the workspace)")]
 Markdown = Annotated[bool, typer.Option("--md", help="Print a Markdown table")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print comma-separated values")]
