@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 Refusal = click.UsageError
 HelpWanted = click.NoArgsIsHelpError
 
+_NEAR = 0.75  # `force` is not meant by `forget` (0.73), nor `json` by `jobs` (0.5)
+_FETCH = "`mlx fetch {}` brings it into the cache; a pull is of what is checked out"
+_CHECKOUT = "`git checkout REV` brings the records of a revision, then `mlx checkout` its data"
+_OTHERWISE = {
+    **{("mlx pull", f"--{name}"): _FETCH.format(f"--{name}") for name in ("all-branches", "all-tags")},
+    ("mlx pull", "--rev"): _FETCH.format("--rev REV"),
+    ("mlx checkout", "--rev"): _CHECKOUT,
+}  # options that another command has for what is wanted here
 _QUOTED = re.compile(r"'([^']*)'")
 _RANGE = re.compile(r"([^./:{\s][^:{\s]*?)\.{2,3}([^./:{\s][^:{\s]*)?\Z")
 _EXTRA = re.compile(r"Got unexpected extra argument\(s\) \((.*)\)\Z", re.DOTALL)
@@ -76,8 +84,6 @@ def _quote(text: str) -> str:
 
 def _nearest(error: click.NoSuchOption) -> str | None:
     """Return a hint: the option that was meant, here or before the command."""
-    from mlops_cli.documents import nearest
-
     if error.ctx is None:
         return None
     if re.match(r"-\.?\d", error.option_name):
@@ -89,6 +95,20 @@ def _nearest(error: click.NoSuchOption) -> str | None:
             return f"it goes before the command: `mlx {error.option_name} {rest}`"
     elif error.option_name == "--json":
         return "it goes after a command: `mlx status --json`"
+    path = error.ctx.command_path
+    if (path, error.option_name) in _OTHERWISE:
+        return _OTHERWISE[path, error.option_name]
     names = [name for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts]
-    near = nearest(error.option_name, names)
+    near = _near(error.option_name, names)
     return f"did you mean `{near}`?" if near else None
+
+
+def _near(option: str, names: Iterable[str]) -> str | None:
+    """Return the long option that `option` is a slip of, or the beginning, or that is its beginning."""
+    import difflib
+
+    word = option.lstrip("-").lower()
+    words = {name.removeprefix("--"): name for name in names if name.startswith("--")}
+    begun = [name for name in words if len(word) > 2 and (name.startswith(word) or word.startswith(name))]
+    found = begun or difflib.get_close_matches(word, words, n=1, cutoff=_NEAR)
+    return words[found[0]] if found else None
