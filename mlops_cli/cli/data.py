@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +11,8 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import Check, DryRun, Json, Overwrite, Targets
-from mlops_cli.cli.session import reporting, session_of
-from mlops_cli.cli.text import Line, Style, Styled, count, quoted, size_text
+from mlops_cli.cli.session import Session, reporting, session_of
+from mlops_cli.cli.text import Line, Style, Styled, count, size_text
 from mlops_cli.cli.usage import refuse_range
 from mlops_cli.errors import UsageError
 
@@ -72,7 +72,7 @@ def add(context: typer.Context, paths: Paths, dry_run: DryRun = False, as_json: 
     output.result("add", value, lines)
     written = [item.pointer for item in result.added if item.changed] + list(result.gitignores)
     if written and not dry_run:
-        output.say(f"next: git add {' '.join(map(quoted, written))}")
+        output.say(f"next: git add {session.words(project, written)}")
 
 
 def status(
@@ -102,7 +102,7 @@ def status(
         "remote": there,
     }
     output.result("status", value, [*_status_text(found), *_remote_text(there)])
-    for line in _status_hints(found, "pull" if project.config.remotes else "checkout"):
+    for line in _status_hints(found, "pull" if project.config.remotes else "checkout", _naming(project, session)):
         output.say(line)
     if there and there["lacking"]:
         output.say("next: `mlx push` uploads it")
@@ -129,6 +129,10 @@ def _remote_text(there: Mapping[str, Any] | None) -> list[str]:
     return [f"not on remote `{there['name']}`:", *lacking]
 
 
+_STATES = {"modified": "modified", "missing": "missing", "not_cached": "not here", "untracked": "untracked"}
+_NAMED = 3  # paths that a command names
+
+
 def _status_text(found: ProjectStatus) -> list[str]:
     if found.clean:
         parts = [count(len(found.data), "data path")] if found.data else []
@@ -137,7 +141,7 @@ def _status_text(found: ProjectStatus) -> list[str]:
     lines = []
     if changed := [item for item in found.data if item.state != "ok"]:
         lines.append("data:")
-        lines.extend(f"  {item.state:<11}{item.path}{_detail(item)}" for item in changed)
+        lines.extend(f"  {_STATES[item.state.value]:<11}{item.path}{_detail(item)}" for item in changed)
     if due := [decision for decision in found.stages if decision.action != "skip"]:
         lines.append("stages:")
         for decision in due:
@@ -154,23 +158,40 @@ def _detail(item: DataStatus) -> str:
     return f"  ({told or 'what it was is not all here'})"
 
 
-def _status_hints(found: ProjectStatus, bringing: str) -> list[str]:
+def _naming(project: Project, session: Session) -> Callable[[Sequence[DataStatus]], str]:
+    """Return what names paths as they are typed in the current folder."""
+
+    def name(items: Sequence[DataStatus]) -> str:
+        named = session.words(project, [item.path for item in items[:_NAMED]])
+        return f"{named} …" if len(items) > _NAMED else named
+
+    return name
+
+
+def _status_hints(found: ProjectStatus, bringing: str, name: Callable[[Sequence[DataStatus]], str]) -> list[str]:
+    """Return what to do next: commands that work as things are.
+
+    What was edited is not overwritten without `--force`, so whatever else is to be brought is named beside it.
+    """
     hints = []
     modified = [item for item in found.data if item.state == "modified"]
     known = [item for item in modified if item.added or item.modified or item.deleted]
-    partial = [item for item in known if item.deleted]  # a part may be all that was ever brought here
-    whole = [item for item in known if not item.deleted]
+    partial = [item for item in known if not (item.added or item.modified)]  # a part may be all that was ever brought
+    edited = [item for item in known if item.added or item.modified]
     if partial:
-        path = quoted(partial[0].path)
+        path = name(partial[:1])
         undo = f"`mlx {bringing} {path}` brings back what is gone"
         hints.append(f"next: {undo}, `mlx add {path}` records that it is, `mlx diff` lists it")
-    if whole:
-        path = quoted(whole[0].path)
-        hints.append(f"next: `mlx add {path}` records it, `mlx checkout --force {path}` undoes it, `mlx diff` lists it")
-    if any(item.state == "missing" for item in found.data):
-        hints.append("next: `mlx checkout` brings missing data back from the cache")
-    if len(known) < len(modified) or any(item.state == "not_cached" for item in found.data):
-        hints.append("next: `mlx pull` brings data that is not here from a remote")
+    if edited:
+        path = name(edited[:1])
+        undo = bringing if edited[0].deleted else "checkout"
+        hints.append(f"next: `mlx add {path}` records it, `mlx {undo} --force {path}` undoes it, `mlx diff` lists it")
+    if missing := [item for item in found.data if item.state == "missing"]:
+        line = f"mlx checkout {name(missing)}" if modified else "mlx checkout"
+        hints.append(f"next: `{line}` brings missing data back from the cache")
+    if away := [item for item in found.data if item.state == "not_cached" or (item in modified and item not in known)]:
+        line = f"mlx pull {name(away)}" if known else "mlx pull"
+        hints.append(f"next: `{line}` brings data that is not here from a remote")
     if any(decision.action != "skip" for decision in found.stages):
         hints.append("next: `mlx run` brings the stages up to date")
     return hints
@@ -234,7 +255,7 @@ def unprotect(context: typer.Context, paths: Tracked, dry_run: DryRun = False, a
     value = {"dry_run": dry_run, "unprotected": list(map(asdict, done))}
     output.result("unprotect", value, _relinked_text(done, "unprotect", dry_run=dry_run))
     if done and not dry_run:
-        output.say(f"next: edit, then `mlx add {quoted(done[0].path)}` records it")
+        output.say(f"next: edit, then `mlx add {session.words(project, [done[0].path])}` records it")
 
 
 def restored_text(restored: tuple[Restored, ...], *, dry_run: bool) -> list[str]:
@@ -350,7 +371,7 @@ def move(
     removed = tracked_files(project.root, done.removed) if done.removed else []  # Git refuses names it never knew
     changed = [*done.written, *removed, *done.gitignores]
     if changed and not dry_run:
-        output.say(f"next: git add {' '.join(map(quoted, dict.fromkeys(changed)))}")
+        output.say(f"next: git add {session.words(project, list(dict.fromkeys(changed)))}")
 
 
 COMMANDS = {

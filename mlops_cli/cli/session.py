@@ -45,6 +45,10 @@ class Session(NamedTuple):
 
         return resolve_targets(project, self.cwd, paths or ())
 
+    def words(self, project: Project, paths: Sequence[str]) -> str:
+        """Return project paths as words for a shell in the current folder."""
+        return " ".join(quoted(os.path.relpath(project.root / path, self.cwd)) for path in paths)
+
 
 def session_of(context: typer.Context) -> Session:
     """Return the session that the global options made."""

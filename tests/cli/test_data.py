@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.cli.conftest import Project
+from tests.cli.conftest import PIPELINE, Project
 
 
 def next_steps(project: Project) -> list[str]:
@@ -49,6 +49,59 @@ def test_what_was_edited_is_first_of_all_to_be_recorded(project: Project) -> Non
     assert next_steps(project)[0] == (
         "next: `mlx add data/raw` records it, `mlx checkout --force data/raw` undoes it, `mlx diff` lists it"
     )
+
+
+def test_what_was_edited_beside_something_deleted_is_undone_by_force(project: Project) -> None:
+    project.write("data/raw/a.png", "edited\n")
+    (project.root / "data" / "raw" / "naïve.txt").unlink()
+    (project.root / "data" / "labels.csv").unlink()
+
+    undo, bring, *_ = next_steps(project)
+
+    assert undo == "next: `mlx add data/raw` records it, `mlx pull --force data/raw` undoes it, `mlx diff` lists it"
+    assert bring == "next: `mlx checkout data/labels.csv` brings missing data back from the cache"
+    project.must("checkout", "data/labels.csv")
+    project.must("pull", "--force", "data/raw")
+    assert project.must("status", "--json").json()["data"] == [
+        {"path": path, "state": "ok", "added": 0, "modified": 0, "deleted": 0}
+        for path in ("data/labels.csv", "data/raw")
+    ]
+
+
+def test_what_to_do_next_is_said_as_it_is_typed_here(project: Project) -> None:
+    project.write("data/raw/a.png", "edited\n")
+
+    told = project("status", cwd=project.root / "data")
+    added = project("add", "raw", cwd=project.root / "data")
+
+    assert "next: `mlx add raw` records it, `mlx checkout --force raw` undoes it" in told.stderr
+    assert added.stderr == "next: git add raw.mlx\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        ("modified", "  modified   data/labels.csv  (1 modified)"),
+        ("missing", "  missing    data/labels.csv"),
+        ("not_cached", "  not here   data/labels.csv"),
+        ("untracked", "  untracked  made.txt"),
+    ],
+)
+def test_every_state_is_a_word_and_a_gap(state: str, line: str, project: Project) -> None:
+    if state == "untracked":
+        project.write("made.txt", "made by hand\n")
+        project.write(
+            "mlx.yaml", f"{PIPELINE.partition('metrics: [base')[0]}  made: {{cmd: touch made.txt, outs: [made.txt]}}\n"
+        )
+    elif state == "modified":
+        project.write("data/labels.csv", "other\n")
+    else:
+        (project.root / "data" / "labels.csv").unlink()
+    if state == "not_cached":
+        shutil.rmtree(project.root / ".git" / "mlx" / "cache")
+
+    assert state in [item["state"] for item in project("status", "--json").json()["data"]]
+    assert line in project("status").stdout.splitlines()
 
 
 @pytest.mark.parametrize("again", [False, True])
