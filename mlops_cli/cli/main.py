@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -20,7 +18,7 @@ from mlops_cli.cli.commands import make_app
 from mlops_cli.cli.output import Colors, Output
 from mlops_cli.cli.session import Session, choose_colors, make_session
 from mlops_cli.cli.streams import write_error, write_json
-from mlops_cli.cli.text import Style, quoted
+from mlops_cli.cli.text import Style
 from mlops_cli.cli.tree import CommandTree
 from mlops_cli.cli.usage import HelpWanted, Refusal, explain
 from mlops_cli.errors import MlxError, RecordError, UsageError
@@ -144,34 +142,19 @@ def _describe(error: BaseException, arguments: Sequence[str]) -> _Failure:
     elif isinstance(error, OSError):
         error = _outside(error)
     if isinstance(error, MlxError):
-        return _Failure(error.message, error.hint or _usual_hint(error), error.exit_code)
+        return _Failure(error.message, _hint(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _Failure("interrupted", "the same command again goes on from here", INTERRUPTED)
     hint = f"please report it with {_keep_log(error, arguments)}; nothing was left half done"
     return _Failure(f"mlx has a bug: {type(error).__name__}: {error}", hint, BUG)
 
 
-def _usual_hint(error: MlxError) -> str | None:
-    """Return what helps with any invalid record: where Git tracks it, the last good one is there."""
-    place = re.match(r"([^\s:]+):\d+: ", error.message)
-    if not isinstance(error, RecordError) or place is None:
-        return None
-    path = _tracked_path(place[1])
-    return f"mend it there, or `git restore {path}` takes back the committed one" if path else "mend it there"
+def _hint(error: MlxError) -> str | None:
+    if error.hint or not isinstance(error, RecordError):
+        return error.hint
+    from mlops_cli.workspace.mending import how_to_mend
 
-
-def _tracked_path(name: str) -> str | None:
-    """Return the project's file `name` as seen from the current folder, or None when Git does not track it."""
-    from mlops_cli.workspace.git import find_checkout, tracked_files
-    from mlops_cli.workspace.project import find_root
-
-    here = Path.cwd()
-    with suppress(MlxError):
-        checkout = find_checkout(here)
-        root = find_root(here, checkout) if checkout else None
-        if root is not None and tracked_files(root, [name]):
-            return quoted(os.path.relpath(root / name, here))
-    return None
+    return how_to_mend(error, Path.cwd())
 
 
 def _outside(error: OSError) -> MlxError:

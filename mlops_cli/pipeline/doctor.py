@@ -21,8 +21,12 @@ from mlops_cli.documents.schemas import find_violations
 from mlops_cli.errors import MlxError
 from mlops_cli.pipeline.inputs import stage_graph
 from mlops_cli.records import config
+from mlops_cli.records.locks import read_lock
+from mlops_cli.records.pipeline import read_pipeline
+from mlops_cli.records.pointers import read_pointer
 from mlops_cli.store.links import supported_modes
 from mlops_cli.workspace import git
+from mlops_cli.workspace.mending import how_to_mend
 from mlops_cli.workspace.project import CONFIG, Project, config_files, find_project, find_root
 from mlops_cli.workspace.remotes import list_remotes
 from mlops_cli.workspace.snapshot import Snapshot, lock_path, workspace_snapshot
@@ -60,8 +64,8 @@ def examine(start: Path, environ: Mapping[str, str]) -> tuple[Finding, ...]:
         *_places(project),
         *_state(project),
         *_remotes(project),
-        *_records(snapshot, without_config=bool(faults)),
-        *_pipelines(snapshot),
+        *_records(snapshot, start, without_config=bool(faults)),
+        *_pipelines(snapshot, start),
     )
 
 
@@ -85,7 +89,8 @@ def _open(start: Path, environ: Mapping[str, str]) -> tuple[Project, tuple[Findi
         try:
             values = config.read_config(path.read_bytes(), name) if path.is_file() else {}
         except MlxError as error:
-            faults.append(Finding("settings", Health.FAILED, error.message, error.hint or f"edit `{name}`"))
+            hint = how_to_mend(error, start) or f"edit `{name}`"
+            faults.append(Finding("settings", Health.FAILED, error.message, hint))
             continue
         layers.append(config.Layer(f"{level} ({name})", values))
     return Project(root, checkout, tuple(layers), config.resolve(layers)), tuple(faults)
@@ -176,7 +181,8 @@ def _remotes(project: Project) -> Iterator[Finding]:
         yield Finding(f"remote {remote.name}", Health.OK, f"{remote.url}{default}")
 
 
-def _records(snapshot: Snapshot, *, without_config: bool) -> Iterator[Finding]:
+def _records(snapshot: Snapshot, start: Path, *, without_config: bool) -> Iterator[Finding]:
+    """Read every record as the commands do, and what they take hold against its schema."""
     checked, faults = 0, 0
     for path in snapshot.paths:
         kind, data = _kind(path), snapshot.files.read(path)
@@ -185,16 +191,30 @@ def _records(snapshot: Snapshot, *, without_config: bool) -> Iterator[Finding]:
             continue
         checked += 1
         try:
+            _read(snapshot, kind, path, data)
             violations = find_violations(parse_yaml(data, path).value, kind)
         except MlxError as error:
             faults += 1
-            yield Finding("records", Health.FAILED, error.message, error.hint or "")
+            yield Finding("records", Health.FAILED, error.message, how_to_mend(error, start) or "")
             continue
         for violation in violations:
             faults += 1
             yield Finding("records", Health.FAILED, f"{path}: {violation}", f"edit `{path}`")
     if not faults:
         yield Finding("records", Health.OK, f"{checked} valid")
+
+
+def _read(snapshot: Snapshot, kind: str, path: str, data: bytes) -> None:
+    """Read a record, whatever it says; RecordError when no command could."""
+    folder = path.rpartition("/")[0]
+    if kind == "pointer":
+        read_pointer(data, path)
+    elif kind == "lock":
+        read_lock(data, path, folder.rpartition("mlx.lock")[0].rstrip("/"))
+    elif kind == "pipeline":
+        read_pipeline(data, path, folder=folder, read_file=snapshot.files.read)
+    else:
+        config.read_config(data, path)
 
 
 def _kind(path: str) -> str | None:
@@ -208,11 +228,11 @@ def _kind(path: str) -> str | None:
     return "lock" if folder.rpartition("/")[2] == "mlx.lock" else None
 
 
-def _pipelines(snapshot: Snapshot) -> Iterator[Finding]:
+def _pipelines(snapshot: Snapshot, start: Path) -> Iterator[Finding]:
     try:
         graph = stage_graph(snapshot)
     except MlxError as error:
-        yield Finding("stages", Health.FAILED, error.message, error.hint or "")
+        yield Finding("stages", Health.FAILED, error.message, how_to_mend(error, start) or "")
         return
     yield Finding("stages", Health.OK, f"{len(graph.stages)} declared")
     known = {lock_path(stage) for stage in graph.stages.values()}

@@ -1456,3 +1456,30 @@ def test_a_workspace_on_a_full_disk(tmp_path: Path) -> None:
         filler.unlink()
         project.must("checkout")
         assert (project.root / "data.csv").stat().st_size == 600_000
+
+
+@pytest.mark.parametrize("folder", ["", "sub"])
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (POINTER, "path: data.csv", "path: ../data.csv"),
+        (POINTER, "mlx: 1\n", "<<<<<<< ours\nmlx: 1\n=======\nmlx: 1\n>>>>>>> theirs\n"),
+        (POINTER, "size: ", "size: -"),
+        (LOCK, "mlx: 1\n", "<<<<<<< ours\nmlx: 1\n=======\nmlx: 1\n>>>>>>> theirs\n"),
+        ("mlx.yaml", "deps:", "depz:"),
+        (CONFIG, "remotes:", "remotez:"),
+    ],
+)
+def test_doctor_says_of_a_record_what_the_commands_say(
+    file: str, old: str, new: str, folder: str, project: Project
+) -> None:
+    text = (project.root / file).read_text(encoding="utf-8")
+    assert old in text
+    project.write(file, text.replace(old, new, 1))
+    (project.root / "sub").mkdir()
+
+    error = project("status", "--json", cwd=project.root / folder).json()
+    found = project("doctor", "--json", cwd=project.root / folder).json()["findings"]
+
+    failed = {(finding["detail"], finding["hint"]) for finding in found if finding["health"] == "failed"}
+    assert failed == {(error["message"], error["hint"])}
