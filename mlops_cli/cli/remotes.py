@@ -147,16 +147,23 @@ def _show(
     lines: Sequence[str] = (),
 ) -> None:
     value = {"dry_run": dry_run, **asdict(result)}
-    del value["unread"]  # only the words below depend on it
-    if kind != "push":
+    del value["unread"], value["known"]  # only the words below depend on them
+    if kind == "push":
+        del value["unlisted"]
+    else:
         del value["repaired"]
+        value["unlisted"] = result.unlisted._asdict()
     if restored is not None:
         value["restored"] = restored
-    size = "size not known here" if result.size is None else size_text(result.size)
+    size = size_text(result.known if result.size is None else result.size)
     if result.size and not dry_run and result.transferred < result.size // 2:
         size += f", {size_text(result.transferred)} transferred"
     place = f" {way} `{result.remote}`" if result.remote else ""
     moved = f"{verb} {count(result.objects, 'object')} ({size}){place}"
+    if result.unlisted.listings:
+        _, files, below = result.unlisted
+        moved = f"{verb} at least {count(result.objects, 'object')} ({size}){place}"
+        moved += f", and up to {count(files, 'file')} ({size_text(below)}) that listings among them name"
     if not result.objects:
         word, holder = ("push", f"`{result.remote}`") if kind == "push" else ("fetch", "the cache")
         moved = f"nothing to {word}: {holder} has {'all that is here' if result.unread else 'it all'}"

@@ -103,6 +103,32 @@ def trees_above(cache: Holder, needed: Reach, digests: Collection[Digest]) -> se
     return found.difference(digests)
 
 
+class Unlisted(NamedTuple):
+    """What trees that are not here have below them: how many `listings`, and the files and bytes that they name."""
+
+    listings: int
+    files: int
+    size: int
+
+
+NOTHING_UNLISTED = Unlisted(0, 0, 0)
+
+
+def measure_unread(cache: Holder, chosen: Chosen, needed: Reach) -> Unlisted:
+    """Return what the trees that the cache lacks have below them, as the records and the trees above them say.
+
+    `needed` is the reach of `chosen`. Of files that are equal there is one object, so it may be fewer.
+    """
+    told = {tracked.digest: (tracked.files, tracked.size) for tracked, _ in chosen}
+    for level in needed.steps[1:] if needed.unread else ():
+        for digest in level:
+            decoded = decode_tree(cache.read(digest), digest)
+            below = decoded.leaves if isinstance(decoded, Index) else decoded
+            told |= {item.digest: (item.files, item.size) for item in below if item.digest in needed.unread}
+    found = [told[digest] for digest in needed.unread if digest in told]
+    return Unlisted(len(needed.unread), sum(files for files, _ in found), sum(size for _, size in found))
+
+
 def damaged_at(path: str, error: CorruptObject, hint: str = "") -> CorruptObject:
     """Return what to raise for a damaged object that the tracked `path` needs: the store knows its digest only.
 

@@ -24,7 +24,17 @@ from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote import Remote, Transferred
 from mlops_cli.store.remote_checkup import Fault
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.reach import Reach, children, damaged_at, reach, resolve_part, trees_above
+from mlops_cli.workspace.reach import (
+    NOTHING_UNLISTED,
+    Reach,
+    Unlisted,
+    children,
+    damaged_at,
+    measure_unread,
+    reach,
+    resolve_part,
+    trees_above,
+)
 from mlops_cli.workspace.remotes import default_remote
 from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_versions
@@ -53,6 +63,7 @@ class SyncResult:
     `requests` is how often the remote was asked for something, `transferred` how many bytes went to it and came from
     it; `repaired` how many objects its index named that it did not have as they were written.
     `unread` are tracked paths with a folder whose listing only the remote has: what it lists was not looked for there.
+    `unlisted` is what a dry run cannot count among the objects, and `known` their bytes as far as they are known.
     """
 
     remote: str
@@ -64,6 +75,8 @@ class SyncResult:
     transferred: int = 0
     repaired: int = 0
     unread: tuple[str, ...] = ()
+    unlisted: Unlisted = NOTHING_UNLISTED
+    known: int = 0
 
 
 def open_project_remote(project: Project, name: str | None) -> tuple[str, Remote]:
@@ -225,7 +238,7 @@ def fetch(
     """Bring what the records of `targets` name, in each of `versions`, and the cache lacks from the remote.
 
     MissingObject when the remote does not hold it either. A dry run downloads nothing: below a folder whose tree is not
-    here it cannot count, and `size` is None.
+    here it cannot count objects, and `size` is None; `unlisted` tells the files there.
     """
     chosen = _fetchable(select_versions(project, targets, versions), targets)
     paths = tuple(sorted({entry.path for entry, _ in chosen}))
@@ -237,8 +250,10 @@ def fetch(
     name, store = open_project_remote(project, remote)
     url = project.config.remotes[name].url
     if dry_run:
-        size = None if needed.unread else sum(needed.sizes[digest] for digest in lacking)
-        return SyncResult(name, url, paths, len(lacking) + len(needed.unread), size)
+        known = sum(needed.sizes[digest] for digest in lacking)
+        unlisted = measure_unread(project.cache, chosen, needed)
+        size = None if needed.unread else known
+        return SyncResult(name, url, paths, len(lacking) + len(needed.unread), size, unlisted=unlisted, known=known)
     reporter.start("fetching", None, "bytes")
     try:
         with project.guard.held():

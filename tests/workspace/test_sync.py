@@ -102,10 +102,21 @@ def test_parts_bring_only_what_they_need(other: Sandbox, targets: Sequence[str],
 def test_dry_run_of_a_fetch(other: Sandbox):
     planned = fetch(other.project(), dry_run=True)
     assert (planned.objects, planned.size) == (2, None)  # `lone` and a listing; what it lists is not known here
+    assert planned.unlisted == (1, 5, sum(len(f"content of {name}") for name in ("a", "a", "b", "sub/c", "sub/deep/d")))
     assert stored(other.project().cache.root) == set()
     fetch(other.project(), ["data/a"])
     planned = fetch(other.project(), ["lone"], dry_run=True)
     assert (planned.objects, planned.size) == (1, 4)
+    assert planned.unlisted == (0, 0, 0)
+
+
+def test_dry_run_of_a_fetch_after_a_part_came(other: Sandbox):
+    fetch(other.project(), ["data/a"])
+    planned = fetch(other.project(), dry_run=True)
+    assert (planned.objects, planned.size) == (3, None)  # `lone`, `data/b` and the listing of `data/sub`
+    assert planned.known == len("lone") + len("content of b")
+    assert planned.unlisted == (1, 2, len("content of sub/c") + len("content of sub/deep/d"))
+    assert fetch(other.project()).objects == 3 + 2 + 1  # and that of `data/sub/deep`
 
 
 def test_push_from_a_clone_without_data(other: Sandbox):
