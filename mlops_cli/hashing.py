@@ -34,7 +34,8 @@ def parse_digest(text: str) -> Digest:
     if algorithm != "blake3":
         raise ValueError(f"`{algorithm}` is not a digest algorithm mlx knows: it must be `blake3`")
     if len(digits) != 2 * RAW_SIZE:
-        raise ValueError(f"`{text}` has {len(digits)} hexadecimal digits after `{PREFIX}`: there must be 64")
+        noun = "digit" if len(digits) == 1 else "digits"
+        raise ValueError(f"`{text}` has {len(digits)} hexadecimal {noun} after `{PREFIX}`: there must be 64")
     wrong = [character for character in digits if character not in _HEX]
     if wrong:
         raise ValueError(f"`{text}` holds `{wrong[0]}`: a digest has only the digits 0-9 and a-f")

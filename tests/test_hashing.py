@@ -103,6 +103,7 @@ def test_raw_bytes_of_another_length_are_refused():
         ("", "must begin with `blake3:`"),
         ("md5:" + "0" * 32, "`md5` is not a digest algorithm"),
         ("BLAKE3:" + "0" * 64, "`BLAKE3` is not a digest algorithm"),
+        ("blake3:0", "has 1 hexadecimal digit after"),
         ("blake3:" + "0" * 63, "has 63 hexadecimal digits"),
         ("blake3:" + "0" * 65, "has 65 hexadecimal digits"),
         ("blake3:" + "0" * 63 + "A", "holds `A`"),

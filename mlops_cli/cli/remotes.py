@@ -168,7 +168,8 @@ def _show(
         word, holder = ("push", f"`{result.remote}`") if kind == "push" else ("fetch", "the cache")
         moved = f"nothing to {word}: {holder} has {'all that is here' if result.unread else 'it all'}"
     if result.repaired:
-        lines = [*lines, f"{count(result.repaired, 'object')} of these {'are' if dry_run else 'were'} gone or damaged"]
+        being = ("is", "was") if result.repaired == 1 else ("are", "were")
+        lines = [*lines, f"{count(result.repaired, 'object')} of these {being[not dry_run]} gone or damaged"]
     output.result(kind, value, [moved, *lines])
 
 

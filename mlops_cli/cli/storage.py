@@ -183,7 +183,7 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
             dict.fromkeys(_place(fault, found) for fault in sorted(ahead, key=lambda fault: fault.source != "trash"))
         )
         yield f"would repair {count(len(ahead), 'object')}{' from ' * bool(ahead)}{' and '.join(places)}"
-    share = "" if checkup.complete else f", {checkup.units:,} of {checkup.of_units:,} parts of the cache"
+    share = "" if checkup.complete else f", {checkup.units:,} of {count(checkup.of_units, 'part')} of the cache"
     read = f"read {count(checkup.objects, 'object')} ({size_text(checkup.bytes)}{share})"
     looked = checkup.units or checkup.complete
     well = looked and not (found.damaged or found.absent or checkup.files)

@@ -170,7 +170,9 @@ class _Assembly:
                 self._mend(wrong)
                 if still := self._wrong_in(stretch):
                     name = cut(self._recipe.digest)
-                    message = f"what was written of object `{name}` is not what is read back: {len(still)} chunks"
+                    message = (
+                        f"what was written of object `{name}` is not what is read back, {len(still):,} of its chunks"
+                    )
                     raise CorruptObject(message, hint="the disk may be failing; look at the system's log")
             self._hash(stretch, hasher)
         return hasher.digest()

@@ -52,7 +52,8 @@ def check_recipes(
         chunks = {digest_from_raw(chunk.raw) for chunk in recipe.chunks()}
         found = index.find(chunks)
         if len(found) < len(chunks):
-            where = f"{bucket.label}: {len(chunks) - len(found):,} of its chunks are in no pack"
+            lost = len(chunks) - len(found)
+            where = f"{bucket.label}: {lost:,} of its chunks {'is' if lost == 1 else 'are'} in no pack"
             faults.append(Fault(digest, AbsentObjects([digest], where, hint=REPAIR)))
         places.update(found)
         for chunk in found:

@@ -369,8 +369,8 @@ def _unpushable(needed: Reach, label: str, absent: set[Digest], stages: Mapping[
     paths = sorted({needed.owners[digest] for digest in absent})
     named = ", ".join(f"`{path}`" for path in paths[:3])
     count = f"{len(absent):,} object{'' if len(absent) == 1 else 's'} of {named}"
-    stage = stages.get(paths[0], "")
+    stage, them = stages.get(paths[0], ""), "it" if len(absent) == 1 else "them"
     return MissingObject(
         f"{count} {'is' if len(absent) == 1 else 'are'} neither in the cache nor on {label}",
-        hint=f"`mlx run --force {stage}` makes them again" if stage else f"`mlx add {paths[0]}` stores them again",
+        hint=f"`mlx run --force {stage}` makes {them} again" if stage else f"`mlx add {paths[0]}` stores {them} again",
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Project
 from tests.objects import stored
 
@@ -54,3 +56,23 @@ def test_a_dry_pull_says_when_only_the_fetch_would_tell(project: Project) -> Non
     planned = project("pull", "data/raw", "--dry-run", "--force")
 
     assert planned.stdout.splitlines()[1:] == ["would bring back data/raw (its listing, to be fetched, tells how much)"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_was_sent_again_is_counted_in_words_that_fit(number: int, project: Project) -> None:
+    names = [f"{index}.bin" for index in range(number)]
+    packs = project.root.parent / "storage" / "packs"
+    before = set(packs.iterdir())
+    for index, name in enumerate(names):
+        (project.root / name).write_bytes(bytes([index]) * 300_000)
+    project.must("add", *names)
+    project.must("push", *names)
+    for path in set(packs.iterdir()) - before:
+        path.unlink()
+
+    told = project.must("push", "--repair", "--dry-run", *names).stdout
+    done = project.must("push", "--repair", *names).stdout
+
+    amount = ("1 object of these", "2 objects of these")[number - 1]
+    assert f"{amount} {('is', 'are')[number - 1]} gone or damaged\n" in told
+    assert f"{amount} {('was', 'were')[number - 1]} gone or damaged\n" in done

@@ -138,7 +138,7 @@ def test_push_of_what_is_nowhere(shared: Sandbox):
     with pytest.raises(MissingObject) as caught:
         push(shared.project(), ["lone"])
     assert caught.value.message == "1 object of `lone` is neither in the cache nor on remote `storage`"
-    assert caught.value.hint == "`mlx add lone` stores them again"
+    assert caught.value.hint == "`mlx add lone` stores it again"
 
 
 def test_fetch_of_what_is_nowhere(other: Sandbox):
