@@ -17,11 +17,11 @@ from mlops_cli import __version__
 from mlops_cli.cli.commands import make_app
 from mlops_cli.cli.output import Colors, Output
 from mlops_cli.cli.session import Session, choose_colors, make_session
-from mlops_cli.cli.streams import write_error, write_json
+from mlops_cli.cli.streams import CLOSED, open_closed_streams, write_error, write_json
 from mlops_cli.cli.text import Style
 from mlops_cli.cli.tree import CommandTree
 from mlops_cli.cli.usage import HelpWanted, Refusal, explain
-from mlops_cli.errors import MlxError, RecordError, UsageError
+from mlops_cli.errors import MlxError, OutsideError, RecordError, UsageError
 
 BUG = 70
 INTERRUPTED = 130
@@ -105,9 +105,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """Be the `mlx` program: run the command of this process's arguments, and exit."""
-    for name in ("stdout", "stderr"):  # Python has none where the shell closed it
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
+    open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a real stream has it
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under `nohup`, work outlives its terminal
@@ -160,6 +158,8 @@ def _hint(error: MlxError) -> str | None:
 def _outside(error: OSError) -> MlxError:
     from mlops_cli.files import translate_os_error
 
+    if error.errno == CLOSED and error.filename is None:
+        return OutsideError("cannot write the answer: standard output is closed", hint="`>/dev/null` throws it away")
     return translate_os_error(error, f"use `{os.fsdecode(error.filename)}`" if error.filename else "go on")
 
 

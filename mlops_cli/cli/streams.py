@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any, TextIO
+
+CLOSED = errno.EBADF
+
+
+def open_closed_streams() -> None:
+    """Give this process streams where the shell closed them (`>&-`), for which Python has none.
+
+    Writing to standard output fails then as it would in any program, with the error `CLOSED`; what is said on standard
+    error is lost. Their descriptors are taken, so that no file that is opened later gets them.
+    """
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
 
 
 def write_json(stream: TextIO, document: dict[str, Any], *, indent: int | None = None) -> None:

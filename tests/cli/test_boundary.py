@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -198,17 +199,42 @@ def test_a_conversation_that_nobody_hears_stops_nothing(project: Project, start:
     assert max(log.stat().st_size for log in logs) > 300000
 
 
-@pytest.mark.parametrize(("closed", "code"), [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0)])
-def test_closed_streams_are_no_error(closed: str, code: int, project: Project) -> None:
-    done = subprocess.run(
-        ["/bin/sh", "-c", f'"{sys.executable}" -m mlops_cli status {closed}'],
+def closing(project: Project, line: str) -> subprocess.CompletedProcess[bytes]:
+    """Run `mlx LINE` in a shell, which may close its streams."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'"{sys.executable}" -m mlops_cli {line}'],
         cwd=project.root,
         capture_output=True,
         check=False,
     )
 
+
+@pytest.mark.parametrize("command", ["ls", "--version", "--help", "ls --help", "cat data/labels.csv", "add data/raw"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-"])
+def test_an_answer_to_a_closed_stream_is_an_error(command: str, closed: str, project: Project) -> None:
+    done = closing(project, f"{command} {closed}")
+
+    assert done.returncode == 6
+    assert done.stderr.decode().splitlines() == [
+        "error: cannot write the answer: standard output is closed",
+        "hint: `>/dev/null` throws it away",
+    ]
+
+
+def test_an_answer_to_a_closed_stream_is_an_error_in_json_too(project: Project) -> None:
+    done = closing(project, "ls --json >&-")
+
+    assert done.returncode == 6
+    assert json.loads(done.stderr)["message"] == "cannot write the answer: standard output is closed"
+
+
+@pytest.mark.parametrize(("line", "code"), [("ls 2>&-", 0), ("lss 2>&-", 2), ("ls >&- 2>&-", 6)])
+def test_a_conversation_on_a_closed_stream_is_no_error(line: str, code: int, project: Project) -> None:
+    done = closing(project, line)
+
     assert done.returncode == code
     assert done.stderr == b""
+    assert bool(done.stdout) == (code == 0)
 
 
 def on_terminal(start: Started, columns: int, *args: str) -> str:
