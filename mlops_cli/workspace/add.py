@@ -22,6 +22,7 @@ from mlops_cli.store.batch import Batch, open_batch
 from mlops_cli.store.links import object_at
 from mlops_cli.store.trees import Entry, Kind, find, split_path
 from mlops_cli.workspace import git
+from mlops_cli.workspace.dead_links import refuse_dead_links
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.litter import beside, remove_seen
@@ -63,6 +64,8 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
     reporter.start("adding", None, "files")
     with open_scanner(project, reporter=reporter) as scanner:
         if dry_run:
+            for owner, part in places:
+                refuse_dead_links(project.root, owner, part)
             entries = _entries(project, scanner, None, snapshot, places)
         else:
             with open_batch(project.cache) as batch:
@@ -107,8 +110,9 @@ def _changed(
     if not (project.root / owner).is_dir():
         raise UsageError(f"`{owner}` is not in the workspace", hint=f"`mlx pull {owner}` brings it; then add to it")
     trees = Rewriting(scanner)
+    found = {part: _look(project, scanner, owner, part) for part in parts}
     try:
-        changes = dict(_change(project, scanner, trees, pointer.digest, owner, part) for part in parts)
+        changes = dict(_change(project, scanner, trees, pointer.digest, owner, part, found[part]) for part in parts)
         return trees.rewrite(pointer.digest, changes, batch)
     except MissingObject as error:
         raise MissingObject(
@@ -117,19 +121,24 @@ def _changed(
         ) from error
 
 
-def _change(
-    project: Project, scanner: Scanner, trees: Rewriting, root: Digest, owner: str, part: str
-) -> tuple[Parts, Entry | None]:
-    """Return what adding `part` of the tracked folder `owner` comes to: a path inside it, and what is there now."""
+def _look(project: Project, scanner: Scanner, owner: str, part: str) -> Entry | None:
+    """Return what is at `part` of the tracked folder `owner`, None when nothing is."""
     path = f"{owner}/{part}"
     refuse_way(project, path.rpartition("/")[0])
     found = scanner.look(path)
+    if found is not None and leaves_out(project.root, path, below=owner):
+        raise UsageError(f"`{path}` is left out by a `.mlxignore`", hint="mend the pattern there, then add it")
+    return found
+
+
+def _change(
+    project: Project, scanner: Scanner, trees: Rewriting, root: Digest, owner: str, part: str, found: Entry | None
+) -> tuple[Parts, Entry | None]:
+    """Return what adding `part` of the tracked folder `owner` comes to: a path inside it, and what is there now."""
     if found is not None:
-        if leaves_out(project.root, path, below=owner):
-            raise UsageError(f"`{path}` is left out by a `.mlxignore`", hint="mend the pattern there, then add it")
         return split_path(part), found
     if find(trees, root, split_path(part)) is None:
-        raise _absent(path)
+        raise _absent(f"{owner}/{part}")
     parent = part.rpartition("/")[0]
     folder = project.root / owner / parent
     if parent and folder.is_dir() and not any(folder.iterdir()):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.errors import UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, is_git_folder
 from mlops_cli.hashing import Digest, digest_from_raw, hash_alone, hash_bytes, hash_file, raw_digest
 from mlops_cli.store.batch import Batch
@@ -27,6 +27,7 @@ from mlops_cli.store.sources import is_it, is_open_for_writing
 from mlops_cli.store.tree_format import SPLIT_ABOVE
 from mlops_cli.store.trees import Entry, Kind, encode_files
 from mlops_cli.workers import Piece, cut_into_tasks
+from mlops_cli.workspace.dead_links import dead_link
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import IgnoreRules
 from mlops_cli.workspace.state import PLAIN, Clock, Known, Row, pack_rows
@@ -286,10 +287,7 @@ class FileReader:
             if self.batch is None or not os.path.islink(place):
                 raise
             path = os.path.relpath(os.fsdecode(place), self._root)
-            raise MissingObject(
-                f"`{path}` is a link to an object that is not there",
-                hint=f"`mlx checkout {path}` or `mlx pull {path}` brings it back; or delete the link",
-            ) from None
+            raise dead_link(path) from None
 
     def _read(
         self, place: bytes, stat: os.stat_result, row: Row | None, *, copied: bool

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import CorruptObject, MissingObject
+from mlops_cli.workspace.add import add
 from mlops_cli.workspace.browse import find_object, write_copy
 from mlops_cli.workspace.snapshot import workspace_snapshot
 from tests.objects import large
@@ -117,10 +118,30 @@ def test_link_to_another_caches_damaged_object_brings_nothing(linked: Sandbox):
     assert list(linked.project().cache.list()) == []
 
 
-def test_link_to_an_object_that_is_nowhere(linked: Sandbox):
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(("dead", "target"), [("lone", "lone"), ("d/sub/dead", "d"), ("d/sub/dead", "d/sub/dead")])
+def test_link_to_an_object_that_is_nowhere(linked: Sandbox, dead: str, target: str, dry_run: bool):
+    objects = (linked.root / "lone").resolve()
+    place = linked.root / dead
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(objects)
+    objects.unlink()
+    with pytest.raises(MissingObject) as caught:
+        add(linked.project(), [target], dry_run=dry_run)
+    assert caught.value.message == f"`{dead}` is a link to an object that is not there"
+    assert caught.value.hint
+    place.unlink()
+    assert add(linked.project(), ["d"], dry_run=dry_run).added
+
+
+def test_dead_links_that_are_left_out_or_lead_elsewhere_stop_nothing(linked: Sandbox):
+    (linked.root / "d/own").symlink_to("nowhere")
+    (linked.root / "d/left out").symlink_to((linked.root / "lone").resolve())
     (linked.root / "lone").resolve().unlink()
-    with pytest.raises(MissingObject, match="`lone` is a link to an object that is not there"):
-        linked.add("lone")
+    linked.write(".mlxignore", "left out\n")
+    planned = add(linked.project(), ["d"], dry_run=True)
+    assert planned.added == add(linked.project(), ["d"]).added
 
 
 @pytest.mark.parametrize("link", SHARING)
