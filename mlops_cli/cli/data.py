@@ -162,8 +162,7 @@ def _naming(project: Project, session: Session) -> Callable[[Sequence[DataStatus
     """Return what names paths as they are typed in the current folder."""
 
     def name(items: Sequence[DataStatus]) -> str:
-        named = session.words(project, [item.path for item in items[:_NAMED]])
-        return f"{named} …" if len(items) > _NAMED else named
+        return session.words(project, [item.path for item in items[:_NAMED]])
 
     return name
 
@@ -188,13 +187,17 @@ def _status_hints(found: ProjectStatus, bringing: str, name: Callable[[Sequence[
         hints.append(f"next: `mlx add {path}` records it, `mlx {undo} --force {path}` undoes it, `mlx diff` lists it")
     if missing := [item for item in found.data if item.state == "missing"]:
         line = f"mlx checkout {name(missing)}" if modified else "mlx checkout"
-        hints.append(f"next: `{line}` brings missing data back from the cache")
+        hints.append(f"next: `{line}` brings missing data back from the cache{_more(missing) if modified else ''}")
     if away := [item for item in found.data if item.state == "not_cached" or (item in modified and item not in known)]:
         line = f"mlx pull {name(away)}" if known else "mlx pull"
-        hints.append(f"next: `{line}` brings data that is not here from a remote")
+        hints.append(f"next: `{line}` brings data that is not here from a remote{_more(away) if known else ''}")
     if any(decision.action != "skip" for decision in found.stages):
         hints.append("next: `mlx run` brings the stages up to date")
     return hints
+
+
+def _more(items: Sequence[DataStatus]) -> str:
+    return f"; so for {len(items) - _NAMED:,} more" if len(items) > _NAMED else ""
 
 
 def checkout(

@@ -144,7 +144,7 @@ def _places(project: Project) -> Iterator[Finding]:
 def _quarantine(folder: Path) -> Iterator[Finding]:
     number = len(list(folder.iterdir())) if folder.is_dir() else 0
     if number:
-        hint = f"`mlx pull` brings good ones from a remote, `mlx add` from the workspace; then delete `{folder}`"
+        hint = f"`mlx fsck` tells what is lost and what to do; delete `{folder}` when nothing in it is wanted any more"
         objects = "1 damaged object" if number == 1 else f"{number:,} damaged objects"
         yield Finding("quarantine", Health.WARNING, f"{objects} in `{folder}`", hint)
 

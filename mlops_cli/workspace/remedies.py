@@ -40,10 +40,10 @@ def remedies(project: Project, cwd: Path, found: Examination) -> Iterator[str]:
     else:
         if stages := list(dict.fromkeys(fault.stage for fault in now if fault.stage)):
             them = "it" if len(stages) == 1 else "them"
-            yield f"`mlx run --force {' '.join(map(shlex.quote, stages[:_NAMED]))}` makes {them} again"
+            yield f"`mlx run --force {' '.join(map(shlex.quote, stages))}` makes {them} again"
         if there := [path for fault in data for path in fault.files or fault.paths if _is_there(project.root / path)]:
             stored = "what is in the workspace, as a new version if it was edited"
-            yield f"`mlx add {_words(project, cwd, there)}` stores {stored}"
+            yield f"`mlx add {_words(project, cwd, there[:_NAMED])}` stores {stored}{_more(there[_NAMED:])}"
         if data:
             paths = _words(project, cwd, list(dict.fromkeys(fault.path for fault in data)))
             same = ", with the same commit checked out"
@@ -84,9 +84,8 @@ def _keeping(project: Project, cwd: Path, faults: Sequence[Fault]) -> Iterator[s
     if edits:
         path, source = edits[0]
         word = _words(project, cwd, [path])
-        more = f"; so for {len(edits) - 1:,} more" if len(edits) > 1 else ""
         copy = f"`rm {word} && cp {shlex.quote(source)} {word} && mlx add {word}`"
-        yield f"{copy} keeps, as a new version, what was written through the link `{path}`{more}"
+        yield f"{copy} keeps, as a new version, what was written through the link `{path}`{_more(edits[1:])}"
 
 
 def _is_there(place: Path) -> bool:
@@ -101,5 +100,8 @@ def _linked(place: Path) -> Digest | None:
 
 
 def _words(project: Project, cwd: Path, paths: Sequence[str]) -> str:
-    named = [shlex.quote(os.path.relpath(project.root / path, cwd)) for path in paths[:_NAMED]]
-    return " ".join([*named, *["…"] * (len(paths) > _NAMED)])
+    return " ".join(shlex.quote(os.path.relpath(project.root / path, cwd)) for path in paths)
+
+
+def _more(left: Sequence[object]) -> str:
+    return f"; so for {len(left):,} more" if left else ""

@@ -68,6 +68,20 @@ def test_what_was_edited_beside_something_deleted_is_undone_by_force(project: Pr
     ]
 
 
+def test_a_command_names_no_more_paths_than_fit_and_can_be_typed(project: Project) -> None:
+    names = [f"{number}.csv" for number in range(5)]
+    for name in names:
+        project.write(name, name)
+    project.must("add", *names)
+    project.write("data/raw/a.png", "edited\n")
+    for name in names:
+        (project.root / name).unlink()
+
+    (line,) = (step for step in next_steps(project) if "missing" in step)
+
+    assert line == "next: `mlx checkout 0.csv 1.csv 2.csv` brings missing data back from the cache; so for 2 more"
+
+
 def test_what_to_do_next_is_said_as_it_is_typed_here(project: Project) -> None:
     project.write("data/raw/a.png", "edited\n")
 

@@ -77,7 +77,7 @@ def test_without_a_remote_the_workspace_may_have_good_bytes(project: Project) ->
 
 
 def advice(result: Result) -> list[str]:
-    """Return the commands between backticks of each line that says what to do next."""
+    """Return the lines that say what to do next."""
     return [line for line in result.stderr.splitlines() if line.startswith("next: ")]
 
 
