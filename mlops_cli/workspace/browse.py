@@ -67,10 +67,10 @@ def find_object(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
 def naming(path: str, revision: str | None = None) -> Iterator[None]:
     """Name the tracked `path`, and what brings it, in errors about its objects; a digest names itself.
 
-    A pull brings what the checked out records name, so `revision` has to be checked out first.
+    A pull brings what the checked out records name, a fetch also what those of `revision` do.
     """
-    first = "" if revision is None else f"after `git checkout {revision}`, "
-    bringing = f"{first}`mlx pull {path}` brings it from a remote"
+    command = f"mlx pull {path}" if revision is None else f"mlx fetch --rev {revision} {path}"
+    bringing = f"`{command}` brings it from a remote"
     try:
         yield
     except (MissingObject, CorruptObject) as error:

@@ -958,7 +958,7 @@ def test_reading_what_is_not_in_the_cache_names_it_and_the_pull(project: Project
         "--rev",
         "HEAD",
         error="`data.csv` is not in the cache",
-        hint="after `git checkout HEAD`, `mlx pull data.csv` brings it from a remote",
+        hint="`mlx fetch --rev HEAD data.csv` brings it from a remote",
         code=4,
     )
 
