@@ -16,6 +16,7 @@ from mlops_cli.pipeline.aside import open_up
 from mlops_cli.pipeline.executor import Write, execute
 from mlops_cli.pipeline.processes import Group
 from mlops_cli.records.stages import Stage
+from mlops_cli.store.trees import Entry
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.project import Project, file_name
 from mlops_cli.workspace.scan import open_scanner
@@ -36,12 +37,15 @@ def log_path(surroundings: Surroundings, stage: Stage) -> Path:
     return surroundings.logs / f"{file_name(stage.address)}.log"
 
 
-def clear_outputs(project: Project, paths: Iterable[str]) -> None:
-    """Take away what is at `paths`, whose bytes the caller has made sure of, and make the folders they belong in."""
+def clear_outputs(project: Project, paths: Iterable[str], *, kept: Mapping[str, Entry | None] | None = None) -> None:
+    """Take away what is at `paths`, whose bytes the caller has made sure of, and make the folders they belong in.
+
+    With `kept`, the caller has made sure of what that names: Edited at anything else, which stays.
+    """
     with open_scanner(project) as scanner:
         for path in paths:
             open_up(project.root / path)
-            restore(project, scanner, path, None)
+            restore(project, scanner, {path: None}, kept=kept)
             (project.root / path).parent.mkdir(parents=True, exist_ok=True)
 
 

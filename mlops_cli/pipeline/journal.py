@@ -24,8 +24,9 @@ from mlops_cli.pipeline.aside import empty_folder, set_aside, unused
 from mlops_cli.pipeline.processes import Group, is_running, stop_group
 from mlops_cli.pipeline.status import tell_unfinished
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.store.trees import Entry, Kind, TreeSource, diff
-from mlops_cli.workspace.checkout import restore
+from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.workspace.checkout import is_part, restore
+from mlops_cli.workspace.hazards import Edited
 from mlops_cli.workspace.litter import sweep
 from mlops_cli.workspace.project import Project, file_name
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
@@ -102,29 +103,22 @@ def begin(project: Project, unfinished: Unfinished) -> Unfinished:
         waiting = read_unfinished(_path(project, unfinished.stage).read_bytes())
         outs = dict(unfinished.outs)
         for path, old in waiting.outs.items():
-            if path in outs and _is_part(project.cache, outs[path], old):
+            if path in outs and is_part(project.cache, outs[path], old):
                 outs[path] = old
         unfinished = replace(unfinished, outs=outs)
     return update(project, unfinished)
-
-
-def _is_part(trees: TreeSource, present: Entry | None, old: Entry | None) -> bool:
-    """Say whether the old output has all that is present: nothing, the whole of it, or what half a restoring left."""
-    if present is None or old is None:
-        return present is None
-    if present.kind == Kind.FOLDER == old.kind:
-        try:
-            found = diff(trees, old.digest, present.digest)
-        except MissingObject:  # nobody can tell
-            return False
-        return not (found.added or found.modified)
-    return (present.kind, present.digest) == (old.kind, old.digest)
 
 
 def update(project: Project, unfinished: Unfinished) -> Unfinished:
     """Write the entry again, as durably as at first, and return it: it is the only list of the old outputs."""
     write_atomic(_path(project, unfinished.stage), unfinished.to_bytes())
     return unfinished
+
+
+def without_edited(project: Project, unfinished: Unfinished, edited: Edited) -> Unfinished:
+    """Write the entry again without the output that somebody has edited, and return it: that one stays as it is."""
+    outs = {path: old for path, old in unfinished.outs.items() if not f"{edited.path}/".startswith(f"{path}/")}
+    return update(project, replace(unfinished, outs=outs))
 
 
 def finish(project: Project, stage: str) -> None:
@@ -180,8 +174,7 @@ def put_right(project: Project, unfinished: Unfinished, reporter: Noting = SILEN
                 others = []
             wanted = {path: entry for path, entry in unfinished.outs.items() if entry and path not in others}
             _refuse_absent(project, wanted)
-            for path, entry in wanted.items():
-                restore(project, scanner, path, entry)
+            restore(project, scanner, wanted, kept=wanted)
     except (MlxError, OSError) as error:
         unable = error if isinstance(error, MlxError) else _translate(error)
         moved = aside if aside and aside.exists() else None
@@ -232,7 +225,7 @@ def _is_other(project: Project, scanner: Scanner, path: str, old: Entry | None) 
         return False
     try:
         present = scanner.look(path)
-        return present is None or not _is_part(scanner, present, old)
+        return present is None or not is_part(scanner, present, old)
     except (MlxError, OSError):
         return True  # a FIFO, say, or what nobody may read
 

@@ -255,7 +255,7 @@ class _Rerun:
                 return
             if not is_stored(self.project.cache, entry):
                 self._fetch(tracked, stage)
-            restore(self.project, scanner, tracked.path, entry, self.reporter)
+            restore(self.project, scanner, {tracked.path: entry}, self.reporter)
 
     def _refuse_absent(self, tracked: Tracked, stage: Stage) -> None:
         """Raise MissingObject unless the cache and the remote have all of `tracked` between them."""

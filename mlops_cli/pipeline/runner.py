@@ -30,6 +30,7 @@ from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.gitignore import hide_from_git
+from mlops_cli.workspace.hazards import Edited
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, lock_path, track, workspace_snapshot
@@ -125,27 +126,34 @@ class _Runner:
     def _restore(self, decision: Decision) -> None:
         assert decision.source is not None
         stage = decision.stage
-        unfinished = self._begin(decision)
+        unfinished, kept = self._begin(decision)
+        wanted = {out.path: as_entry(track(out.path, out)) for out in decision.source.outs}
         try:
             with open_scanner(self.project) as scanner:
-                for out in decision.source.outs:
-                    restore(self.project, scanner, out.path, as_entry(track(out.path, out)))
+                restore(self.project, scanner, wanted, kept=kept)
             lock = self._relock(decision, decision.source)
             unfinished = self._announce(unfinished, stage, lock)
             self._publish(stage, lock)
-        except BaseException:
-            journal.put_right(self.project, unfinished, self.listener)
+        except BaseException as error:
+            self._put_right(unfinished, error)
             raise
         journal.finish(self.project, stage.address)
         self.observer.settle(decision)
 
-    def _begin(self, decision: Decision) -> journal.Unfinished:
-        """Store what is to be taken away, and note in the journal what it was."""
+    def _begin(self, decision: Decision) -> tuple[journal.Unfinished, dict[str, Entry | None]]:
+        """Store what is to be taken away, and note it in the journal; returns both."""
         path = lock_path(decision.stage)
         lock = self.snapshot.files.read(path)
         before = None if lock is None else hash_bytes(lock)
         kept = self._keep_present(decision)
-        return journal.begin(self.project, journal.Unfinished(decision.stage.address, kept, path, before))
+        return journal.begin(self.project, journal.Unfinished(decision.stage.address, kept, path, before)), kept
+
+    def _put_right(self, unfinished: journal.Unfinished, error: BaseException) -> journal.Outcome:
+        """Bring the old outputs back, but for one that somebody edits: whatever else they edited is not replaced."""
+        edited = isinstance(error, Edited)
+        if isinstance(error, Edited):
+            unfinished = journal.without_edited(self.project, unfinished, error)
+        return journal.put_right(self.project, unfinished, self.listener, killed=edited)
 
     def _relock(self, decision: Decision, source: Lock) -> Lock:
         """Return the lock of a stage whose outputs were restored from `source`."""
@@ -162,15 +170,15 @@ class _Runner:
     def _run(self, decision: Decision) -> Decision:
         stage = decision.stage
         self.observer.flush()
-        unfinished = self._begin(decision)
+        unfinished, kept = self._begin(decision)
         try:
-            clear_outputs(self.project, unfinished.outs)
+            clear_outputs(self.project, kept, kept=kept)
             self._execute(stage, unfinished)
             lock = self._judge_inputs(decision, self._collect(decision))
             unfinished = self._announce(unfinished, stage, lock)
             self._record(decision, lock)
         except BaseException as error:
-            outcome = journal.put_right(self.project, unfinished, self.listener)
+            outcome = self._put_right(unfinished, error)
             if isinstance(error, StageFailed):
                 self._tell_failure(unfinished, outcome)
             raise

@@ -8,22 +8,24 @@ touched, file by file, each replaced by an atomic rename, with every folder on t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlops_cli.errors import CorruptObject, MissingObject
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.trees import Change, Entry, Kind, check_folder, check_links, diff
+from mlops_cli.store.trees import EMPTY_TREE, Change, Entry, Kind, TreeSource, check_folder, check_links, diff
 from mlops_cli.workspace import git
 from mlops_cli.workspace.compare import as_entry, same
-from mlops_cli.workspace.hazards import refuse_harm
+from mlops_cli.workspace.hazards import Edited, refuse_folded, refuse_harm
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import damaged_at, find_part, not_cached
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 from mlops_cli.workspace.writing import apply_changes
+
+_SAME_AGAIN = "run the same command again: it stores what is there before it replaces it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +117,49 @@ def _chosen(project: Project, targets: Sequence[str]) -> list[tuple[Tracked, str
     ]
 
 
-def restore(project: Project, scanner: Scanner, path: str, wanted: Entry | None, reporter: Reporter = SILENT) -> None:
-    """Make `path` be exactly `wanted` (nothing, when None), whatever is there now: the caller has made sure of that.
+def restore(
+    project: Project,
+    scanner: Scanner,
+    wanted: Mapping[str, Entry | None],
+    reporter: Reporter = SILENT,
+    *,
+    kept: Mapping[str, Entry | None] | None = None,
+) -> None:
+    """Make every path be exactly what is `wanted` there (nothing, when None), whatever is there now.
 
-    What Git does not ignore is never linked: Git would commit a link into this machine's cache.
+    The caller has made sure of that; with `kept`, of what it names at each path alone: Edited at anything else, which
+    stays. UsageError, before anything is touched, for names that the file system takes for the same. What Git does not
+    ignore is never linked: Git would commit a link into this machine's cache.
     """
-    cache = project.cache
-    changes = _between(cache, scanner, path, scanner.look(path), wanted)
-    if wanted is not None and cache.shares and not git.ignored_files(project.root, [path]):
-        cache = cache.copying()
-    apply_changes(project, scanner, changes, reporter, cache=cache)
+    plans: dict[str, list[Change]] = {}
+    for path, entry in wanted.items():
+        present = scanner.look(path)
+        is_something = present is not None and present.digest != EMPTY_TREE
+        if kept is not None and is_something and not is_part(scanner, present, kept.get(path)):
+            raise Edited(path, hint=_SAME_AGAIN)
+        plans[path] = _between(project.cache, scanner, path, present, entry)
+    refuse_folded(project, (change for plan in plans.values() for change in plan))
+    for path, plan in plans.items():
+        cache = project.cache
+        if wanted[path] is not None and cache.shares and not git.ignored_files(project.root, [path]):
+            cache = cache.copying()
+        try:
+            apply_changes(project, scanner, plan, reporter, cache=cache, spare=kept is not None)
+        except Edited as error:
+            raise Edited(error.path, hint=_SAME_AGAIN) from error
+
+
+def is_part(trees: TreeSource, present: Entry | None, old: Entry | None) -> bool:
+    """Say whether `old` has all that is present: nothing, the whole of it, or some of its files."""
+    if present is None or old is None:
+        return present is None
+    if present.kind == Kind.FOLDER == old.kind:
+        try:
+            found = diff(trees, old.digest, present.digest)
+        except MissingObject:  # nobody can tell
+            return False
+        return not (found.added or found.modified)
+    return (present.kind, present.digest) == (old.kind, old.digest)
 
 
 def _plan(cache: Cache, scanner: Scanner, tracked: Tracked, part: str) -> list[Change]:

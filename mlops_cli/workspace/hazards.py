@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest, hash_bytes, hash_descriptor
@@ -22,12 +22,25 @@ from mlops_cli.workspace.twins import folds_names, refuse_twins
 _NAMED = 3  # paths that a message names
 
 
+class Edited(UsageError):
+    """What is at `path` is no longer what was there when it was looked at: it stays as it is now."""
+
+    def __init__(self, path: str, *, hint: str) -> None:
+        super().__init__(f"`{path}` was changed while mlx was about to replace it: it stays as it is now", hint=hint)
+        self.path = path
+
+
 def refuse_harm(project: Project, plans: Sequence[tuple[Tracked, list[Change]]], *, force: bool) -> None:
     """Raise UsageError when carrying `plans` out would lose bytes (unless `force`), or stop half-way."""
     if not force:
         _refuse_loss(project.cache, plans)
     changes = [change for _, plan in plans for change in plan]
     _refuse_obstacles(os.fsencode(project.root), changes)
+    refuse_folded(project, changes)
+
+
+def refuse_folded(project: Project, changes: Iterable[Change]) -> None:
+    """Raise UsageError when two of the files to be written have names that this file system takes for the same."""
     if folds_names(project.root):
         refuse_twins(change.path for change in changes if change.new is not None)
 
@@ -149,7 +162,7 @@ def is_dead_link(place: bytes, folder: int | None = None) -> bool:
 
 
 def spare_edited(change: Change, folder: int, seen: Clock) -> None:
-    """Raise UsageError when what `change` takes away from `folder` is no longer what was there when it was `seen`.
+    """Raise Edited when what `change` takes away from `folder` is no longer what was there when it was `seen`.
 
     Only what may have changed since then is read again.
     """
@@ -163,10 +176,7 @@ def spare_edited(change: Change, folder: int, seen: Clock) -> None:
         return
     if seen.is_settled(info) or stat.S_ISDIR(info.st_mode) or _digest_of(name, folder, info) == old.digest:
         return
-    raise UsageError(
-        f"`{os.fsdecode(path)}` was changed while mlx was about to replace it: it stays as it is now",
-        hint="run the same command again: it tells what would be lost",
-    )
+    raise Edited(os.fsdecode(path), hint="run the same command again: it tells what would be lost")
 
 
 def _digest_of(name: bytes, folder: int, info: os.stat_result) -> Digest | None:

@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlops_cli.errors import MissingObject, RecordError, StageFailed, UsageError
 from mlops_cli.hashing import hash_bytes
+from mlops_cli.pipeline import journal as journal_module
+from mlops_cli.pipeline import runner as runner_module
+from mlops_cli.workspace import checkout as checkout_module
 from mlops_cli.workspace.project import find_project
 from tests.crashing import crashes
 from tests.objects import damage, large
@@ -502,6 +506,82 @@ def test_restore_that_is_killed_leaves_no_mix(box: Sandbox):
     assert ("new", "new again\n") in seen, "it was killed before the lock was written"
     assert (box.read("a"), box.read("d/b")) == ("old", "old again\n"), "and the last one was not killed"
     assert box.clean()
+
+
+@pytest.mark.parametrize("path", ["a", "d/b"])
+@pytest.mark.parametrize("text", ["new", "a longer edit"])
+@pytest.mark.parametrize("moment", ["restore", "apply_changes"])
+@pytest.mark.parametrize("action", ["restore", "run"])
+def test_output_that_is_edited_while_outputs_make_way_stays(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch, path: str, text: str, moment: str, action: str
+):
+    """Before the outputs are looked at, and after that: the edit is in no store, whatever its size and time."""
+    before_a_restore(box)
+    if action == "run":
+        box.write("n", "one more")
+    place = runner_module if (moment, action) == ("restore", "restore") else checkout_module
+    if (moment, action) == ("restore", "run"):
+        place, moment = runner_module, "clear_outputs"
+    carry_out = getattr(place, moment)
+    text = text if path == "a" else text.ljust(len("new again\n"))
+    text = text.replace("new", "mew")
+
+    def edited(*args: Any, **options: Any) -> None:
+        box.write(path, text)
+        carry_out(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, moment, edited)
+        with pytest.raises(UsageError, match="was changed while mlx was about to replace it") as caught:
+            box.run()
+
+    assert caught.value.hint == "run the same command again: it stores what is there before it replaces it"
+    assert box.read(path) == text
+    if path == "d/b":
+        assert box.read("a") == "new", "what nobody edited is back"
+    assert not list((box.project().local / "journal").rglob("*.json"))
+    assert box.run() == {"s": action}
+    assert any("held bytes that no store had" in note for note in box.heard.notes)
+    assert box.read("a") == box.read("n")
+
+
+def test_edit_of_an_output_that_comes_back_after_a_failure_stays(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    """What is as it was before the run needs no bringing back: it may be edited by then."""
+    before_a_restore(box)
+    box.write("mlx.yaml", box.read("mlx.yaml").replace("mkdir d; cp n a;", "cp n a; false;"))
+    put_back = journal_module.restore
+
+    def edited(*args: Any, **options: Any) -> None:
+        box.write("a", "edit")
+        put_back(*args, **options)
+
+    monkeypatch.setattr(journal_module, "restore", edited)
+    with pytest.raises(StageFailed):
+        box.run()
+
+    assert box.read("a") == "edit"
+    assert any("`a` was changed while mlx was about to replace it" in note for note in box.heard.notes)
+
+
+def test_names_that_a_file_system_folds_are_not_restored(box: Sandbox):
+    """Where case counts, a second name for `.mlx` makes the project look as if it did not."""
+    names = "A.csv a.csv"
+    box.write("n", "old")
+    box.pipeline("stages:\n  s:\n    cmd: mkdir d; cd d; for x in $(cat ../n); do echo $x > $x; done\n")
+    box.write("mlx.yaml", box.read("mlx.yaml") + "    deps: [n]\n    outs: [d]\n")
+    for text in (names, "other"):
+        box.write("n", text)
+        box.run()
+    box.write("n", names)
+    (box.root / ".MLX").mkdir(exist_ok=True)
+
+    with pytest.raises(UsageError, match=r"this file system takes `d/A.csv` and `d/a.csv` for the same file"):
+        box.run()
+
+    assert os.listdir(box.root / "d") == ["other"]
+    shutil.rmtree(box.root / ".MLX")
+    assert box.run() == {"s": "restore"}
+    assert sorted(os.listdir(box.root / "d")) == ["A.csv", "a.csv"]
 
 
 def test_missing_tracked_input(box: Sandbox):
