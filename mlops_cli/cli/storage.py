@@ -106,7 +106,8 @@ def fsck(
     Damaged objects move to quarantine/ in the cache, and are named with the tracked path that they belong to; so is
     what the records need and the cache lacks. Entries of the run cache are read too. With --sample or --max-duration,
     what was not read for the longest time is read first, so that a little each day comes round to all. Exits with 5
-    when something is damaged, 4 when something is only absent, 2 when a record of the workspace cannot be read.
+    when something is damaged, 4 when something is only absent, 2 when a record of the workspace cannot be read, or
+    says another size than its data has.
     """
     from mlops_cli.store.checkup import Scope
     from mlops_cli.workspace.integrity import examine
@@ -143,6 +144,7 @@ def _value(found: Examination) -> dict[str, object]:
         "absent": [{key: asdict(fault)[key] for key in _ABSENT} for fault in found.absent],
         "files": [asdict(file) for file in checkup.files],
         "unread": [{"message": error.message, "hint": error.hint} for error in found.unread],
+        "false": [{"message": error.message, "hint": error.hint} for error in found.false],
         "strays": checkup.strays,
         "leftovers": checkup.leftovers,
         "remote": found.remote,
@@ -165,6 +167,8 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
         yield Styled(f"absent: {_owner(fault)}{_mended(fault, found)}", Style.YELLOW)
     for error in found.unread:
         yield Styled(f"unread: {error.message}; what it needs was not looked for", Style.YELLOW)
+    for error in found.false:
+        yield Styled(f"false: {error.message}", Style.YELLOW)
     for stray in checkup.strays:
         yield f"stray: {stray} is not named like an object"
     if checkup.leftovers:

@@ -112,6 +112,11 @@ def open_columns(store: TreeSource, digest: Digest, declared: tuple[int, int] | 
     return tree
 
 
+def read_totals(store: TreeSource, digest: Digest) -> tuple[int, int]:
+    """Return the bytes and the number of the files of a folder; MissingObject, CorruptObject."""
+    return tree_totals(open_tree(store, digest))
+
+
 def tree_totals(tree: tuple[Entry, ...] | Index) -> tuple[int, int]:
     """Return the bytes and the number of the files that a folder's tree stands for."""
     return totals(tree.leaves if isinstance(tree, Index) else tree)

@@ -23,6 +23,7 @@ from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.trash import Trash
 from mlops_cli.store.trees import walk
+from mlops_cli.workspace.claims import find_false
 from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.needs import Needs, SoundCache, reach_of
 from mlops_cli.workspace.project import Project
@@ -64,7 +65,8 @@ class Fault:
 class Examination:
     """What was found, how many objects were `repaired`, and how many files were `returned` from the trash for that.
 
-    `unread` says what is wrong with records of the workspace: what they need was not looked for.
+    `unread` says what is wrong with records of the workspace: what they need was not looked for. `false` are those that
+    say another size than what they name has.
     """
 
     checkup: Checkup
@@ -76,10 +78,11 @@ class Examination:
     repaired: int = 0
     repairing: bool = False
     unread: tuple[MlxError, ...] = ()
+    false: tuple[MlxError, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """5 when something is damaged, else 4 when something is absent, else that of a record that cannot be read.
+        """5 when something is damaged, else 4 when something is absent, else that of a record that is wrong.
 
         What was repaired as asked is well.
         """
@@ -89,7 +92,7 @@ class Examination:
             return 5
         if any(not fault.mended for fault in self.absent):
             return 4
-        return self.unread[0].exit_code if self.unread else 0
+        return next((error.exit_code for error in (*self.unread, *self.false)), 0)
 
 
 def examine(
@@ -138,6 +141,7 @@ def _examine(
             needs = Needs(sound, tracked, reporter)  # a tree that came may name more
     lost = sorted({*sound.damaged, *needs.absent, *tried})
     found = Examination(checkup, (), (), runs, repairing=sources is not None, unread=unread)
+    found = replace(found, false=tuple(find_false(project.cache, sound, tracked)))
     if sources is not None:
         brought = len(tried) - len(sound.missing(tried))
         found = replace(found, remote=sources.remote, returned=sources.returned, repaired=brought)

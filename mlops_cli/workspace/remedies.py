@@ -50,6 +50,8 @@ def remedies(project: Project, cwd: Path, found: Examination) -> Iterator[str]:
             yield _from_elsewhere(project, f"push --repair {paths}", f"push {paths}", same, "mlx fsck --repair")
     if older:
         yield _bringing_older(project, cwd, older)
+    if not lost:
+        yield from (error.hint for error in found.false[:1] if error.hint)
     yield from _keeping(project, cwd, [fault for fault in faults if fault.revision is None and not fault.stage])
 
 

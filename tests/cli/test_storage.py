@@ -309,3 +309,36 @@ def test_a_record_that_cannot_be_read_keeps_nothing_else_from_being_looked_at(
     assert document["unread"][0]["message"].startswith(said)
     assert damaged.code == 5
     assert "damaged: blake3:" in damaged.stdout
+
+
+def test_a_record_that_says_another_size_than_its_data_has_is_told(project: Project) -> None:
+    add_large(project)
+    (project.root / "extra").mkdir()
+    (project.root / "extra/a").write_text("hi\n")
+    assert project("add", "extra").code == 0
+    (project.root / "mlx.yaml").write_text("mlx: 1\nstages:\n  s:\n    cmd: echo 1 > o\n    outs: [o]\n")
+    assert project("run").code == 0
+    places = {name: project.root / name for name in ("extra.mlx", "large.bin.mlx", "mlx.lock/s.yaml")}
+    true = {name: place.read_text() for name, place in places.items()}
+    size = len((project.root / "large.bin").read_bytes())
+    for place in places.values():
+        lies = re.sub(r"files: \d+", "files: 7", re.sub(r"size: \d+", "size: 99", place.read_text()))
+        place.write_text(lies)
+
+    found = project("fsck")
+    document = project("fsck", "--json").json()
+
+    assert found.code == 2
+    told = [line for line in found.stdout.splitlines() if line.startswith("false: ")]
+    assert sorted(told) == [
+        "false: `extra.mlx` says files: 7, size: 99, and what it names has files: 1, size: 3",
+        f"false: `large.bin.mlx` says size: 99, and what it names has size: {size:,}",
+        "false: the lock of stage `s` says size: 99 of `o`, and what it names has size: 2",
+    ]
+    assert "next: write that there, or `mlx add extra` does where the workspace has the data\n" in found.stderr
+    assert sorted(f"false: {item['message']}" for item in document["false"]) == sorted(told)
+    assert project("status").code == 0, "it reads no tree for that"
+    assert project("add", "extra", "large.bin").code == 0
+    assert project("run", "--force").code == 0
+    assert project("fsck").code == 0
+    assert {name: place.read_text() for name, place in places.items()} == true
