@@ -84,7 +84,8 @@ def status(
     """Show what differs from the records
 
     That is data in the workspace which is not what its pointer names, and stages that `mlx run` would run or restore,
-    with every reason.
+    with every reason. Exits with 2 when something is in the way of knowing, as a FIFO in a tracked folder; the rest is
+    told all the same.
     """
     from mlops_cli.pipeline.status import project_status
 
@@ -99,6 +100,7 @@ def status(
         "stages": [
             {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
         ],
+        "problems": [{"message": error.message, "hint": error.hint} for error in found.problems],
         "remote": there,
     }
     output.result("status", value, [*_status_text(found), *_remote_text(there)])
@@ -106,6 +108,8 @@ def status(
         output.say(line)
     if there and there["lacking"]:
         output.say("next: `mlx push` uploads it")
+    if found.problems:
+        raise typer.Exit(found.problems[0].exit_code)
     if check and not (found.clean and not (there and there["lacking"])):
         raise typer.Exit(1)
 
@@ -147,6 +151,8 @@ def _status_text(found: ProjectStatus) -> list[str]:
         for decision in due:
             lines.append(f"  {decision.action.value:<11}{decision.stage.address}")
             lines.extend(f"               {reason}" for reason in decision.reasons)
+    if found.problems:
+        lines += ["problems:", *(f"  {error.message}" for error in found.problems)]
     return lines
 
 
@@ -191,7 +197,9 @@ def _status_hints(found: ProjectStatus, bringing: str, name: Callable[[Sequence[
     if away := [item for item in found.data if item.state == "not_cached" or (item in modified and item not in known)]:
         line = f"mlx pull {name(away)}" if known else "mlx pull"
         hints.append(f"next: `{line}` brings data that is not here from a remote{_more(away) if known else ''}")
-    if any(decision.action != "skip" for decision in found.stages):
+    if found.problems:
+        hints.append(f"next: {found.problems[0].hint}")
+    elif any(decision.action != "skip" for decision in found.stages):
         hints.append("next: `mlx run` brings the stages up to date")
     return hints
 

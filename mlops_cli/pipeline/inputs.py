@@ -79,8 +79,11 @@ class Observer:
             holds=self._holds,
             describe=self.describe,
         )
-        decision = decide(stage, self.wanted(stage), evidence, force=force)
-        self._decisions[stage.address] = decision
+        return self.note(decide(stage, self.wanted(stage), evidence, force=force))
+
+    def note(self, decision: Decision) -> Decision:
+        """Remember a decision, which the stages after it are judged on, and return it."""
+        self._decisions[decision.stage.address] = decision
         return decision
 
     def settle(self, decision: Decision) -> None:

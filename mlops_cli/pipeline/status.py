@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mlops_cli.errors import RecordError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX
 from mlops_cli.pipeline.graph import choose
-from mlops_cli.pipeline.inputs import open_observer, plan_stages, stage_graph
-from mlops_cli.pipeline.plan import Action, Decision
+from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
+from mlops_cli.pipeline.plan import Action, Decision, Wanted
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.stages import Stage
 from mlops_cli.workspace.compare import DataState, DataStatus, data_status
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import open_scanner
@@ -17,14 +19,17 @@ from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
 
 
 class ProjectStatus(NamedTuple):
-    """The state of every tracked path, and the decision for every stage."""
+    """The state of every tracked path, the decision for every stage, and what keeps some of them from being known."""
 
     data: tuple[DataStatus, ...]
     stages: tuple[Decision, ...]
+    problems: tuple[UsageError, ...] = ()
 
     @property
     def clean(self) -> bool:
         """Whether the workspace is what the records say."""
+        if self.problems:
+            return False
         data = all(status.state is DataState.OK for status in self.data)
         return data and all(decision.action is Action.SKIP for decision in self.stages)
 
@@ -46,11 +51,25 @@ def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStat
     reporter.start("checking", None, "files")
     if not snapshot.stages:
         with open_scanner(project, reporter=reporter) as scanner:
-            return ProjectStatus(data_status(project, snapshot, scanner.look, scanner), ())
+            data, problems = data_status(project, snapshot, scanner.look, scanner)
+            return ProjectStatus(data, (), tuple({error.message: error for error in problems}.values()))
     graph = stage_graph(snapshot)
     with open_observer(project, snapshot, graph, reporter=reporter) as observer:  # data that stages read is seen once
-        data = data_status(project, snapshot, observer.look, observer.trees)
-        return ProjectStatus(data, plan_stages(observer, graph, choose(graph, ())))
+        data, problems = data_status(project, snapshot, observer.look, observer.trees)
+        told = {error.message: error for error in problems}
+        stages = tuple(_judge(observer, graph.stages[address], told) for address in graph.above(choose(graph, ())))
+        return ProjectStatus(data, stages, tuple(told.values()))
+
+
+def _judge(observer: Observer, stage: Stage, told: dict[str, UsageError]) -> Decision:
+    """Return the decision for a stage; `told` gets what keeps it from being made, as it will keep it from running."""
+    try:
+        return observer.decide(stage)
+    except RecordError:
+        raise
+    except UsageError as error:
+        told.setdefault(error.message, error)
+        return observer.note(Decision(stage, Action.RUN, (error.message,), Wanted((), {}), None, None))
 
 
 def plan_project(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from mlops_cli.errors import MissingObject
+from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.files import folders_above
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
@@ -32,6 +32,7 @@ class DataState(StrEnum):
     MISSING = "missing"  # not in the workspace; the cache can bring it back
     NOT_CACHED = "not_cached"  # neither in the workspace nor in the cache; a pull can bring it
     UNTRACKED = "untracked"  # an output that no run has recorded
+    UNSTORABLE = "unstorable"  # something is there, or in it, that mlx cannot store: a FIFO, another Git repository
 
 
 class DataStatus(NamedTuple):
@@ -59,12 +60,24 @@ class FileChange(NamedTuple):
     executable: bool | None = None
 
 
-def data_status(project: Project, snapshot: Snapshot, look: Look, trees: TreeSource) -> tuple[DataStatus, ...]:
+def data_status(
+    project: Project, snapshot: Snapshot, look: Look, trees: TreeSource
+) -> tuple[tuple[DataStatus, ...], tuple[UsageError, ...]]:
     """Return the state of every pointer's path, then of outputs that exist and that no run recorded.
 
-    `look` returns what is at a path; `trees` has the trees of what it returned.
+    `look` returns what is at a path; `trees` has the trees of what it returned. With them goes what `look` says of
+    paths that hold what cannot be stored.
     """
-    found = [_status(project, look(entry.path), trees, entry) for entry in snapshot.tracked(outputs=False)]
+    found: list[DataStatus] = []
+    problems: list[UsageError] = []
+    for entry in snapshot.tracked(outputs=False):
+        try:
+            present = look(entry.path)
+        except UsageError as error:
+            found.append(DataStatus(entry.path, DataState.UNSTORABLE))
+            problems.append(error)
+        else:
+            found.append(_status(project, present, trees, entry))
     for stage in snapshot.stages:
         if snapshot.lock(stage) is None:
             found.extend(
@@ -72,7 +85,7 @@ def data_status(project: Project, snapshot: Snapshot, look: Look, trees: TreeSou
                 for out in stage.outs
                 if not out.git and os.path.lexists(project.root / out.path)
             )
-    return tuple(found)
+    return tuple(found), tuple(problems)
 
 
 def _status(project: Project, present: Entry | None, trees: TreeSource, tracked: Tracked) -> DataStatus:

@@ -807,11 +807,64 @@ def test_a_fifo_inside_tracked_data_hangs_nothing(project: Project) -> None:
     make_fifo(project.root / "data.csv")
     before = picture(project.root)
 
-    for args in (["status"], ["checkout"], ["run"], ["diff"]):
+    for args in (["checkout"], ["run"], ["diff"]):
         result = real(project, *args)
 
         assert result.code == 2, args
         assert "`data.csv` is a FIFO" in last_said(result)
+    assert picture(project.root) == before
+
+
+def make_repository(path: Path) -> None:
+    (path / ".git").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message", "hint"),
+    [
+        (make_fifo, "`images/odd` is a FIFO, which holds no bytes to store", "remove it, or name it in a `.mlxignore`"),
+        (
+            make_repository,
+            "`images/odd` holds a Git repository of its own (`images/odd/.git`)",
+            "`echo .git >> images/odd/.mlxignore` leaves it out",
+        ),
+    ],
+)
+def test_status_tells_what_cannot_be_stored_and_goes_on(
+    make: Callable[[Path], None], message: str, hint: str, project: Project
+) -> None:
+    make(project.root / "images" / "odd")
+    project.write("data.csv", "another\n")
+
+    result = real(project, "status")
+    document = project("status", "--json")
+
+    assert result.code == document.code == 2
+    assert "  unstorable images\n" in result.stdout
+    assert "  modified   data.csv" in result.stdout
+    assert "  run        train\n" in result.stdout
+    assert f"problems:\n  {message}\n" in result.stdout
+    assert f"next: {hint}\n" in result.stderr
+    value = document.json()
+    assert {item["path"]: item["state"] for item in value["data"]} == {"data.csv": "modified", "images": "unstorable"}
+    assert value["problems"] == [{"message": message, "hint": hint}]
+    assert real(project, "add", "images").stderr == said(message, hint)
+
+    project.write(".mlxignore", "odd\n")
+    assert project("status").code == 0
+
+
+def test_status_tells_a_stage_that_cannot_be_judged(project: Project) -> None:
+    (project.root / "data.csv").unlink()
+    make_fifo(project.root / "data.csv")
+    before = picture(project.root)
+
+    result = real(project, "status")
+
+    assert result.code == 2
+    assert "  unstorable data.csv\n" in result.stdout
+    assert "  run        train\n               `data.csv` is a FIFO, which holds no bytes to store\n" in result.stdout
+    assert result.stdout.endswith("problems:\n  `data.csv` is a FIFO, which holds no bytes to store\n")
     assert picture(project.root) == before
 
 
