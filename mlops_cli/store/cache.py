@@ -200,6 +200,19 @@ class Cache(PackedStore):
         settle(temporary, goal)
         return Placed(info, goal, linked=not clone)
 
+    def try_to_clone(self, digest: Digest, beside: str) -> None:
+        """Clone a loose object next to a file, and remove the clone: where that is not to be had, `clones` turns False.
+
+        Whatever else keeps it from being made proves nothing.
+        """
+        temporary = self.beside(beside)
+        try:
+            reflink(self.object_path(digest), temporary, mode=0o600)
+        except OSError as error:
+            self.clones = self.clones and error.errno not in UNSUPPORTED
+        else:
+            os.unlink(temporary)
+
     def _fill(self, data: bytes, goal: Goal) -> Placed:
         """Write an object that is in memory."""
         return self._make(goal, lambda descriptor: write_all(descriptor, data))

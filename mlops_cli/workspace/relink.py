@@ -159,6 +159,7 @@ class _Relinking:
         self._scanner = scanner
         self._cache = cache
         self._project = project
+        self._tried = False
 
     # What there is ---------------------------------------------------------------------------------------------------
 
@@ -216,13 +217,20 @@ class _Relinking:
         loose = entry.kind == Kind.FILE and self._cache.packs.find(entry.digest) is None
         linked = st.S_ISLNK(info.st_mode)
         shared = self._is_shared(entry.digest, info)
-        if mode is LinkMode.REFLINK and loose and info.st_size > CLONE_FROM and self._cache.clones:
+        if mode is LinkMode.REFLINK and loose and info.st_size > CLONE_FROM and self._clones(name, entry.digest):
             return True  # whether it is a clone already cannot be seen
         if mode in (LinkMode.COPY, LinkMode.REFLINK) or not loose:
             return shared
         if mode is LinkMode.SYMLINK:
             return not linked or os.readlink(self._root + b"/" + name) != self._object_path(entry.digest)
         return linked or not self._is_object(entry.digest, info)
+
+    def _clones(self, name: bytes, digest: Digest) -> bool:
+        """Say whether the file system clones, tried once with the first object that is asked about."""
+        if not self._tried and self._cache.clones:
+            self._tried = True
+            self._cache.try_to_clone(digest, os.fsdecode(self._root + b"/" + name))
+        return self._cache.clones
 
     def _is_shared(self, digest: Digest, info: os.stat_result) -> bool:
         return st.S_ISLNK(info.st_mode) or (info.st_nlink > 1 and self._is_object(digest, info))
@@ -278,7 +286,7 @@ class _Relinking:
     def place(self, name: bytes, entry: Entry, seen: os.stat_result) -> bool:
         """Make a file that is still what was `seen` as the cache would; returns whether it was."""
         if self._cache.link is LinkMode.REFLINK and not self._cache.clones and not self._is_shared(entry.digest, seen):
-            return False  # the file system does not clone: the copy that is there will do
+            return False  # it turned out that cloning ends here, as on another disk: the copy that is there will do
         if not self._is_as(name, seen) or is_open_for_writing(os.fsdecode(self._root + b"/" + name)):
             return False
         if self._cache.shares and not st.S_ISLNK(seen.st_mode):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +126,52 @@ def test_relinking_follows_the_setting(before: str, after: str, box: Sandbox) ->
     assert box.clean()
     if after != "reflink":  # whether a file is a clone cannot be seen
         assert relink(box.project()) == ()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_relinking_where_nothing_is_cloned_ends(dry_run: bool, box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in a copy that is there already, nor in one that has replaced a link, is anything left to do."""
+    answer_clones(monkeypatch, errno.EOPNOTSUPP)
+    fill(box, "copy")
+    box.configure("cache.link", "reflink")
+    before = files(box)
+
+    assert relink(box.project(), dry_run=dry_run) == ()
+    assert files(box) == before
+
+    fill(box, "hardlink")
+    box.configure("cache.link", "reflink")
+    assert {item.path: item.files for item in relink(box.project())} == {"data": 1, "lone.bin": 1}
+    assert relink(box.project(), dry_run=dry_run) == ()
+
+
+def test_relinking_clones_anew_where_the_file_system_can(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_clones(monkeypatch, None)
+    fill(box, "copy")
+    box.configure("cache.link", "reflink")
+    before = files(box)
+
+    assert {item.path: item.files for item in relink(box.project())} == {"data": 1, "lone.bin": 1}
+    assert not files(box) & before
+    assert box.clean()
+    assert not [name for name in os.listdir(box.root / "data") if name.startswith(".mlx")]
+
+
+def files(box: Sandbox) -> set[tuple[int, int]]:
+    """Return what tells two files from two others that were made in their place."""
+    infos = [(box.root / path).stat() for path in ("data/large.bin", "lone.bin")]
+    return {(info.st_ino, info.st_ctime_ns) for info in infos}
+
+
+def answer_clones(monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+    """Stand for a file system that answers a request to clone with `code`, or by doing it."""
+
+    def ioctl(target: int, request: int, source: int) -> None:
+        if code is not None:
+            raise OSError(code, os.strerror(code))
+        os.sendfile(target, source, 0, os.fstat(source).st_size)
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
 
 
 @pytest.mark.parametrize("mode", SHARING)
