@@ -16,9 +16,15 @@ def entry() -> None:
         with suppress(OSError, AttributeError):  # a stream that is closed or full: `main` knows what to say
             os.write(sys.stdout.fileno(), f"mlx {__version__}\n".encode())
             return
+    from mlops_cli.cli.interrupts import end, take_signals
+
+    take_signals(end)  # until `main` does
     # What a command makes it keeps until its end: looking for garbage every 700 objects finds none, and takes a tenth
     # of the time of the short commands.
     gc.set_threshold(50_000, 20, 100)
-    from mlops_cli.cli.main import run
+    try:
+        from mlops_cli.cli.main import run
 
-    run()
+        run()
+    except KeyboardInterrupt:
+        end()

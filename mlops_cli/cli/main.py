@@ -15,6 +15,7 @@ from typer.core import TyperGroup, TyperOption
 
 from mlops_cli import __version__
 from mlops_cli.cli.commands import make_app
+from mlops_cli.cli.interrupts import HINT, INTERRUPTED, MESSAGE, take_signals, wants_json
 from mlops_cli.cli.output import Colors, Output
 from mlops_cli.cli.session import Session, choose_colors, make_session
 from mlops_cli.cli.streams import CLOSED, open_closed_streams, write_error, write_json
@@ -24,7 +25,6 @@ from mlops_cli.cli.usage import HelpWanted, Refusal, explain
 from mlops_cli.errors import MlxError, OutsideError, RecordError, UsageError
 
 BUG = 70
-INTERRUPTED = 130
 NOBODY_READS = 141
 
 _COMPLETION_HELP = {
@@ -107,9 +107,7 @@ def run() -> None:
     """Be the `mlx` program: run the command of this process's arguments, and exit."""
     open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a real stream has it
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under `nohup`, work outlives its terminal
-        signal.signal(signal.SIGHUP, _interrupt)
+    take_signals(_interrupt)
     code = main(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -142,7 +140,7 @@ def _describe(error: BaseException, arguments: Sequence[str]) -> _Failure:
     if isinstance(error, MlxError):
         return _Failure(error.message, _hint(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _Failure("interrupted", "the same command again goes on from here", INTERRUPTED)
+        return _Failure(MESSAGE, HINT, INTERRUPTED)
     hint = f"please report it with {_keep_log(error, arguments)}; nothing was left half done"
     return _Failure(f"mlx has a bug: {type(error).__name__}: {error}", hint, BUG)
 
@@ -186,8 +184,7 @@ def _show_traceback(error: BaseException, verbose: int) -> None:
 
 def _fail(arguments: Sequence[str], session: Session | None, failure: _Failure) -> int:
     """Tell a failure: as text, or as one JSON object when the command line has `--json`."""
-    words = list(arguments)
-    if "--json" in (words[: words.index("--")] if "--" in words else words):
+    if wants_json(arguments):
         output = session.output(True) if session else Output(json=True, quiet=False, colors=Colors(), notes=[])
         value = {"message": failure.message, "hint": failure.hint, "exit_code": failure.code}
         try:

@@ -341,6 +341,49 @@ def test_an_interrupt_is_a_sentence(project: Project, monkeypatch: pytest.Monkey
     assert result.stderr == "error: interrupted\nhint: the same command again goes on from here\n"
 
 
+AT_IMPORT = """
+import os, sys
+class Signalling:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Signalling())
+from mlops_cli.cli.entry import entry
+entry()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("name", ["mlops_cli.cli.main", "typer", "mlops_cli.cli.usage"])
+@pytest.mark.parametrize("args", [["status"], ["status", "--json"]])
+def test_an_interrupt_while_the_program_is_loaded(
+    number: signal.Signals, name: str, args: list[str], project: Project
+) -> None:
+    script = AT_IMPORT.format(name=name, number=int(number))
+
+    done = subprocess.run([sys.executable, "-c", script, *args], cwd=project.root, capture_output=True, check=False)
+
+    assert (done.returncode, done.stdout) == (130, b"")
+    if "--json" in args:
+        assert json.loads(done.stderr) == {
+            "schema": "mlx/error/v1",
+            "message": "interrupted",
+            "hint": "the same command again goes on from here",
+            "exit_code": 130,
+        }
+    else:
+        assert done.stderr == b"error: interrupted\nhint: the same command again goes on from here\n"
+
+
+def test_a_signal_that_is_ignored_when_the_program_is_started_stays_so(project: Project) -> None:
+    script = AT_IMPORT.format(name="typer", number=int(signal.SIGINT))
+    script = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{script}"
+
+    done = subprocess.run([sys.executable, "-c", script, "status"], cwd=project.root, capture_output=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_says_so_and_puts_the_outputs_back(
     number: signal.Signals, project: Project, start: Started
