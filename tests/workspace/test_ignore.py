@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pathspec import GitIgnoreSpec
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 from mlops_cli.errors import UsageError
 from mlops_cli.store.trees import walk
@@ -124,8 +127,9 @@ def test_folder_with_ignored_files_only_stays(box: Sandbox):
 
 
 def test_pattern_that_could_be_tried_in_endless_ways(box: Sandbox):
-    box.write(".mlxignore", f"{'*a' * 60}*b\n{'*(' * 60}*b\n{'*?' * 60}*b\n")
+    box.write(".mlxignore", f"{'*a' * 60}*b\n{'*(' * 60}*b\n{'*?' * 60}*b\n{'*[!b]' * 60}*b\n{'**/*[!b]/' * 60}**/b\n")
     box.write("data/" + "a" * 250)
+    box.write("data/" + "/".join("a" * 100))
     box.write("data/" + "(" * 250)
     box.write("data/" + "a" * 200 + "b")
 
@@ -133,18 +137,42 @@ def test_pattern_that_could_be_tried_in_endless_ways(box: Sandbox):
 
     pointer = box.snapshot().pointer("data")
     assert pointer is not None
-    assert pointer.files == 2
+    assert pointer.files == 3
 
 
-_PIECES = ["a", "b", "*", "?", "**", "/", "[ab]", "[!a]", "(", r"\*", "!"]
+class Plain(GitIgnoreSpecPattern):
+    """A pattern as the library has it, but for `[!a]`, which is no `/` to Git."""
+
+    @classmethod
+    def pattern_to_regex(cls, pattern: Any) -> Any:
+        regex, include = super().pattern_to_regex(pattern)
+        return regex and regex.replace("[^a]", "[^a/]"), include
+
+
+_PIECES = ["a", "b", "*", "?", "**", "/", "[ab]", "[!a]", "(", r"\*", "!", "/**/"]
 
 
 @given(st.lists(st.sampled_from(_PIECES), min_size=1, max_size=9), st.text("ab(*/", min_size=1, max_size=12))
 def test_patterns_match_as_they_are_written(pieces: list[str], path: str):
     pattern, path = "".join(pieces), "/".join(part for part in path.split("/") if part) or "a"
     try:
-        expected = GitIgnoreSpec.from_lines([pattern]).check_file(path).include
+        expected = GitIgnoreSpec.from_lines([pattern], Plain, backend="simple").check_file(path).include
     except ValueError:
         return
 
     assert IgnoreRules().add("", pattern.encode()).specs[0][1].check_file(path).include == expected
+
+
+@pytest.mark.parametrize("pattern", ["/x[!a]y", "/x[+-9]y", "/x[!]a]y", "/x[!!a]y/", "/**/x[!a]*y", "/x[a!]y"])
+def test_no_class_of_characters_is_a_slash_as_in_git(box: Sandbox, pattern: str):
+    box.write(".gitignore", pattern + "\n")
+    rules = IgnoreRules().add("", pattern.encode())
+    for path in ("x/y", "x.y", "x]y", "xay", "x!y", "x/z/y", "xz/y"):
+        box.write(f"{path}/inner" if pattern.endswith("/") else path, "")
+        ignored = subprocess.run(["git", "check-ignore", "--quiet", path], cwd=box.root, check=False).returncode == 0
+        parts = path.split("/")
+        hidden = [
+            rules.hides("/".join(parts[:n]), is_folder=n < len(parts) or pattern.endswith("/"))
+            for n in range(1, len(parts) + 1)
+        ]
+        assert any(hidden) == ignored, path
