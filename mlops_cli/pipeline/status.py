@@ -14,6 +14,7 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.stages import Stage
 from mlops_cli.workspace.compare import DataState, DataStatus, data_status
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.removed import find_left_lines, tell_left_lines
 from mlops_cli.workspace.scan import open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
 
@@ -48,6 +49,8 @@ def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStat
     """Return how the workspace differs from its records; changes nothing."""
     snapshot = workspace_snapshot(project)
     tell_unfinished(project, reporter)
+    if left := find_left_lines(project.root, snapshot):
+        reporter.note(tell_left_lines(project.root, left))
     reporter.start("checking", None, "files")
     if not snapshot.stages:
         with open_scanner(project, reporter=reporter) as scanner:

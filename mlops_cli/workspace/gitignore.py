@@ -5,7 +5,7 @@ Only whole lines that name the path exactly are added or taken away; every other
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mlops_cli.files import write_atomic
@@ -42,6 +42,18 @@ def show_to_git(root: Path, paths: Iterable[str]) -> tuple[str, ...]:
             file.unlink()
         changed.append(_name(folder))
     return tuple(changed)
+
+
+def find_hidden(root: Path, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield those of `paths` that a line of `hide_from_git` hides, each with its `.gitignore` file."""
+    for folder, names in _by_folder(paths).items():
+        try:
+            known = _in_force(_read(root / folder / ".gitignore"))
+        except OSError:  # a folder, say
+            continue
+        for name in names:
+            if pattern(name) in known:
+                yield (f"{folder}/{name}" if folder else name), _name(folder)
 
 
 def pattern(name: str) -> bytes:

@@ -131,3 +131,47 @@ def test_diff_tells_of_the_executable_mark(again: bool, project: Project) -> Non
     ]
     changes = project("diff", "--json").json()["changes"]
     assert [change["executable"] for change in changes] == [True, False]
+
+
+TWO = """\
+mlx: 1
+stages:
+  first: {cmd: echo 1 > one.txt; mkdir -p sub; echo 2 > sub/two.txt, outs: [one.txt, sub/two.txt]}
+  second: {cmd: echo 3 > three.txt, outs: [three.txt]}
+"""
+
+
+def test_status_tells_what_a_removed_stage_has_left_in_gitignore(project: Project) -> None:
+    project.write("mlx.yaml", TWO)
+    project.must("run")
+    before = project("status")
+    project.write("mlx.yaml", "\n".join(line for line in TWO.splitlines() if "first" not in line) + "\n")
+
+    told = project("status")
+
+    names = [name for name in ("mlx.lock/prepare.yaml", "mlx.lock/first.yaml") if (project.root / name).exists()]
+    assert "mlx.lock/first.yaml" in names
+    assert told.code == 0
+    assert told.stderr.count("still hides") == 1
+    assert "no stage makes any more" in told.stderr
+    assert project("status", "--json").json()["notes"] == [
+        line.removeprefix("note: ") for line in told.stderr.splitlines() if line.startswith("note: ")
+    ]
+    assert "one.txt" not in before.stderr
+
+    for lock in (project.root / "mlx.lock").glob("*.yaml"):
+        if lock.name not in ("first.yaml", "second.yaml"):
+            lock.unlink()
+    alone = project("status").stderr
+    assert alone == (
+        "note: `.gitignore` still hides `one.txt`, which no stage makes any more (1 more like it): take the line out and "
+        "delete `mlx.lock/first.yaml`, or `mlx add one.txt` keeps it as data\n"
+    )
+    project.must("add", "one.txt")
+    (project.root / "sub" / "two.txt").unlink()
+    assert project("status").stderr == (
+        "note: `sub/.gitignore` still hides `sub/two.txt`, which no stage makes any more: take the line out and delete "
+        "`mlx.lock/first.yaml`\n"
+    )
+    (project.root / "sub" / ".gitignore").unlink()
+    assert project("status").stderr == ""
