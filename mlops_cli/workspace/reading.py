@@ -11,7 +11,6 @@ import os
 import shlex
 import stat as st
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
@@ -112,15 +111,31 @@ class Looker:
         """Nothing is left to say."""
 
     def _look(self, piece: Piece) -> tuple[bytes, int, list[Fact]]:
-        files = self._folders[piece.group].files
-        found = []
-        for child in files[piece.start : piece.end]:
-            with suppress(FileNotFoundError):
-                stat = child.stat(follow_symlinks=False)
-                found.append(_fact(child.name, stat))
+        children = self._folders[piece.group].files[piece.start : piece.end]
+        try:
+            found = _looks_of(children)
+        except FileNotFoundError:
+            found = [fact for child in children for fact in _look_of(child)]
         if not piece.whole:
             return b"", 0, found
         return fingerprint(found), max(map(itemgetter(2), found), default=0), []
+
+
+def _looks_of(children: Sequence[os.DirEntry[bytes]]) -> list[Fact]:
+    """Return what files look like; FileNotFoundError when one is gone."""
+    return [
+        (child.name, stat.st_mode, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        for child in children
+        for stat in (child.stat(follow_symlinks=False),)
+    ]
+
+
+def _look_of(child: os.DirEntry[bytes]) -> list[Fact]:
+    """Return what a file looks like, nothing when it is gone."""
+    try:
+        return _looks_of([child])
+    except FileNotFoundError:
+        return []
 
 
 def _fact(name: bytes, stat: os.stat_result) -> Fact:

@@ -214,11 +214,15 @@ class Scanner:
                 self.ignoring.append(os.fsdecode(folder.path))
             elif name.startswith(TEMPORARY):
                 self.litter.append(folder.path + b"/" + name)
+        if not folder.rules.specs:
+            below = [child for child in children if child.is_dir(follow_symlinks=False)]
+            folder.files = (
+                [child for child in children if not child.is_dir(follow_symlinks=False)] if below else children
+            )
+            children = below
         for child in children:
             is_folder = child.is_dir(follow_symlinks=False)
-            if not (is_folder or folder.rules.specs):
-                folder.files.append(child)
-            elif self._hides(folder, child.name, is_folder):
+            if self._hides(folder, child.name, is_folder):
                 folder.hides = True
             elif is_folder:
                 folder.inner = True
