@@ -133,7 +133,7 @@ def _remote_text(there: Mapping[str, Any] | None) -> list[str]:
     return [f"not on remote `{there['name']}`:", *lacking]
 
 
-_STATES = {"modified": "modified", "missing": "missing", "not_cached": "not here", "untracked": "untracked"}
+_STATES = {"not_cached": "not here"}  # the others are words as they are
 _NAMED = 3  # paths that a command names
 
 
@@ -145,7 +145,7 @@ def _status_text(found: ProjectStatus) -> list[str]:
     lines = []
     if changed := [item for item in found.data if item.state != "ok"]:
         lines.append("data:")
-        lines.extend(f"  {_STATES[item.state.value]:<11}{item.path}{_detail(item)}" for item in changed)
+        lines.extend(f"  {_STATES.get(item.state, item.state.value):<11}{item.path}{_detail(item)}" for item in changed)
     if due := [decision for decision in found.stages if decision.action != "skip"]:
         lines.append("stages:")
         for decision in due:
