@@ -23,7 +23,8 @@ class Proxy:
     """Where a proxy listens, what passed it, and what it is to do from the next request on.
 
     `answer(status, times)` speaks for the server; `cut_upload` and `cut_download` end the connection after that many
-    bytes of a request's or an answer's body, `times` times; `hold_upload` stops there; `stall()` leaves requests unanswered until `heal()`.
+    bytes of a request's or an answer's body, `times` times; `hold_upload` stops there; `stall()` leaves requests
+    unanswered until `heal()`; `stop_at` holds one request, or its answer.
     """
 
     target: tuple[str, int]
@@ -41,6 +42,7 @@ class Proxy:
     _stalled: bool = False
     _closing: bool = False
     _hold: int = -1
+    _stop: tuple[int, bool] | None = None
     held: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -67,6 +69,14 @@ class Proxy:
         """Pass no more than `after` bytes of a request's body, and say so in `held`; `heal()` ends the connection."""
         self._hold = after
 
+    def stop_at(self, number: int, *, answered: bool) -> None:
+        """Hold the request of that number, from now on and from 0, or (`answered`) its answer, and say so in `held`.
+
+        Those after it are held too; `heal()` ends their connections.
+        """
+        with self._lock:
+            self._stop = number, answered
+
     def stall(self) -> None:
         """Accept connections and requests, and never answer."""
         self._stalled = True
@@ -79,6 +89,7 @@ class Proxy:
             self._stalled = False
             self.requests.clear()
             self._hold = -1
+            self._stop = None
             self.held.clear()
 
     def _refusal(self, line: str) -> int:
@@ -100,10 +111,16 @@ class Proxy:
             self._cuts -= 1
             return limit
 
+    def _stops(self, *, answered: bool) -> bool:
+        """Wait when the request that was noted last, or its answer, is to be held; then tell that it was so."""
+        stop = self._stop
+        return stop is not None and stop[1] is answered and len(self.requests) > stop[0] and self._wait()
+
     def _holds(self, passed: int) -> bool:
         """Wait when `passed` bytes are as many as may pass; then tell that it was so."""
-        if not 0 <= self._hold < passed:
-            return False
+        return 0 <= self._hold < passed and self._wait()
+
+    def _wait(self) -> bool:
         self.held.set()
         while self.held.is_set() and not self._closing:
             time.sleep(0.01)
@@ -172,6 +189,10 @@ def _download(state: Proxy, server: socket.socket, client: socket.socket) -> Non
         while data := server.recv(PIECE):
             if state._stalled:
                 continue
+            if state._stops(answered=True):
+                reset(client)
+                reset(server)
+                return
             if limit < 0 and (limit := state._limit("download")) >= 0:
                 passed = 0
             if 0 <= limit < passed + len(data):
@@ -210,6 +231,10 @@ def _upload_http(state: Proxy, client: socket.socket, server: socket.socket) -> 
             head.append(more)
         headers = {name.strip().lower(): value.strip() for name, _, value in (h.partition(b":") for h in head[1:])}
         status = state._refusal(line.decode("latin-1"))
+        if state._stops(answered=False):
+            reset(client)
+            reset(server)
+            return
         limit = state._limit("upload") if headers.get(b"content-length", b"0") != b"0" else -1
         if status:
             for _ in _body(stream, headers, client):
