@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from mlops_cli.errors import MlxError, OutsideError, RemoteError
 from mlops_cli.store.bucket import AbsentKey, Stored, Traffic
+from mlops_cli.store.pace import Pace
 
 T = TypeVar("T")
 
@@ -105,6 +106,7 @@ class WireBucket:
         self._refusal_hint = refusal_hint
         self._patience = patience
         self._lock = Lock()
+        self._pace = Pace()
         self._wire: Wire | None = None
         self._reached = False
         self._turned_away: RemoteError | None = None
@@ -177,7 +179,8 @@ class WireBucket:
         while True:
             wire = self._open()
             try:
-                done = call(wire)
+                with self._pace.turn() as turn:
+                    done = call(wire)
             except (MlxError, AbsentKey):
                 raise
             except Exception as error:
@@ -185,6 +188,8 @@ class WireBucket:
                 if fault is Fault.ABSENT and key is not None:
                     self._reached = True
                     raise AbsentKey(key) from None
+                if fault is Fault.PASSING:
+                    self._pace.slow(turn)
                 patience = self._patience_for(fault)
                 if time.monotonic() + pause > start + patience:
                     raise self._tell(doing, fault, words) from error
@@ -192,6 +197,7 @@ class WireBucket:
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             self._reached = True
+            self._pace.quicken()
             return done
 
     def _open(self) -> Wire:
