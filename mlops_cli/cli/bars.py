@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlops_cli.cli.streams import write_error
+from mlops_cli.cli.text import size_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -46,8 +47,7 @@ class TerminalReporter:
             self._draw(now)
         elif now - self._told >= _TELL_EVERY_SECONDS:
             self._told = now
-            of = f" of {self._total:,}" if self._total else ""
-            write_error(f"{self._label}: {self._done:,}{of} {self._unit}\n")
+            write_error(f"{self._label}: {self._so_far(now)}\n")
 
     def note(self, message: str) -> None:
         """Tell something that stops nothing."""
@@ -59,6 +59,16 @@ class TerminalReporter:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    def _so_far(self, now: float) -> str:
+        """Return how much is done, and how long the rest takes if it goes on as it did."""
+        spell = size_text if self._unit == "bytes" else "{:,}".format
+        of = f" of {spell(self._total)}" if self._total else ""
+        said = f"{spell(self._done)}{of}" if self._unit == "bytes" else f"{spell(self._done)}{of} {self._unit}"
+        if not self._total or not 0 < self._done < self._total:
+            return said
+        left = (now - self._begun) / self._done * (self._total - self._done)
+        return f"{said}, about {f'{left:.0f} s' if left < 100 else f'{left / 60:.0f} min'} left"
 
     def _draw(self, now: float) -> None:
         if self._progress is None:
