@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
+
+# Under `nohup` every process that a test starts would inherit that a hang-up is ignored, and ignore it as it should.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 DATE = "2026-01-02T03:04:05+00:00"
 PINNED = {

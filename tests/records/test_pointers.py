@@ -117,4 +117,4 @@ def test_reading_pointers_imports_little() -> None:
         check=True,
     )
 
-    assert out.stdout.split("\n")[:2] == ["blake3 mlops_cli xxhash yaml", ""]
+    assert out.stdout.split("\n")[:2] == ["blake3 mlops_cli xxhash", ""]
