@@ -66,12 +66,14 @@ def _refuse_loss(cache: Cache, plans: Sequence[tuple[Tracked, list[Change]]]) ->
 
 def _keeping(lost: Sequence[tuple[Tracked, str]]) -> str:
     """Return the start of a sentence: the commands that store what would be lost, and that they keep."""
-    data = dict.fromkeys(
-        path if tracked.kind is ObjectKind.TREE else tracked.path for tracked, path in lost if not tracked.stage
-    )
-    stages = dict.fromkeys(tracked.stage for tracked, _ in lost if tracked.stage)
+    own = [(tracked, path) for tracked, path in lost if not tracked.stage]
+    data = list(dict.fromkeys(path if tracked.kind is ObjectKind.TREE else tracked.path for tracked, path in own))
+    if len(data) > _NAMED:  # a command that can be typed: of many files in a folder, the folder
+        data = list(dict.fromkeys(tracked.path for tracked, _ in own))
+    stages = list(dict.fromkeys(tracked.stage for tracked, _ in lost if tracked.stage))
     told = [
-        f"`mlx {verb} {' '.join(map(shlex.quote, list(names)[:_NAMED]))}{' …' if len(names) > _NAMED else ''}`"
+        f"`mlx {verb} {' '.join(map(shlex.quote, names[:_NAMED]))}`"
+        + (f" (so for {len(names) - _NAMED:,} more)" if len(names) > _NAMED else "")
         for verb, names in (("add", data), ("run", stages))
         if names
     ]

@@ -125,7 +125,7 @@ def test_new_files_that_would_be_deleted(tracked: Sandbox):
         ),
         (
             ["data/1", "data/2", "data/3", "data/4"],
-            "`mlx add data/1 data/2 data/3 …` keeps them; `--force` throws them away",
+            "`mlx add data` keeps them; `--force` throws them away",
         ),
     ],
 )
