@@ -19,7 +19,8 @@ from mlops_cli.errors import UsageError
 if TYPE_CHECKING:
     from mlops_cli.pipeline.status import ProjectStatus
     from mlops_cli.workspace.checkout import Restored
-    from mlops_cli.workspace.compare import DataStatus, FileChange
+    from mlops_cli.workspace.compare import DataStatus
+    from mlops_cli.workspace.differences import FileChange
     from mlops_cli.workspace.project import Project
     from mlops_cli.workspace.relink import Relinked
 
@@ -293,7 +294,7 @@ def diff(
 
     One revision is compared with the workspace, none means HEAD. Only the folders that differ are read.
     """
-    from mlops_cli.workspace.compare import diff_data, diff_workspace
+    from mlops_cli.workspace.differences import diff_data, diff_workspace
     from mlops_cli.workspace.snapshot import open_snapshot, split_revisions
 
     session = session_of(context)
@@ -306,7 +307,7 @@ def diff(
             changes = diff_workspace(project, before, targets, reporter)
         else:
             with open_snapshot(project, new) as after:
-                changes = diff_data(project.cache, before.tracked(), after.tracked(), targets)
+                changes = diff_data(project.cache, before, after, targets)
     value = {"old": old, "new": new, "changes": [change._asdict() for change in changes]}
     output.result("diff", value, map(_difference, changes))
     if not changes:

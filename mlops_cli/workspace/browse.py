@@ -13,7 +13,7 @@ from mlops_cli.hashing import Digest, parse_digest
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import Entry, Kind, read_link, read_tree, walk
 from mlops_cli.workspace.compare import as_entry
-from mlops_cli.workspace.reach import damaged_at, find_part
+from mlops_cli.workspace.reach import damaged_at, find_part, naming_listing
 from mlops_cli.workspace.scan import is_stored
 from mlops_cli.workspace.snapshot import Snapshot, select
 
@@ -114,7 +114,7 @@ def _entry(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
     tracked, part = matches[0]
     if not part:
         return as_entry(tracked)
-    with _listing(tracked.path):
+    with naming_listing(tracked.path, snapshot.revision):
         try:
             return find_part(cache, tracked, part)
         except UsageError as error:
@@ -145,26 +145,14 @@ def _complete(cache: Cache, text: str) -> Digest:
 def _below(cache: Cache, item: Listed) -> list[Listed]:
     if item.kind != "folder":
         return [item]
-    with _listing(item.path):
+    with naming_listing(item.path):
         found = list(walk(cache, item.digest))
     return [_listed(f"{item.path}/{os.fsdecode(path)}", entry) for path, entry in found if entry.kind != Kind.FOLDER]
 
 
 def _tree(cache: Cache, path: str, digest: Digest) -> tuple[Entry, ...]:
-    with _listing(path):
+    with naming_listing(path):
         return read_tree(cache, digest)
-
-
-@contextmanager
-def _listing(path: str) -> Iterator[None]:
-    """Name the tracked `path` in errors about its trees."""
-    try:
-        yield
-    except MissingObject as error:
-        hint = f"`mlx fetch {path}` brings it"
-        raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
-    except CorruptObject as error:
-        raise damaged_at(path, error) from error
 
 
 def _listed(path: str, entry: Entry, stage: str = "") -> Listed:

@@ -6,7 +6,8 @@ whoever asks decides whether that is an error, something to fetch, or another st
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -145,6 +146,19 @@ def not_cached(path: str, count: int) -> MissingObject:
         f"the cache lacks {count:,} object{'' if count == 1 else 's'} of `{path}`",
         hint=f"`mlx pull {path}` brings {'it' if count == 1 else 'them'} from a remote",
     )
+
+
+@contextmanager
+def naming_listing(path: str, *revisions: str | None) -> Iterator[None]:
+    """Name the tracked `path` in errors about its trees, and what brings those of `revisions` (None: the workspace)."""
+    try:
+        yield
+    except MissingObject as error:
+        named = "".join(f"--rev {revision} " for revision in revisions if revision is not None)
+        hint = f"`mlx fetch {named}{path}` brings it"
+        raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
+    except CorruptObject as error:
+        raise damaged_at(path, error) from error
 
 
 def resolve_part(trees: TreeSource, tracked: Tracked, part: str) -> Part:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import MissingObject, UsageError
-from mlops_cli.workspace.compare import FileChange, describe_change, diff_data, diff_workspace
+from mlops_cli.workspace.compare import describe_change
+from mlops_cli.workspace.differences import FileChange, diff_data, diff_workspace
 from mlops_cli.workspace.snapshot import open_snapshot, split_revisions
 from tests.workspace.projects import Sandbox, clone
 
@@ -40,7 +41,7 @@ def between(box: Sandbox, old: str, new: str | None = None, *targets: str) -> li
             found = diff_workspace(box.project(), before, targets)
         else:
             with open_snapshot(box.project(), new) as after:
-                found = diff_data(box.project().cache, before.tracked(), after.tracked(), targets)
+                found = diff_data(box.project().cache, before, after, targets)
     return [(change.path, change.change) for change in found]
 
 
@@ -63,8 +64,8 @@ def test_two_revisions(history: Sandbox):
 
 def test_sizes_and_digests(history: Sandbox):
     with open_snapshot(history.project(), "HEAD~1") as old, open_snapshot(history.project(), "HEAD") as new:
-        (change,) = diff_data(history.project().cache, old.tracked(), new.tracked(), ["data/b"])
-        (added,) = diff_data(history.project().cache, old.tracked(), new.tracked(), ["comes"])
+        (change,) = diff_data(history.project().cache, old, new, ["data/b"])
+        (added,) = diff_data(history.project().cache, old, new, ["comes"])
     assert (change.path, change.old_size, change.new_size) == ("data/b", 1, 2)
     assert change.old_digest != change.new_digest
     assert isinstance(added, FileChange)
@@ -213,3 +214,14 @@ def test_words(history: Sandbox):
     assert words(before["data"], after["lone"]) == "a folder became a file"
     shutil.rmtree(history.project().cache.root)
     assert words(before["data"], after["data"]) == "12 → 11 bytes"
+
+
+def test_a_listing_that_is_not_here_is_named_with_what_brings_it(history: Sandbox):
+    history.git("tag", "second")
+    shutil.rmtree(history.project().cache.root / "packs")
+
+    for new, revisions in ((None, "--rev HEAD~1"), ("second", "--rev HEAD~1 --rev second")):
+        with pytest.raises(MissingObject) as caught:
+            between(history, "HEAD~1", new)
+        assert caught.value.message == "the listing of `data` is not in the cache"
+        assert caught.value.hint == f"`mlx fetch {revisions} data` brings it"

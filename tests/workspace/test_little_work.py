@@ -15,7 +15,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.store.packed import PackedStore
 from mlops_cli.store.trees import Index, decode_tree, find
 from mlops_cli.workspace.browse import list_tracked
-from mlops_cli.workspace.compare import diff_data, diff_workspace
+from mlops_cli.workspace.differences import diff_data, diff_workspace
 from mlops_cli.workspace.snapshot import open_snapshot
 from tests.objects import stored
 from tests.workspace.projects import Sandbox, make_project
@@ -107,7 +107,7 @@ def changed(project: Sandbox, *targets: str, old: str = "HEAD", new: str | None 
             found = diff_workspace(now, before, targets)
         else:
             with open_snapshot(now, new) as after:
-                found = diff_data(now.cache, before.tracked(), after.tracked(), targets)
+                found = diff_data(now.cache, before, after, targets)
     return [(change.path, change.change) for change in found]
 
 
