@@ -193,6 +193,9 @@ def _texts(value: object) -> Iterator[str]:
 
 
 @given(st.dictionaries(st.one_of(PLAIN_KEYS, KEYS), st.one_of(PLAIN_LEAVES, ALMOST_PLAIN, VALUES), max_size=3))
+@example({"k" * 122: 1})
+@example({"k" * 123: 1})  # the library begins a key that is so long with a `?`
+@example({"a": {"k" * 128: "b"}})
 def test_what_is_written_as_plain_is_what_the_library_writes(value: dict[str, object]) -> None:
     written = write_plain(value)
     assert written is None or written == emit(value, step=2, inline=False)

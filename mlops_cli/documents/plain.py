@@ -15,7 +15,7 @@ from mlops_cli.documents.document import Place
 
 _MOST_BYTES = 1 << 16  # far below the limits of a document, which therefore need not be counted here
 _DEEPEST = 8
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,121}")  # a longer one is written with a `?` before it
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./@+-]*(?::[A-Za-z0-9_./@+-]+)*")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _LINE = re.compile(rf"((?:  )*)({_KEY.pattern}):(?: (?:({_NUMBER.pattern})|({_WORD.pattern})))?| *(?:#[ -~]*)?")
