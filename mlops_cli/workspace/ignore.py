@@ -7,6 +7,7 @@ only when a project has such a file.
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,9 +88,12 @@ def _compile(text: str, name: str) -> GitIgnoreSpec:
 
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     try:
-        return GitIgnoreSpec.from_lines(lines, Pattern, backend="simple")
-    except GitIgnorePatternError as error:
-        raise UsageError(f"`{name}` holds a pattern that is not valid: {error}", hint="see `man gitignore`") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # `[[` and `--` in a class: they are characters there
+            return GitIgnoreSpec.from_lines(lines, Pattern, backend="simple")
+    except (GitIgnorePatternError, re.error) as error:
+        why = error.msg if isinstance(error, re.error) else error  # a place in it is none in the pattern
+        raise UsageError(f"`{name}` holds a pattern that is not valid: {why}", hint="see `man gitignore`") from error
 
 
 def _no_slash(token: re.Match[str]) -> str:

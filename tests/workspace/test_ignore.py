@@ -63,6 +63,23 @@ def test_windows_line_endings_and_odd_characters(box: Sandbox):
     assert stored(box) == {"b"}
 
 
+@pytest.mark.parametrize("pattern", ["[[a]1", "[+--]1", "[a&&b]1"])
+def test_class_of_characters_that_python_warns_of(box: Sandbox, pattern: str):
+    box.write(".mlxignore", f"{pattern}\n")
+    for path in ("a1", "+1", "x1"):
+        box.write(f"data/{path}", path)
+    box.add("data")
+    assert "x1" in stored(box)
+    assert stored(box) < {"a1", "+1", "x1"}
+
+
+def test_class_of_characters_that_runs_backwards(box: Sandbox):
+    box.write(".mlxignore", "[z-a]\n")
+    box.write("data/a", "a")
+    with pytest.raises(UsageError, match=r"`\.mlxignore` holds a pattern that is not valid: bad character range z-a"):
+        box.add("data")
+
+
 def test_file_that_is_not_text(box: Sandbox):
     box.write("data/.mlxignore", b"\xff\n")
     with pytest.raises(UsageError, match=r"`data/\.mlxignore` is not UTF-8 text"):
