@@ -13,7 +13,7 @@ from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import Json
 from mlops_cli.cli.session import session_of
-from mlops_cli.cli.text import size_text, table
+from mlops_cli.cli.text import quoted, size_text, table
 from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _refuse_folder(entry: Entry, path: str) -> None:
     from mlops_cli.store.trees import Kind
 
     if entry.kind == Kind.FOLDER:
-        raise UsageError(f"`{path}` is a folder", hint=f"`mlx ls {path}` lists it; `-o DIR` writes it out")
+        raise UsageError(f"`{path}` is a folder", hint=f"`mlx ls {quoted(path)}` lists it; `-o DIR` writes it out")
 
 
 def _copy_out(cache: Cache, digest: Digest) -> None:

@@ -7,6 +7,7 @@ inside it, or something its glob matches. The graph is pure: it looks at declara
 from __future__ import annotations
 
 import graphlib
+import shlex
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -131,7 +132,7 @@ def _refuse_overlap(stages: Mapping[str, Stage], maker: Mapping[str, str], point
             raise _error(
                 stage,
                 f"output `{path}` of stage `{address}` is also tracked by `{path}.mlx`",
-                f"`mlx remove {path}` leaves it to the stage",
+                f"`mlx remove {shlex.quote(path)}` leaves it to the stage",
             )
     for pointer in sorted(pointers):
         for above in _ancestors(pointer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -198,14 +199,16 @@ def _refuse_absent(project: Project, wanted: Mapping[str, Entry]) -> None:
     """Raise MissingObject, before anything is touched, unless the cache has everything of the old outputs."""
     for path, entry in wanted.items():
         if not is_stored(project.cache, entry):
-            raise MissingObject(f"the cache lacks objects of `{path}`", hint=f"`mlx pull {path}` may bring them")
+            raise MissingObject(
+                f"the cache lacks objects of `{path}`", hint=f"`mlx pull {shlex.quote(path)}` may bring them"
+            )
 
 
 def _tell_unable(project: Project, unfinished: Unfinished, unable: MlxError, reporter: Noting) -> Fate:
     if isinstance(unable, OutsideError | MissingObject):  # the next command tries again
         reporter.note(
             f"stage `{unfinished.stage}` was cut short, and its old outputs cannot be brought back yet: "
-            f"{unable.message} (`mlx run {unfinished.stage}` makes them anew)"
+            f"{unable.message} (`mlx run {shlex.quote(unfinished.stage)}` makes them anew)"
         )
         return Fate.WAITING
     finish(project, unfinished.stage)  # trying again would end in the same way

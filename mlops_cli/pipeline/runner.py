@@ -301,7 +301,7 @@ def _refuse_absent_inputs(decision: Decision) -> None:
         path = wanted.lost[0]
         raise RecordError(
             f"{stage.file}:{stage.line}: dependency `{path}` of stage `{stage.address}` does not exist",
-            hint=f"create it, mend `deps`, or `mlx pull {path}` if a remote has it",
+            hint=f"create it, mend `deps`, or `mlx pull {shlex.quote(path)}` if a remote has it",
         )
     absent = dict.fromkeys((*wanted.unread, *wanted.absent))
     if absent:

@@ -108,7 +108,9 @@ def _changed(
     pointer = snapshot.pointer(owner)
     assert pointer is not None
     if not (project.root / owner).is_dir():
-        raise UsageError(f"`{owner}` is not in the workspace", hint=f"`mlx pull {owner}` brings it; then add to it")
+        raise UsageError(
+            f"`{owner}` is not in the workspace", hint=f"`mlx pull {shlex.quote(owner)}` brings it; then add to it"
+        )
     trees = Rewriting(scanner)
     found = {part: _look(project, scanner, owner, part) for part in parts}
     try:
@@ -117,7 +119,7 @@ def _changed(
     except MissingObject as error:
         raise MissingObject(
             f"the listing of `{owner}` is not in the cache, so a part of it cannot be added",
-            hint=f"`mlx fetch {owner}` brings it, or add all of `{owner}`",
+            hint=f"`mlx fetch {shlex.quote(owner)}` brings it, or add all of `{owner}`",
         ) from error
 
 
@@ -227,11 +229,13 @@ def refuse_way(project: Project, owner: str) -> None:
 def _refuse_overlap(snapshot: Snapshot, owner: str) -> None:
     for path in snapshot.pointer_paths:
         if owner.startswith(path + "/"):
-            raise UsageError(f"`{path}` is tracked as a file", hint=f"`mlx add {path}` tracks the folder it is now")
+            raise UsageError(
+                f"`{path}` is tracked as a file", hint=f"`mlx add {shlex.quote(path)}` tracks the folder it is now"
+            )
         if path.startswith(owner + "/") and _is_valid(snapshot, path):
             raise UsageError(
                 f"`{owner}` holds `{path}`, which is tracked on its own",
-                hint=f"`mlx remove {path}` first, or add the other things in `{owner}` by name",
+                hint=f"`mlx remove {shlex.quote(path)}` first, or add the other things in `{owner}` by name",
             )
 
 
@@ -241,7 +245,7 @@ def _refuse_output(stages: Sequence[Stage], owner: str) -> None:
             if out.path == owner or out.path.startswith(owner + "/") or owner.startswith(out.path + "/"):
                 raise UsageError(
                     f"`{owner}` is made by stage `{stage.address}` (its output `{out.path}`)",
-                    hint=f"`mlx run {stage.address}` records it",
+                    hint=f"`mlx run {shlex.quote(stage.address)}` records it",
                 )
 
 

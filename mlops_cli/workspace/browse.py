@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def naming(path: str, revision: str | None = None) -> Iterator[None]:
 
     A pull brings what the checked out records name, a fetch also what those of `revision` do.
     """
-    command = f"mlx pull {path}" if revision is None else f"mlx fetch --rev {revision} {path}"
+    command = f"mlx pull {shlex.quote(path)}" if revision is None else f"mlx fetch --rev {revision} {shlex.quote(path)}"
     bringing = f"`{command}` brings it from a remote"
     try:
         yield
@@ -120,7 +121,7 @@ def _entry(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
         except UsageError as error:
             if snapshot.revision is None:
                 raise
-            hint = f"`mlx ls --rev {snapshot.revision} {tracked.path}` lists what it had"
+            hint = f"`mlx ls --rev {snapshot.revision} {shlex.quote(tracked.path)}` lists what it had"
             raise UsageError(f"{error.message} at `{snapshot.revision}`", hint=hint) from error
 
 

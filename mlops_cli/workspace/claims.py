@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -41,6 +42,6 @@ def _false(entry: Tracked, size: int, files: int) -> RecordError:
         said, true = f"files: {entry.files:,}, size: {entry.size:,}", f"files: {files:,}, size: {size:,}"
     else:
         said, true = f"size: {entry.size:,}", f"size: {size:,}"
-    again = f"mlx run --force {entry.stage}" if entry.stage else f"mlx add {entry.path}"
+    again = f"mlx run --force {shlex.quote(entry.stage)}" if entry.stage else f"mlx add {shlex.quote(entry.path)}"
     hint = f"write that there, or `{again}` does where the workspace has the data"
     return RecordError(f"{name} says {said}{of}, and what it names has {true}", hint=hint)

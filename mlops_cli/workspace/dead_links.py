@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def dead_link(path: str) -> MissingObject:
     """Return what to raise for a link at the project's `path` to an object that is gone."""
     return MissingObject(
         f"`{path}` is a link to an object that is not there",
-        hint=f"`mlx checkout {path}` or `mlx pull {path}` brings it back; or delete the link",
+        hint=f"`mlx checkout {shlex.quote(path)}` or `mlx pull {shlex.quote(path)}` brings it back; or delete the link",
     )
 
 

@@ -8,6 +8,7 @@ them: a command that is killed leaves the data tracked, and the same command aga
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def _refuse_output(stages: Sequence[Stage], path: str) -> None:
             if _overlap(out.path, path):
                 raise UsageError(
                     f"`{path}` is made by stage `{stage.address}` (its output `{out.path}`)",
-                    hint=f"change the path in `{stage.file}`, then `mlx run {stage.address}`",
+                    hint=f"change the path in `{stage.file}`, then `mlx run {shlex.quote(stage.address)}`",
                 )
 
 
@@ -186,7 +187,8 @@ def _refuse_place(project: Project, source: _Place, target: _Place, entry: Entry
             raise UsageError(f"`{new}` would make its folder an mlx project", hint="choose another name")
         if here and not _is_folder(project, target.owner):
             raise UsageError(
-                f"`{target.owner}` is not in the workspace", hint=f"`mlx pull {target.owner}` brings it; then move"
+                f"`{target.owner}` is not in the workspace",
+                hint=f"`mlx pull {shlex.quote(target.owner)}` brings it; then move",
             )
         if leaves_out(root, new, below=target.owner):
             raise UsageError(f"`{new}` is left out by a `.mlxignore`", hint="mend the pattern there, then move")
@@ -241,7 +243,7 @@ def _rewritten(
 def _no_listing(owner: str) -> MissingObject:
     return MissingObject(
         f"the listing of `{owner}` is not in the cache, so a part of it cannot move",
-        hint=f"`mlx fetch {owner}` brings it",
+        hint=f"`mlx fetch {shlex.quote(owner)}` brings it",
     )
 
 

@@ -6,6 +6,7 @@ whoever asks decides whether that is an error, something to fetch, or another st
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -136,7 +137,8 @@ def damaged_at(path: str, error: CorruptObject, hint: str = "") -> CorruptObject
     Without a `hint` of the caller's it is the store's, with the pull that brings this path.
     """
     return CorruptObject(
-        f"`{path}`: {error.message}", hint=hint or (error.hint or "").replace("`mlx pull`", f"`mlx pull {path}`")
+        f"`{path}`: {error.message}",
+        hint=hint or (error.hint or "").replace("`mlx pull`", f"`mlx pull {shlex.quote(path)}`"),
     )
 
 
@@ -144,7 +146,7 @@ def not_cached(path: str, count: int) -> MissingObject:
     """Return what to raise when the cache lacks `count` objects of the tracked `path`."""
     return MissingObject(
         f"the cache lacks {count:,} object{'' if count == 1 else 's'} of `{path}`",
-        hint=f"`mlx pull {path}` brings {'it' if count == 1 else 'them'} from a remote",
+        hint=f"`mlx pull {shlex.quote(path)}` brings {'it' if count == 1 else 'them'} from a remote",
     )
 
 
@@ -154,8 +156,8 @@ def naming_listing(path: str, *revisions: str | None) -> Iterator[None]:
     try:
         yield
     except MissingObject as error:
-        named = "".join(f"--rev {revision} " for revision in revisions if revision is not None)
-        hint = f"`mlx fetch {named}{path}` brings it"
+        named = "".join(f"--rev {shlex.quote(revision)} " for revision in revisions if revision is not None)
+        hint = f"`mlx fetch {named}{shlex.quote(path)}` brings it"
         raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
     except CorruptObject as error:
         raise damaged_at(path, error) from error
@@ -173,7 +175,9 @@ def find_part(trees: TreeSource, tracked: Tracked, part: str) -> Entry:
     """Return the entry at `part`, a path below `tracked`; UsageError when there is none, MissingObject."""
     entry = find(trees, tracked.digest, split_path(part))
     if entry is None:
-        raise UsageError(f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {tracked.path}` lists what it has")
+        raise UsageError(
+            f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {shlex.quote(tracked.path)}` lists what it has"
+        )
     return entry
 
 

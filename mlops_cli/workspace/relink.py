@@ -7,6 +7,7 @@ or make them, one atomic rename each, and never touch bytes that no store holds.
 from __future__ import annotations
 
 import os
+import shlex
 import stat as st
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -178,7 +179,7 @@ class _Relinking:
             return self._unlike(tracked, part)
         except MissingObject as error:
             path = f"{tracked.path}/{part}" if part else tracked.path
-            hint = f"`mlx pull {tracked.path}` brings it"
+            hint = f"`mlx pull {shlex.quote(tracked.path)}` brings it"
             raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
 
     def _unlike(self, tracked: Tracked, part: str) -> list[tuple[bytes, Entry, os.stat_result]]:
@@ -327,7 +328,8 @@ class _Relinking:
             raise damaged_at(path, error) from error
         except MissingObject as error:
             raise MissingObject(
-                f"`{path}` is a link to an object that is not in the cache", hint=f"`mlx pull {path}` brings it"
+                f"`{path}` is a link to an object that is not in the cache",
+                hint=f"`mlx pull {shlex.quote(path)}` brings it",
             ) from error
         except OSError as error:
             raise translate_os_error(error, f"write `{path}`") from error

@@ -7,6 +7,7 @@ which blobs are wanted.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -354,14 +355,14 @@ def _unfetchable(needed: Reach, label: str, error: AbsentObjects) -> MissingObje
 def _damaged(needed: Reach, error: DamagedObjects, hint: str = "") -> CorruptObject:
     """Return the store's error with the tracked path that needs what is damaged, and with `hint` about that path."""
     path = next((needed.owners[digest] for digest in error.digests if digest in needed.owners), None)
-    return error if path is None else damaged_at(path, error, hint.format(path=path))
+    return error if path is None else damaged_at(path, error, hint.format(path=shlex.quote(path)))
 
 
 def _unreadable(needed: Reach, label: str, trees: set[Digest]) -> MissingObject:
     path = min(needed.owners[digest] for digest in trees)
     return MissingObject(
         f"the cache does not hold `{path}`, nor does {label}, so it cannot be pushed",
-        hint=f"`mlx fetch {path}` from where it is, or `mlx add {path}` again",
+        hint=f"`mlx fetch {shlex.quote(path)}` from where it is, or `mlx add {shlex.quote(path)}` again",
     )
 
 
@@ -372,5 +373,7 @@ def _unpushable(needed: Reach, label: str, absent: set[Digest], stages: Mapping[
     stage, them = stages.get(paths[0], ""), "it" if len(absent) == 1 else "them"
     return MissingObject(
         f"{count} {'is' if len(absent) == 1 else 'are'} neither in the cache nor on {label}",
-        hint=f"`mlx run --force {stage}` makes {them} again" if stage else f"`mlx add {paths[0]}` stores {them} again",
+        hint=f"`mlx run --force {shlex.quote(stage)}` makes {them} again"
+        if stage
+        else f"`mlx add {shlex.quote(paths[0])}` stores {them} again",
     )

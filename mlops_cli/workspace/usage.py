@@ -6,6 +6,7 @@ compressed when it is, not at all when it is not here. What only one path needs 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -99,7 +100,7 @@ def _chosen(tracked: Iterable[Tracked], targets: Sequence[str]) -> set[str]:
         if part:
             raise UsageError(
                 f"`{entry.path}/{part}` is a part of `{entry.path}`, which is tracked as a whole",
-                hint=f"`mlx ls {entry.path}` tells the sizes of its parts",
+                hint=f"`mlx ls {shlex.quote(entry.path)}` tells the sizes of its parts",
             )
     return {entry.path for entry, _ in chosen}
 
