@@ -25,7 +25,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Data": {
         "add": "data",
-        "status": "data",
+        "status": "status",
         "checkout": "data",
         "unprotect": "data",
         "diff": "data",

@@ -13,12 +13,12 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from mlops_cli.documents import nearest, parse_values
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, spell
+from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind, Pointer, SomeObject
@@ -348,37 +348,6 @@ def plan_stages(
     return tuple(
         observer.decide(graph.stages[address], force=force and address in chosen) for address in graph.above(chosen)
     )
-
-
-def read_params(data: bytes, file: ParamsFile, stage: Stage) -> dict[str, object]:
-    """Return the values of the declared keys (nested as in the file); RecordError for a key that is not there."""
-    values = parse_values(data, file.path).value
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise RecordError(f"{file.path}:1: a parameter file holds a mapping", hint="write `key: value` lines")
-    if not file.keys:
-        return values
-    picked: dict[str, object] = {}
-    for key in file.keys:
-        picked[key] = _pick(values, key, file, stage)
-    return picked
-
-
-def _pick(values: dict[str, object], key: str, file: ParamsFile, stage: Stage) -> object:
-    here: object = values
-    for depth, part in enumerate(key.split("."), start=1):
-        if not isinstance(here, dict) or part not in here:
-            near = nearest(part, here) if isinstance(here, dict) else None
-            above = "".join(f"{name}." for name in key.split(".")[: depth - 1])
-            meant = f"{above}{near}" if near else ""
-            raise RecordError(
-                f"{stage.file}:{stage.line}: stage `{stage.address}` needs the parameter `{key}` of `{file.path}`, "
-                "which is not there",
-                hint=f"did you mean `{meant}`?" if meant else f"add `{key}` to `{file.path}`",
-            )
-        here = here[part]
-    return here
 
 
 def _present(entry: Entry | None) -> Present | None:

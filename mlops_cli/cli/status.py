@@ -1,0 +1,161 @@
+"""The command `status`: what differs from the records, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlops_cli.cli.commands import command
+from mlops_cli.cli.options import Check, Json
+from mlops_cli.cli.session import Session, reporting, session_of
+from mlops_cli.cli.text import count, size_text
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.status import ProjectStatus
+    from mlops_cli.workspace.compare import DataStatus
+    from mlops_cli.workspace.project import Project
+
+
+def status(
+    context: typer.Context,
+    check: Check = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Also ask the default remote what it lacks")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what differs from the records
+
+    That is data in the workspace which is not what its pointer names, and stages that `mlx run` would run or restore,
+    with every reason. Exits with 2 when something is in the way of knowing, as a FIFO in a tracked folder; the rest is
+    told all the same.
+    """
+    from mlops_cli.pipeline.status import project_status
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    with reporting(output) as reporter:
+        found = project_status(project, reporter)
+        there = _unpushed(project) if remote else None
+    value = {
+        "clean": found.clean,
+        "data": [item._asdict() for item in found.data],
+        "stages": [
+            {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
+        ],
+        "problems": [{"message": error.message, "hint": error.hint} for error in found.problems],
+        "remote": there,
+    }
+    output.result("status", value, [*_status_text(found), *_remote_text(there)])
+    for line in _status_hints(found, "pull" if project.config.remotes else "checkout", _naming(project, session)):
+        output.say(line)
+    if there and there["lacking"]:
+        output.say("next: `mlx push` uploads it")
+    if found.problems:
+        raise typer.Exit(found.problems[0].exit_code)
+    if check and not (found.clean and not (there and there["lacking"])):
+        raise typer.Exit(1)
+
+
+def _unpushed(project: Project) -> dict[str, Any]:
+    from mlops_cli.workspace.sync import find_unpushed
+
+    remote, lacking = find_unpushed(project)
+    return {"name": remote.name, "url": remote.url, "lacking": [item._asdict() for item in lacking]}
+
+
+def _remote_text(there: Mapping[str, Any] | None) -> list[str]:
+    if there is None:
+        return []
+    if not there["lacking"]:
+        return [f"remote `{there['name']}` has it all"]
+    lacking = (
+        f"  {item['path']}  ({count(item['objects'], 'object')}, {size_text(item['size'])})"
+        for item in there["lacking"]
+    )
+    return [f"not on remote `{there['name']}`:", *lacking]
+
+
+_STATES = {"not_cached": "not here"}  # the others are words as they are
+_NAMED = 3  # paths that a command names
+
+
+def _status_text(found: ProjectStatus) -> list[str]:
+    if found.clean:
+        parts = [count(len(found.data), "data path")] if found.data else []
+        parts += [count(len(found.stages), "stage")] if found.stages else []
+        return [f"clean: {', '.join(parts)} as recorded" if parts else "clean: nothing is tracked yet"]
+    lines = []
+    if changed := [item for item in found.data if item.state != "ok"]:
+        lines.append("data:")
+        lines.extend(f"  {_STATES.get(item.state, item.state.value):<11}{item.path}{_detail(item)}" for item in changed)
+    if due := [decision for decision in found.stages if decision.action != "skip"]:
+        lines.append("stages:")
+        for decision in due:
+            lines.append(f"  {decision.action.value:<11}{decision.stage.address}")
+            lines.extend(f"               {reason}" for reason in decision.reasons)
+    if found.problems:
+        lines += ["problems:", *(f"  {error.message}" for error in found.problems)]
+    return lines
+
+
+def _detail(item: DataStatus) -> str:
+    if item.state != "modified":
+        return ""
+    counts = ((item.modified, "modified"), (item.added, "added"), (item.deleted, "deleted"))
+    told = ", ".join(f"{number:,} {word}" for number, word in counts if number)
+    return f"  ({told or 'what it was is not all here'})"
+
+
+def _naming(project: Project, session: Session) -> Callable[[Sequence[DataStatus]], str]:
+    """Return what names paths as they are typed in the current folder."""
+
+    def name(items: Sequence[DataStatus]) -> str:
+        return session.words(project, [item.path for item in items[:_NAMED]])
+
+    return name
+
+
+def _status_hints(found: ProjectStatus, bringing: str, name: Callable[[Sequence[DataStatus]], str]) -> list[str]:
+    """Return what to do next: commands that work as things are.
+
+    What was edited is not overwritten without `--force`, so whatever else is to be brought is named beside it.
+    """
+    hints = []
+    modified = [item for item in found.data if item.state == "modified"]
+    known = [item for item in modified if not _is_unknown(item)]
+    partial = [item for item in known if not (item.added or item.modified)]  # a part may be all that was ever brought
+    edited = [item for item in known if item.added or item.modified]
+    if partial:
+        path = name(partial[:1])
+        undo = f"`mlx {bringing} {path}` brings back what is gone"
+        hints.append(f"next: {undo}, `mlx add {path}` records that it is, `mlx diff` lists it")
+    if edited:
+        path = name(edited[:1])
+        undo = bringing if edited[0].deleted else "checkout"
+        hints.append(f"next: `mlx add {path}` records it, `mlx {undo} --force {path}` undoes it, `mlx diff` lists it")
+    if missing := [item for item in found.data if item.state == "missing"]:
+        line = f"mlx checkout {name(missing)}" if modified else "mlx checkout"
+        hints.append(f"next: `{line}` brings missing data back from the cache{_more(missing) if modified else ''}")
+    if away := [item for item in found.data if item.state == "not_cached" or _is_unknown(item)]:
+        line = f"mlx pull {name(away)}" if known else "mlx pull"
+        hints.append(f"next: `{line}` brings data that is not here from a remote{_more(away) if known else ''}")
+    if found.problems:
+        hints.append(f"next: {found.problems[0].hint}")
+    elif any(decision.action != "skip" for decision in found.stages):
+        hints.append("next: `mlx run` brings the stages up to date")
+    return hints
+
+
+def _is_unknown(item: DataStatus) -> bool:
+    """Say whether something differs and nobody can tell what: what it was is not all here."""
+    return item.state == "modified" and not (item.added or item.modified or item.deleted)
+
+
+def _more(items: Sequence[DataStatus]) -> str:
+    return f"; so for {len(items) - _NAMED:,} more" if len(items) > _NAMED else ""
+
+
+COMMANDS = {
+    "status": command(status, "mlx status", "mlx status --check && echo clean", "mlx status --remote"),
+}
