@@ -5,21 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 CLOSED = errno.EBADF
+_ANSWER, _ERROR = 1, 2
 
 
 def open_closed_streams() -> None:
     """Give this process streams where the shell closed them (`>&-`), for which Python has none.
 
     Writing to standard output fails then as it would in any program, with the error `CLOSED`; what is said on standard
-    error is lost. Their descriptors are taken, so that no file that is opened later gets them.
+    error is lost. Their descriptors are taken, that of standard input too, so that no file that is opened later gets
+    them: what is written to them by number must not end up in somebody's data.
     """
+    for descriptor in range(3):
+        with suppress(OSError):
+            os.fstat(descriptor)
+            continue
+        os.open(os.devnull, os.O_WRONLY if descriptor == _ERROR else os.O_RDONLY)  # gets the lowest one that is free
     if sys.stdout is None:
-        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+        sys.stdout = os.fdopen(_ANSWER, "w", encoding="utf-8")
     if sys.stderr is None:
-        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+        sys.stderr = os.fdopen(_ERROR, "w", encoding="utf-8")
 
 
 def write_json(stream: TextIO, document: dict[str, Any], *, indent: int | None = None) -> None:

@@ -237,6 +237,17 @@ def test_a_conversation_on_a_closed_stream_is_no_error(line: str, code: int, pro
     assert bool(done.stdout) == (code == 0)
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_no_file_gets_the_number_of_a_closed_stream(closed: str, tmp_path: Path) -> None:
+    code = (
+        "import os; from mlops_cli.cli.streams import open_closed_streams; open_closed_streams(); "
+        "file = os.open('told', os.O_CREAT | os.O_WRONLY); os.write(file, str(file).encode())"
+    )
+    subprocess.run(["/bin/sh", "-c", f'"{sys.executable}" -c "{code}" {closed}'], cwd=tmp_path, check=True)
+
+    assert (tmp_path / "told").read_text() == "3"
+
+
 def on_terminal(start: Started, columns: int, *args: str) -> str:
     """Return what `mlx ARGS` tells a terminal of so many columns."""
     leader, follower = os.openpty()
