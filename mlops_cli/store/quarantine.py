@@ -39,7 +39,7 @@ def read_lost(store: PackedStore) -> Lost:
     unreadable: list[str] = []
     for path, digits in _put_away(f"{store.root}/quarantine"):
         objects.add(bytes.fromhex(digits))
-        if SUFFIX in path.rpartition("/")[2]:
+        if _is_pack(path):
             with suppress(FileNotFoundError):
                 held = read_pack(path, digits)
                 whole = _scanned(path) if held is None else {raw for raw, _ in held}
@@ -56,8 +56,12 @@ def find_quarantined(store: PackedStore, digest: Digest) -> str | None:
     OSError passes through.
     """
     digits = digest.removeprefix(PREFIX)
-    places = [path for path, name in _put_away(f"{store.root}/quarantine") if name == digits]
-    return max((path for path in places if SUFFIX not in path), key=lambda path: os.lstat(path).st_ctime, default=None)
+    places = [path for path, name in _put_away(f"{store.root}/quarantine") if name == digits and not _is_pack(path)]
+    return max(places, key=lambda path: os.lstat(path).st_ctime, default=None)
+
+
+def _is_pack(path: str) -> bool:
+    return SUFFIX in path.rpartition("/")[2]
 
 
 def _put_away(folder: str) -> Iterator[tuple[str, str]]:
