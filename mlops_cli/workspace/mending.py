@@ -12,7 +12,7 @@ from mlops_cli.errors import MlxError, RecordError
 from mlops_cli.workspace.git import find_checkout, tracked_files
 from mlops_cli.workspace.project import find_root
 
-_PLACE = re.compile(r"([^\s:]+):\d+: ")
+_PLACE = re.compile(r"([^`:]+):\d+: ")  # not what stands in a revision, which cannot be mended
 
 
 def how_to_mend(error: MlxError, start: Path) -> str | None:

@@ -11,6 +11,7 @@ from mlops_cli.errors import MlxError
 from mlops_cli.store.checkup import Scope
 from mlops_cli.workspace.add import add
 from mlops_cli.workspace.integrity import examine
+from mlops_cli.workspace.mending import how_to_mend
 from mlops_cli.workspace.sync import push
 from tests.objects import lose_all
 from tests.workspace.projects import Sandbox
@@ -63,3 +64,14 @@ def test_what_mends_a_false_record_names_its_path_as_one_word(spaced: Sandbox) -
     (error,) = examine(spaced.project(), Scope(100, None)).false
 
     assert f"`mlx add {shlex.quote(NAME)}`" in str(error.hint)
+
+
+def test_a_record_whose_name_has_a_space_is_taken_back_from_git(spaced: Sandbox) -> None:
+    spaced.commit()
+    spaced.write(f"{NAME}.mlx", "mlx: 1\n")
+
+    with pytest.raises(MlxError) as caught:
+        spaced.checkout()
+
+    command = f"git restore {shlex.quote(f'{NAME}.mlx')}"
+    assert how_to_mend(caught.value, spaced.root) == f"mend it there, or `{command}` takes back the committed one"
