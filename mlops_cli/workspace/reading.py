@@ -150,6 +150,12 @@ def fingerprint(facts: list[Fact]) -> bytes:
     return xxhash.xxh3_128_digest(marshal.dumps(facts, PLAIN))
 
 
+def fingerprint_below(folders: Sequence[Entry]) -> bytes:
+    """Return 16 bytes that tell these sub-folders' trees from others."""
+    facts = sorted((folder.name, folder.size, folder.files, folder.digest) for folder in folders)
+    return xxhash.xxh3_128_digest(marshal.dumps(facts, PLAIN))
+
+
 class Filler:
     """Reads the files of folders whose digest is not known, storing them when there is a batch.
 

@@ -8,14 +8,11 @@ bytes inside (names need not be text) and project-relative posix text outside.
 from __future__ import annotations
 
 import errno
-import marshal
 import os
 import stat as st
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-
-import xxhash
 
 from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.hashing import Digest, digest_from_raw, raw_digest
@@ -40,8 +37,9 @@ from mlops_cli.workspace.reading import (
     Looker,
     Made,
     fingerprint,
+    fingerprint_below,
 )
-from mlops_cli.workspace.state import PLAIN, Clock, Known, Row, State
+from mlops_cli.workspace.state import Clock, Known, Row, State
 
 _REPORT_EVERY = 512
 _IGNORE_NAME = os.fsencode(IGNORE_NAME)
@@ -331,7 +329,7 @@ class Scanner:
 
     def _encode(self, folder: Folder, name: bytes) -> Entry:
         known = folder.known
-        below = _fingerprint_below(folder.entries) if known or folder.seen else b""
+        below = fingerprint_below(folder.entries) if known or folder.seen else b""
         if known is not None:
             if known.below == below:
                 digest = digest_from_raw(known.tree)
@@ -339,7 +337,7 @@ class Scanner:
                 return Entry(name, Kind.FOLDER, known.size, known.files, digest)
             self._fill_again(folder)
         elif folder.seen:
-            below = _fingerprint_below([entry for entry in folder.entries if entry.kind == Kind.FOLDER])
+            below = fingerprint_below([entry for entry in folder.entries if entry.kind == Kind.FOLDER])
         if folder.made is not None:
             raw, data, size, files = folder.made
             folder.made = None
@@ -384,11 +382,6 @@ def open_scanner(
         scanner.save()
     finally:
         state.close()
-
-
-def _fingerprint_below(folders: Sequence[Entry]) -> bytes:
-    facts = sorted((folder.name, folder.size, folder.files, folder.digest) for folder in folders)
-    return xxhash.xxh3_128_digest(marshal.dumps(facts, PLAIN))
 
 
 def is_stored(cache: Cache, entry: Entry) -> bool:
