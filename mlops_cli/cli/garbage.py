@@ -133,14 +133,15 @@ def _collect(
 ) -> _Done:
     from mlops_cli.workspace.collect import collect
 
-    seconds = None if grace is None else _seconds(grace)
+    seconds = None if grace is None else seconds_of(grace)
     agree = _asking(output, reporter, yes, lambda found: _question(output, found))
     now = time.time()
     found = collect(project, now=now, grace=seconds, agree=agree, dry_run=dry_run, reporter=reporter, **options)
     return _Done(found.plan.going, found.returning, _text(found, dry_run=dry_run), _details(found))
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
+    """Return what `--grace` says (s); UsageError."""
     from mlops_cli.records.config import parse_duration
 
     try:

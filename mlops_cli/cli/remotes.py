@@ -1,4 +1,7 @@
-"""Commands on remotes: `push`, `pull`, `fetch`, and `remote add/list/default/remove/check`."""
+"""Commands on remotes: `push`, `pull`, `fetch`, and `remote add/list/default/remove/check`.
+
+`remote gc` and `remote optimize` are in `remote_garbage`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from mlops_cli.cli.completion import complete_remotes
 from mlops_cli.cli.data import restored_text
 from mlops_cli.cli.options import DryRun, Jobs, Json, Overwrite, RemoteName, Targets
 from mlops_cli.cli.output import Output
+from mlops_cli.cli.remote_garbage import COMMANDS as GARBAGE
 from mlops_cli.cli.session import Session, reporting, session_of
 from mlops_cli.cli.text import Line, count, size_text, table
 from mlops_cli.errors import RemoteError
@@ -288,6 +292,7 @@ COMMANDS = {
             "default": command(default, "mlx remote default backup"),
             "remove": command(remove, "mlx remote remove backup"),
             "check": command(check, "mlx remote check storage"),
+            **GARBAGE,
         },
     ),
 }

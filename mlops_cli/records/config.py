@@ -15,21 +15,23 @@ from mlops_cli.documents import Fields, check_version, describe, dump_yaml, near
 from mlops_cli.errors import UsageError
 
 DURABILITIES = ("batch", "strict", "none")
+OWNERS = ("single",)
 LINKS = ("copy", "reflink", "hardlink", "symlink")
 MAX_JOBS = 1024
 
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)([smhdw]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
-_REMOTE_KEY = re.compile(r"remotes\.(.+)\.url\Z", re.DOTALL)
+_REMOTE_KEY = re.compile(r"remotes\.(.+)\.(url|owner)\Z", re.DOTALL)
 # `user:secret@`, but not `host:8080/path@version`.
 _LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@:]*:(?!\d+(?:/|\Z))[^@]*@")
 
 
 class Remote(NamedTuple):
-    """A store elsewhere."""
+    """A store elsewhere; with the owner `single` the clone that collects it knows of all that anybody needs there."""
 
     url: str
+    owner: str | None = None
 
 
 class Config(NamedTuple):
@@ -77,6 +79,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "cache.link": _Option("choice", "reflink", LINKS),
     "gc.grace": _Option("duration", "14d"),
 }
+_OF_A_REMOTE = ("remotes.NAME.url", "remotes.NAME.owner")
 _SECTIONS = ("core", "cache", "gc")
 _VARIABLES = tuple(f"MLX_{section.upper()}_" for section in _SECTIONS)
 
@@ -112,12 +115,15 @@ def _read_remotes(fields: Fields) -> Iterator[tuple[str, object]]:
         if fault is not None:
             raise fields.error(fault, name)
         remote = Fields(fields.document, (*fields.at, name), what=f"remote `{name}`")
-        remote.only(("url",))
-        url = remote.text("url")
-        fault = _find_fault(f"remotes.{name}.url", url)
-        if fault is not None:
-            raise remote.error(fault, "url", _LEAVE_IT_OUT if _LOGIN.match(url) else None)
-        yield f"remotes.{name}.url", url
+        remote.only(("url", "owner"))
+        for part in ("url", "owner"):
+            if part not in remote.values and (part == "owner" or "owner" in remote.values):
+                continue  # one level may name the remote, another its owner
+            text = remote.text(part)
+            fault = _find_fault(f"remotes.{name}.{part}", text)
+            if fault is not None:
+                raise remote.error(fault, part, _LEAVE_IT_OUT if _LOGIN.match(text) else None)
+            yield f"remotes.{name}.{part}", text
 
 
 def write_config(values: Mapping[str, object]) -> bytes:
@@ -127,9 +133,12 @@ def write_config(values: Mapping[str, object]) -> bytes:
         keys = [key for key in _OPTIONS if key.startswith(f"{section}.") and key in values]
         if keys:
             document[section] = {key.partition(".")[2]: values[key] for key in keys}
-    urls = {match[1]: values[key] for key in values if (match := _REMOTE_KEY.match(key))}
-    if urls:
-        document["remotes"] = {name: {"url": urls[name]} for name in sorted(urls)}
+    remotes: dict[str, dict[str, object]] = {}
+    for key in sorted(values, reverse=True):  # the URL before the owner
+        if match := _REMOTE_KEY.match(key):
+            remotes.setdefault(match[1], {})[match[2]] = values[key]
+    if remotes:
+        document["remotes"] = dict(sorted(remotes.items()))
     return dump_yaml(document)
 
 
@@ -173,7 +182,11 @@ def _decide(key: str, layers: Sequence[Layer]) -> Setting | None:
 def resolve(layers: Sequence[Layer]) -> Config:
     """Return the settings in force; strongest layer first."""
     values = {setting.key: setting.value for setting in explain(layers)}
-    remotes = {match[1]: Remote(str(url)) for key, url in values.items() if (match := _REMOTE_KEY.match(key))}
+    remotes = {
+        match[1]: Remote(str(url), _text_or_none(values.get(f"remotes.{match[1]}.owner")))
+        for key, url in values.items()
+        if (match := _REMOTE_KEY.match(key)) and match[2] == "url"
+    }
     timeout, jobs = values["core.lock_timeout"], values["core.jobs"]
     assert isinstance(timeout, int | float)
     assert isinstance(jobs, int)
@@ -222,7 +235,7 @@ def check_key(key: str) -> None:
         if fault is not None:
             raise UsageError(fault)
     elif key not in _OPTIONS:
-        raise UsageError(f"`{key}` is not a setting", hint=_name_them(key, (*_OPTIONS, "remotes.NAME.url")))
+        raise UsageError(f"`{key}` is not a setting", hint=_name_them(key, (*_OPTIONS, *_OF_A_REMOTE)))
 
 
 def _name_them(word: str, names: Sequence[str] | Mapping[str, str]) -> str:
@@ -232,9 +245,9 @@ def _name_them(word: str, names: Sequence[str] | Mapping[str, str]) -> str:
 
 def _parse(key: str, text: str, what: str) -> object:
     """Return `text`, which came from a terminal or the environment, as a value of `key`."""
-    option = _OPTIONS.get(key)
+    option = _option_of(key)
     value: object = text
-    if option is not None and option.kind in ("number", "count"):
+    if option.kind in ("number", "count"):
         try:
             value = parse_scalar(text)
         except ValueError as error:
@@ -242,7 +255,7 @@ def _parse(key: str, text: str, what: str) -> object:
     fault = _find_fault(key, value)
     if fault is None:
         return value
-    near = nearest(text, option.choices) if option is not None else None
+    near = nearest(text, option.choices)
     hint = _LEAVE_IT_OUT if _LOGIN.match(text) else f"did you mean `{near}`?" if near else None
     raise UsageError(fault if what == f"`{key}`" else f"{what}: {fault}", hint=hint)
 
@@ -250,9 +263,15 @@ def _parse(key: str, text: str, what: str) -> object:
 _LEAVE_IT_OUT = "leave it out: credentials come from the storage's own tools, such as `aws configure` or its variables"
 
 
+def _option_of(key: str) -> _Option:
+    if key in _OPTIONS:
+        return _OPTIONS[key]
+    return _Option("choice", None, OWNERS) if key.endswith(".owner") else _Option("url")
+
+
 def _find_fault(key: str, value: object) -> str | None:
     """Say why `value` cannot be the value of the known `key`, or return None."""
-    option = _OPTIONS.get(key, _Option("url"))
+    option = _option_of(key)
     if option.kind == "number":
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             return f"`{key}` must be a number of seconds, 0 or more, not {describe(value)}"

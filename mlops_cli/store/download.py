@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from blake3 import blake3
 
@@ -30,7 +30,7 @@ from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import object_key, pack_key, recipe_key
 from mlops_cli.store.recipe import LONGEST_CHUNK, RECIPE_LIMIT, decode_recipe
 from mlops_cli.store.recipes import ChunkIndex, Recipes
-from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
+from mlops_cli.store.remote_index import CHUNKED, LOOSE
 from mlops_cli.store.repacker import Repacker
 from mlops_cli.store.scratch import Scratch
 
@@ -57,10 +57,18 @@ class _Came(NamedTuple):
     gone: list[Digest]
 
 
+class Finder(Protocol):
+    """Says where objects of a remote are."""
+
+    def find(self, digests: Collection[Digest]) -> dict[Digest, Place]: ...
+
+    def reject(self, pack: str) -> None: ...
+
+
 class Download:
     """One fetch from the remote in `bucket` into `cache`."""
 
-    def __init__(self, cache: Cache, bucket: Bucket, index: RemoteIndex, reporter: Reporter) -> None:
+    def __init__(self, cache: Cache, bucket: Bucket, index: Finder, reporter: Reporter) -> None:
         self._cache = cache
         self._bucket = bucket
         self._index = index

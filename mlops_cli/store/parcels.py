@@ -54,13 +54,19 @@ class Parcel(NamedTuple):
 
 
 class Parcels:
-    """Makes parcels of objects of a cache; what the cache lacks, or has damaged, is added to `failures`."""
+    """Makes parcels of objects of a cache.
 
-    def __init__(self, cache: Cache, index: RemoteIndex, scratch: Scratch, failures: Failures) -> None:
+    What the cache lacks, or has damaged, is added to `failures`; chunks that the remote has already, to `believed`.
+    """
+
+    def __init__(
+        self, cache: Cache, index: RemoteIndex, scratch: Scratch, failures: Failures, believed: list[Digest]
+    ) -> None:
         self._cache = cache
         self._index = index
         self._scratch = scratch
         self._failures = failures
+        self._believed = believed
         self._compressor = Compressor()
         self._recipes = Recipes(cache)
 
@@ -212,6 +218,7 @@ class Parcels:
         """Return the chunks that neither the remote has nor `seen`."""
         chunks = {digest_from_raw(chunk.raw): chunk for chunk in recipe.chunks() if chunk.raw not in seen}
         there = self._index.find(chunks)
+        self._believed.extend(there)
         return [chunk for name, chunk in chunks.items() if name not in there]
 
     def _note_damage(self, digest: Digest) -> None:

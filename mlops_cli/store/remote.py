@@ -5,6 +5,7 @@
     objects/<aa>/<rest>      objects too large for a pack, as their plain bytes
     recipes/<aa>/<rest>      of which chunks a large file is made; they are in packs
     index/<name>.idx         what is where (`remote_index`)
+    trash/<name>.idx         what a collection has condemned and not deleted yet
     runs/<fingerprint>.yaml  run records
 
 What is written appears in this order: packs and objects, then the index, then what Git names. So nothing that the
@@ -24,6 +25,7 @@ from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, parse_digest,
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.chunking import CHUNKED_FROM
 from mlops_cli.store.download import Download, damaged_object, damaged_record
 from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.loose import RUN_SIZE_LIMIT
@@ -33,8 +35,9 @@ from mlops_cli.store.pack_index import Place, rows_table
 from mlops_cli.store.pack_writer import unpacked
 from mlops_cli.store.parcels import Wanted, object_key, pack_key, recipe_key
 from mlops_cli.store.recipe import RECIPE_LIMIT, decode_recipe
+from mlops_cli.store.reliance import Everything, Reliance
 from mlops_cli.store.remote_checkup import Fault, check_bytes, check_files, check_recipes
-from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
+from mlops_cli.store.remote_index import CHUNKED, LOOSE, TRASH, RemoteIndex
 from mlops_cli.store.tree_format import TREE_LIMIT
 from mlops_cli.store.upload import Upload
 
@@ -64,12 +67,19 @@ class Remote:
         self.name = bucket.name
         self.url = bucket.url
         self.label = bucket.label
-        self._index = RemoteIndex(bucket, kept)
+        self.index = RemoteIndex(bucket, kept)
+        self.trash = RemoteIndex(bucket, f"{kept}/trash", TRASH)
+        self._everything = Everything(self.index, self.trash)
+        self._reliance = Reliance(bucket, self.index, self.trash)
+        self._asked: list[Collection[Digest]] = []
         self._layout: int | None = None  # 0 while there is no marker
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Return those of `digests` that are not here, as the index says."""
-        return set(digests) - self._find(digests).keys()
+        found = self._find(digests).keys()
+        self._reliance.believe(found)
+        self._asked.append(found)
+        return set(digests) - found
 
     def check(
         self, digests: Collection[Digest] | None = None, *, read: bool, jobs: int = 0, reporter: Reporter = SILENT
@@ -83,33 +93,33 @@ class Remote:
         if not self._layout:
             return []
         if digests is None:
-            places = {digest_from_raw(raw): place for raw, place in self._index.rows()}
+            places = {digest_from_raw(raw): place for raw, place in self.index.rows()}
         else:
-            places = self._index.find(digests)
-        faults, owners = check_recipes(self.bucket, self._index, places)  # and now `places` has the chunks instead
+            places = self.index.find(digests)
+        faults, owners = check_recipes(self.bucket, self.index, places)  # and now `places` has the chunks instead
         found = list(check_files(self.bucket, places))
         for pack in {places[fault.digest].pack for fault in found if isinstance(fault.error, AbsentObjects)}:
             if pack not in (LOOSE, CHUNKED):
-                self._index.reject(pack)  # with all that is in it, whether or not it was asked for
+                self.index.reject(pack)  # with all that is in it, whether or not it was asked for
         if read:
             for fault in found:
                 del places[fault.digest]
             found += check_bytes(self.bucket, places, jobs, reporter)
-        self._index.deny(fault.digest for fault in found)
+        self.index.deny(fault.digest for fault in found)
         for fault in found:
             faults += [Fault(owner, fault.error) for owner in owners.get(fault.digest, [fault.digest])]
         faults = list({fault.digest: fault for fault in faults}.values())
-        self._index.deny(fault.digest for fault in faults)
+        self.index.deny(fault.digest for fault in faults)
         return faults
 
     def deny(self, digests: Collection[Digest]) -> None:
         """Take more for missing, as if `check` had found it wrong."""
-        self._index.deny(digests)
+        self.index.deny(digests)
 
     def forget_faults(self) -> None:
         """Let the index name no more what `check` has found wrong."""
         self._prepare()
-        self._index.rewrite()
+        self.index.rewrite()
 
     def mend_index(self) -> list[str]:
         """Make the index whole as far as it is known here; the rest goes.
@@ -117,7 +127,7 @@ class Remote:
         Returns the names of what had to go: what only that named is missing now.
         """
         self._prepare()
-        return self._index.mend()
+        return self.index.mend()
 
     def send(self, cache: Cache, wanted: Wanted, *, jobs: int = 0, reporter: Reporter = SILENT) -> Transferred:
         """Make what `cache` has of `wanted` present here; the reporter advances by bytes, starting it is the caller's.
@@ -125,8 +135,23 @@ class Remote:
         AbsentObjects or DamagedObjects when the cache lacks some, once all other blobs are here.
         """
         self._prepare()
-        size = Upload(cache, self.bucket, self._index, reporter).run(wanted, jobs)
-        return Transferred(len(wanted.blobs) + len(wanted.trees), size)
+        size, left = 0, wanted
+        for _ in range(_ATTEMPTS):
+            upload = Upload(cache, self.bucket, self.index, reporter)
+            try:
+                size += upload.run(left, jobs)
+            finally:
+                self._reliance.wrote(upload.keys)
+                self._reliance.believe(upload.believed)
+            lost = self._reliance.lost()
+            if gone := {
+                digest for digest in lost - wanted.sizes.keys() if any(digest in asked for asked in self._asked)
+            }:
+                raise self.absent(gone)
+            if not lost:
+                return Transferred(len(wanted.blobs) + len(wanted.trees), size)
+            left = _again(lost, wanted)
+        raise RemoteError(f"{self.label} loses what is sent to it", hint="is it being collected? run the command again")
 
     def bring(
         self, cache: Cache, digests: Collection[Digest], *, jobs: int = 0, reporter: Reporter = SILENT
@@ -141,20 +166,21 @@ class Remote:
         self._look()
         if not self._layout:
             raise self.absent(lacking)
-        download = Download(cache, self.bucket, self._index, reporter)
+        download = Download(cache, self.bucket, self._everything, reporter)
         download.run([digest for digest in dict.fromkeys(digests) if digest in lacking], jobs)
         return Transferred(download.objects, download.bytes)
 
     def read(self, digest: Digest, *, limit: int | None = TREE_LIMIT) -> bytes:
         """Return an object's bytes, verified; MissingObject, or CorruptObject, also for more than `limit` bytes."""
         for _ in range(_ATTEMPTS):
-            place = self._find([digest]).get(digest)
+            self._look()
+            place = self._everything.find([digest]).get(digest) if self._layout else None
             if place is None:
                 break
             try:
                 data = self._read_at(digest, place, limit)
             except AbsentKey:
-                self._index.reject(place.pack)
+                self._everything.reject(place.pack)
                 continue
             if limit is not None and len(data) > limit:
                 raise too_large(digest, limit)
@@ -168,7 +194,7 @@ class Remote:
             if limit is not None and recipe.size > limit:
                 raise too_large(digest, limit)
             chunks = [digest_from_raw(chunk.raw) for chunk in recipe.chunks()]
-            if any(found.pack == CHUNKED for found in self._index.find(chunks).values()):
+            if any(found.pack == CHUNKED for found in self._everything.find(chunks).values()):
                 raise damaged_object(digest, digest, self.label, key)
             data = b"".join(self.read(chunk, limit=LARGEST) for chunk in chunks)
         elif place.pack == LOOSE:
@@ -190,11 +216,17 @@ class Remote:
             raise damaged_object(digest, found, self.label, key)
         return data
 
+    def find_small(self, digests: Collection[Digest]) -> list[Digest]:
+        """Return those of `digests` that are here, condemned or not, and may be trees by their size."""
+        self._look()
+        found = self._everything.find(digests) if digests and self._layout else {}
+        return sorted(digest for digest, place in found.items() if place.length <= TREE_LIMIT)
+
     def list(self) -> Iterator[Digest]:
         """Yield every digest here, in no order."""
         self._look()
         if self._layout:
-            for raw, _ in self._index.rows():
+            for raw, _ in self.index.rows():
                 yield digest_from_raw(raw)
 
     def read_run(self, key: str) -> bytes | None:
@@ -238,7 +270,7 @@ class Remote:
 
     def _find(self, digests: Collection[Digest]) -> dict[Digest, Place]:
         self._look()
-        return self._index.find(digests) if digests and self._layout else {}
+        return self.index.find(digests) if digests and self._layout else {}
 
     def _look(self) -> None:
         """Check, once, that this code understands the remote's layout; one that holds nothing yet passes."""
@@ -251,7 +283,7 @@ class Remote:
             return
         layout = layout_of(data, self.label)
         if layout == _WITHOUT_INDEX:
-            self._index.supplement(rows_table(self._loose(), LOOSE))
+            self.index.supplement(rows_table(self._loose(), LOOSE))
         self._layout = layout
 
     def _loose(self) -> Iterator[Row]:
@@ -261,14 +293,31 @@ class Remote:
                 size = min(stored.size, _MOST)
                 yield Row(raw_digest(digest), 0, size, size)
 
+    def refuse_without_index(self) -> None:
+        """Raise RemoteError where nothing was ever pushed, or no index says what is there."""
+        if self.is_new():
+            raise RemoteError(f"nothing was ever pushed to {self.label} (`{self.url}`)", hint="`mlx push`")
+        if self._layout == _WITHOUT_INDEX:
+            raise RemoteError(f"{self.label} has no index yet", hint="the next `mlx push` of something new makes one")
+
     def _prepare(self) -> None:
         """Make the place a remote, and one of an earlier layout one of this."""
         self._look()
         if self._layout != LAYOUT:
             if self._layout == _WITHOUT_INDEX:
-                self._index.add([])
+                self.index.add([])
             self.bucket.put(MARKER, json.dumps({"mlx": LAYOUT}).encode() + b"\n")
             self._layout = LAYOUT
+
+
+def _again(lost: Collection[Digest], wanted: Wanted) -> Wanted:
+    """Return what to send so that `lost` is there again: objects, or chunks of files that were sent."""
+    objects = [digest for digest in wanted.sizes if digest in lost]
+    if len(objects) < len(lost):
+        objects += [digest for digest in wanted.blobs if wanted.sizes[digest] >= CHUNKED_FROM and digest not in lost]
+    trees = [digest for digest in wanted.trees if digest in lost]
+    held = set(trees)
+    return Wanted([digest for digest in objects if digest not in held], trees, wanted.sizes)
 
 
 def layout_of(data: bytes, label: str) -> int:

@@ -32,6 +32,11 @@ class Repacker:
         if writer.size >= SEALED_AT:
             self._end_pack(writer)
 
+    def full(self) -> list[tuple[str, str]]:
+        """Return the file and the name of each pack that has become full since this was called last."""
+        sealed, self._sealed = self._sealed, []
+        return sealed
+
     def seal(self) -> list[tuple[str, str]]:
         """End the last pack; returns the file and the name of each since this was called last."""
         if self._writer is not None:

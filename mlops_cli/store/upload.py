@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
-from mlops_cli.hashing import raw_digest
+from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.progress import Reporter
 from mlops_cli.store.bucket import Bucket
 from mlops_cli.store.cache import Cache
@@ -35,6 +35,8 @@ class Upload:
         self._failures = Failures()
         self._waiting: dict[str, list[Row]] = {}  # what the index is to say next, by packs
         self._trees: dict[str, list[Row]] = {}  # and at the very end
+        self.keys: list[str] = []  # what was written
+        self.believed: list[Digest] = []  # chunks that were not sent, because the remote has them
 
     def run(self, wanted: Wanted, jobs: int) -> int:
         """Send everything; return the bytes of the objects.
@@ -44,11 +46,12 @@ class Upload:
         trees = set(map(raw_digest, wanted.trees))
         total = unsaid = 0
         with self._cache.scratch() as scratch:
-            parcels = Parcels(self._cache, self._index, scratch, self._failures).of(wanted)
+            parcels = Parcels(self._cache, self._index, scratch, self._failures, self.believed).of(wanted)
             try:
                 for parcel in map_bounded(self._send, parcels, jobs or self._bucket.parallel):
                     if parcel is None:
                         continue
+                    self.keys.append(parcel.key)
                     self._reporter.advance(parcel.size)
                     total += parcel.size
                     unsaid += parcel.size

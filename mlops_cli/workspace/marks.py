@@ -7,7 +7,7 @@ matter: what it named may still be here, and nobody can tell which it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
 from mlops_cli.hashing import Digest, raw_digest
@@ -52,19 +52,39 @@ class Marks:
         self._reporter = reporter
         self._entered: set[bytes] = set()  # trees
         self._absent: dict[Digest, tuple[str, bool | None]] = {}  # trees that are not here: who needs each, is it one
+        self._promised: set[Digest] = set()  # what some remote is to have, too
 
     def retry(self) -> None:
         """Mark again what trees name that were not here: they may have come, or have gone to the trash."""
         self._trash = Trash(self._cache)
         waiting, self._absent = self._absent, {}
         for digest, (name, is_tree) in waiting.items():
-            self.mark([(digest, is_tree)], name)
+            self.mark([(digest, is_tree)], name, promised=())
 
-    def mark(self, roots: Iterable[tuple[Digest, bool | None]], name: str, *, optional: bool = False) -> None:
+    def absent(self, *, promised: bool = False) -> dict[Digest, str]:
+        """Return the trees that are needed and not here, and who needs each; `promised`: that remotes are to have."""
+        return {digest: name for digest, (name, _) in self._absent.items() if digest in self._promised or not promised}
+
+    def mark(
+        self,
+        roots: Iterable[tuple[Digest, bool | None]],
+        name: str,
+        *,
+        optional: bool = False,
+        promised: Collection[Digest] | None = None,
+    ) -> None:
         """Mark each root, and of a tree all below it; a root of None may be either.
 
-        What is `optional` is kept as far as it is here: nothing is lost with it that cannot be made again.
+        What is `optional` is kept as far as it is here: nothing is lost with it that cannot be made again. Remotes are
+        to have what is `promised` (None: all roots).
         """
+        roots = list(roots)
+        if not optional:
+            self._promised.update((digest for digest, _ in roots) if promised is None else promised)
+        self._mark_below(self._mark_roots(roots, name), name, optional=optional)
+
+    def _mark_roots(self, roots: Iterable[tuple[Digest, bool | None]], name: str) -> list[Digest]:
+        """Mark the roots that are no trees; return the others."""
         objects = self.objects
         trees: list[Digest] = []
         for digest, is_tree in roots:
@@ -76,6 +96,11 @@ class Marks:
                     objects.add(raw)
                 else:
                     trees.append(digest)
+        return trees
+
+    def _mark_below(self, trees: list[Digest], name: str, *, optional: bool) -> None:
+        """Mark trees, and all below them."""
+        objects = self.objects
         while trees:
             digest = trees.pop()
             raw = raw_digest(digest)
@@ -96,6 +121,8 @@ class Marks:
                     self._doubts.pass_over(_untold(name, error.message), error)
                 continue
             trees.extend(inner)
+            if digest in self._promised:
+                self._promised.update(inner)
             objects.update(map(raw_digest, blobs))
             self._reporter.advance(len(blobs))
 

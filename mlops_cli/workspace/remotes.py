@@ -68,10 +68,11 @@ def choose_default(
 def remove_remote(project: Project, environ: Mapping[str, str], name: str, *, dry_run: bool = False) -> None:
     """Take `name` out of every settings file that names it; UsageError when none does."""
     _refuse_unknown(project, name)
+    gone = {f"remotes.{name}.{part}" for part in ("url", "owner")}
     with project.editing("mlx remote remove"):
         for level in config_files(project.root, project.git, environ):
             values = read_level(project, environ, level)
-            kept = {key: value for key, value in values.items() if key != f"remotes.{name}.url"}
+            kept = {key: value for key, value in values.items() if key not in gone}
             if kept.get("core.remote") == name:
                 del kept["core.remote"]
             if kept != values and not dry_run:

@@ -126,6 +126,48 @@ def _in_hand(git_dir: Path) -> Iterator[bytes]:
             yield path.read_bytes()
 
 
+class Named(NamedTuple):
+    """What names lead to: commits and trees that are here, and names of what is not."""
+
+    commits: frozenset[str]
+    trees: frozenset[str]
+    absent: frozenset[str]
+
+
+def list_upstream(common_dir: Path) -> dict[str, tuple[str, ...]]:
+    """Return, for each Git remote of a clone, what its refs name now; OutsideError when it cannot be asked."""
+    remotes = _run(common_dir, "remote").decode().split()
+    return {
+        name: tuple(line.split()[0] for line in _run(common_dir, "ls-remote", name).decode().splitlines())
+        for name in remotes
+    }
+
+
+def list_upstream_urls(common_dir: Path) -> list[str]:
+    """Return the URLs of a clone's Git remotes, that of `origin` first."""
+    out = _run(common_dir, "config", "--get-regexp", r"^remote\..*\.url$", fine=(0, 1)).decode(errors="replace")
+    pairs = [line.partition(" ") for line in out.splitlines()]
+    return [url for _, _, url in sorted(pairs, key=lambda pair: (pair[0] != "remote.origin.url", pair[0]))]
+
+
+def find_named(git_dir: Path, names: Iterable[str]) -> Named:
+    """Return what each of the Git objects `names` (full, 40 or 64 digits) is here; of tags, what they lead to."""
+    found: dict[str, set[str]] = {"commit": set(), "tree": set(), "missing": set()}
+    names = sorted(set(names))
+    for start in range(0, len(names), _CHUNK):
+        asked = names[start : start + _CHUNK]
+        out = _run(git_dir, "cat-file", "--batch-check=%(objecttype) %(objectname)", given=_lines(asked))
+        for name, line in zip(asked, out.decode().splitlines(), strict=True):
+            found.setdefault(line.split()[1] if line.endswith(" missing") else line.split()[0], set()).add(name)
+    return Named(frozenset(found["commit"]), frozenset(found["tree"]), frozenset(found["missing"]))
+
+
+def list_first_commits(git_dir: Path, *, everywhere: bool = False) -> list[str]:
+    """Return the commits without parents that HEAD (or any ref) leads to: they tell one repository from another."""
+    start = "--all" if everywhere else "HEAD"
+    return sorted(_run(git_dir, "rev-list", "--max-parents=0", start, "--", fine=(0, 128, 129)).decode().split())
+
+
 def list_trees(git_dir: Path) -> list[str]:
     """Return the trees that refs name by themselves, not through a commit."""
     out = _run(git_dir, "for-each-ref", "--format=%(objecttype) %(objectname)%0a%(*objecttype) %(*objectname)")

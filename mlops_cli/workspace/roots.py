@@ -39,6 +39,7 @@ from mlops_cli.workspace.symlinks import linked_objects
 
 _DIGEST = re.compile(rb"blake3:[0-9a-f]{64}(?![0-9a-f])")
 _GIT_WRITES_SECONDS = 5.0  # that long a record may be half written while Git checks another commit out
+_Roots = list[tuple[Digest, bool | None]]
 _CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)
 
 
@@ -102,6 +103,25 @@ class Marker:
         for common_dir, checkouts in clones.items():
             self._look_at_clone(common_dir, checkouts)
         self._marks.refuse_lost()
+
+    def look_at(self, tips: Iterable[str], trees: Iterable[str]) -> None:
+        """Add what commits and trees of the asking clone need that may have no name here."""
+        git_dir = self._checkout.git_dir
+        known = self._tips.setdefault(Path(os.path.realpath(self._checkout.common_dir)), set())
+        new = set(tips) - known
+        if new:
+            self._take_blobs(Source.HISTORY, self._checkout.common_dir, repository.in_commits(git_dir, new, known))
+        for tree in set(trees) - known:
+            self._take_blobs(Source.HISTORY, self._checkout.common_dir, repository.in_tree(git_dir, tree))
+        known.update(new, trees)
+
+    def absent(self, *, promised: bool = False) -> dict[Digest, str]:
+        """Return the trees that are needed and not here, and who needs each; `promised`: that remotes are to have."""
+        return self._marks.absent(promised=promised)
+
+    def look_below(self) -> None:
+        """Add what trees need that were not here before, and have come."""
+        self._marks.retry()
 
     def _list_checkouts(self) -> Iterator[Checkout]:
         """Yield the checkouts that are known of here; their clones may have more."""
@@ -281,7 +301,7 @@ class Marker:
             return  # another program's file
         self.needed.records[source] += 1
         try:
-            roots = _in_lock(data, name) if is_lock else _in_pointer(data, name)
+            roots, promised = _in_lock(data, name) if is_lock else _in_pointer(data, name)
         except RecordError as error:
             if not (source is Source.RUNS or self._doubts.salvage or _CONFLICT.search(data)):
                 self._read.discard((kind, _mark(data)))  # so that it is an error the next time, too
@@ -291,7 +311,7 @@ class Marker:
                 ) from error
             self._keep_spelled(data, name)
             return
-        self._marks.mark(roots, name, optional=source is Source.RUNS)
+        self._marks.mark(roots, name, optional=source is Source.RUNS, promised=promised)
 
     def _keep_spelled(self, data: bytes, name: str) -> None:
         self._marks.mark([(parse_digest(found.decode()), None) for found in _DIGEST.findall(data)], name)
@@ -339,15 +359,18 @@ def _is_record(path: str) -> bool:
     return len(parts) > 1 and parts[-2] == "mlx.lock" and path.endswith(".yaml")
 
 
-def _in_pointer(data: bytes, name: str) -> list[tuple[Digest, bool | None]]:
+def _in_pointer(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:
+    """Return what a pointer needs, and what of that remotes are to have."""
     pointer = read_pointer(data, name)
-    return [(pointer.digest, pointer.kind is ObjectKind.TREE)]
+    return [(pointer.digest, pointer.kind is ObjectKind.TREE)], {pointer.digest}
 
 
-def _in_lock(data: bytes, name: str) -> list[tuple[Digest, bool | None]]:
+def _in_lock(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:
+    """Return what a lock needs, and what of that remotes are to have: a dependency may be in no store at all."""
     lock = read_run_record(data, name)
     entries: list[Input | OutputRecord] = [*lock.deps, *lock.outs]
-    return [(entry.digest, entry.kind is ObjectKind.TREE) for entry in entries]
+    roots: _Roots = [(entry.digest, entry.kind is ObjectKind.TREE) for entry in entries]
+    return roots, {entry.digest for entry in lock.outs if entry.push and not entry.git}
 
 
 def _mark(data: bytes) -> bytes:

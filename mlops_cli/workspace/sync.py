@@ -36,6 +36,7 @@ from mlops_cli.workspace.reach import (
     resolve_part,
     trees_above,
 )
+from mlops_cli.workspace.remote_projects import announce
 from mlops_cli.workspace.remotes import default_remote
 from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_versions
@@ -143,6 +144,7 @@ def push(
             with project.guard.held():
                 blobs, *levels = ([digest for digest in step if digest in missing] for step in needed.steps)
                 wanted = Wanted(blobs, [digest for level in levels for digest in level], needed.sizes)
+                announce(project, store.bucket, store.url)
                 store.send(project.cache, wanted, jobs=jobs or project.config.core_jobs, reporter=reporter)
         except DamagedObjects as error:
             raise _damaged(needed, error, "`mlx add {path}` or `mlx run` makes a good one again") from error

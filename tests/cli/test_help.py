@@ -65,6 +65,7 @@ FIRST: dict[str, Callable[[Project], object]] = {
     "add": add_images,
     "cat": add_images,
     "pull": add_images,
+    "remote gc": lambda project: project.must("config", "set", "remotes.storage.owner", "single"),
     "config unset": lambda project: project.must("config", "set", "cache.link", "copy"),
 }
 
@@ -288,7 +289,7 @@ def test_colour(args: list[str], env: dict[str, str], colored: bool, project: Pr
     ("line", "names"),
     [
         ("mlx re", {"remove", "remote", "reproduce"}),
-        ("mlx remote ", {"add", "list", "default", "remove", "check"}),
+        ("mlx remote ", {"add", "list", "default", "remove", "check", "gc", "optimize"}),
         ("mlx stage add --p", {"--param", "--plot"}),
         ("mlx push --remote ", {"storage", "backup"}),
         ("mlx remote default s", {"storage"}),

@@ -60,6 +60,8 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "remote list": [([], 0)],
     "remote default": [(["backup"], 0), (["backup", "--dry-run"], 0)],
     "remote check": [(["scratch"], 0)],
+    "remote gc": [([], 0), (["storage", "--yes", "--grace", "0s"], 0)],
+    "remote optimize": [([], 0), (["storage", "--yes"], 0)],
     "remote remove": [(["storage"], 0), (["storage", "--dry-run"], 0)],
     "run": [([], 0), (["train", "--force"], 0), (["train@forest", "--dry-run"], 0)],
     "stage add": [(["new", "-c", "true", "-o", "x"], 0), (["new", "-c", "true", "--dry-run"], 0)],
@@ -103,6 +105,8 @@ def test_the_result_is_a_document_of_the_commands_schema(
 
     if name == "remote check":
         project("remote", "add", "scratch", "memory://scratch")
+    if name == "remote gc":
+        project("config", "set", "remotes.storage.owner", "single")
 
     result = project(*name.split(), *args, "--json")
 

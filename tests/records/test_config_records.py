@@ -20,6 +20,7 @@ cache:
 remotes:
   a.b:
     url: ../elsewhere
+    owner: single
   storage:
     url: s3://bucket/prefix
 """
@@ -31,6 +32,7 @@ FLAT = {
     "cache.dir": "~/cache",
     "cache.link": "hardlink",
     "remotes.a.b.url": "../elsewhere",
+    "remotes.a.b.owner": "single",
     "remotes.storage.url": "s3://bucket/prefix",
 }
 

@@ -178,7 +178,7 @@ def test_a_segment_that_goes_while_damage_is_looked_for_is_no_error(here, there,
         here.push([digest])
     remote = there.remote()
     remote._look()
-    remote._index._names()  # it has listed them
+    remote.index._names()  # it has listed them
     other = here.remote()
     other.check(digests, read=False)
     other.forget_faults()  # and they are one now

@@ -1,0 +1,183 @@
+"""Changing what a remote holds already, in steps of which each leaves all that is needed in the index.
+
+What is to go is condemned first: taken out of the index and put into the trash, which is an index as well, while the
+files stay. They are deleted by a later collection, when the grace age has passed again since; what is needed by then
+goes back into the index. Packs of which part is kept are written anew before that. The order is: new packs, the trash,
+the new index, the old segments, and at last files that have been in the trash for long enough.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from mlops_cli.hashing import digest_from_raw
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.store.bucket import AbsentKey, Bucket
+from mlops_cli.store.download import Span, records_in, spans_of
+from mlops_cli.store.objects import DamagedObjects
+from mlops_cli.store.pack_format import Record
+from mlops_cli.store.pack_index import Place, read_footer
+from mlops_cli.store.parallel import map_bounded
+from mlops_cli.store.parcels import pack_key
+from mlops_cli.store.remote_contents import FOLDERS, RemoteContents, Rows, end_of, written
+from mlops_cli.store.remote_index import RemoteIndex, tables_of
+from mlops_cli.store.remote_lease import Lease
+from mlops_cli.store.remote_sweep import file_of, sweep
+from mlops_cli.store.repacker import Repacker
+from mlops_cli.store.scratch import Scratch
+
+LITTER = ("tmp", "probe")
+_OURS = re.compile(r"packs/[0-9a-f]{64}\.pack|(objects|recipes)/[0-9a-f]{2}/[0-9a-f]{62}")
+_ABANDONED = 24 * 3600.0  # s
+_READERS = 4  # spans of packs (up to 16 MiB) at once: twice as many are in memory
+
+
+class Change(NamedTuple):
+    """What is to become of the files that the index names.
+
+    `dead` go; of those in `anew` the rows that are given are copied, then they go; of `reduced` only objects that are
+    needed stay in the index. `restored` are rows of the trash that go back into it.
+    """
+
+    dead: frozenset[str] = frozenset()
+    anew: Mapping[str, Rows] = {}
+    reduced: frozenset[str] = frozenset()
+    restored: Rows = ()
+
+
+class Collector:
+    """Carries changes out on one remote, under a lease."""
+
+    def __init__(
+        self, bucket: Bucket, index: RemoteIndex, trash: RemoteIndex, lease: Lease, reporter: Reporter = SILENT
+    ) -> None:
+        self._bucket = bucket
+        self._index = index
+        self._trash = trash
+        self._lease = lease
+        self._reporter = reporter
+
+    def condemn(
+        self,
+        contents: RemoteContents,
+        change: Change,
+        needed: Collection[bytes],
+        scratch: Scratch,
+        *,
+        merge: bool = False,
+    ) -> None:
+        """Write the index anew, without what is to go, and put that into the trash; with `merge` in any case."""
+        copied, damaged = self._copy(change.anew, scratch)
+        going = (change.dead | change.anew.keys()) - damaged
+
+        def stays(raw: bytes, key: str) -> bool:
+            return key not in going and (key not in change.reduced or raw in needed)
+
+        kept = [*copied, *change.restored]
+        condemned: list[tuple[bytes, Place]] = []
+        for table in contents.tables:
+            for row in table.rows():
+                (kept if stays(row[0], file_of(*row)) else condemned).append(row)
+        if not (condemned or copied or change.restored or (merge and len(contents.segments) > 1)):
+            return
+        self._lease.check()
+        if condemned:
+            self._trash.add(tables_of(condemned))
+        self._index.replace(contents.segments, tables_of(kept), self._lease.check)
+
+    def _copy(self, anew: Mapping[str, Rows], scratch: Scratch) -> tuple[list[tuple[bytes, Place]], set[str]]:
+        """Copy objects into new packs; return where they are now, and the packs in which some are damaged."""
+        objects = [(digest_from_raw(raw), place) for rows in anew.values() for raw, place in rows]
+        copied: list[tuple[bytes, Place]] = []
+        damaged: set[str] = set()
+        repacker = Repacker(scratch.next_path, durable=False)
+        self._reporter.start("writing packs anew", sum(place.length for _, place in objects), "bytes")
+        try:
+            for pack, records in map_bounded(self._read, spans_of(objects), min(_READERS, self._bucket.parallel)):
+                for record in records or ():
+                    repacker.add(record)
+                    self._reporter.advance(record.length)
+                    copied += self._put(repacker.full())
+                if records is None:
+                    damaged.add(pack_key(pack))
+                    self._reporter.note(f"`{pack_key(pack)}` is damaged, and stays as it is: `mlx push --repair`")
+            copied += self._put(repacker.seal())
+        finally:
+            repacker.close()
+        return copied, damaged
+
+    def _read(self, span: Span) -> tuple[str, list[Record] | None]:
+        """Return what is in a span; None when not all of it is as it was written."""
+        try:
+            data = self._bucket.get(pack_key(span.pack), span.start, span.end)
+        except AbsentKey:
+            return span.pack, None
+        records = []
+        for _, record in records_in(data, span, self._bucket.label):
+            if isinstance(record, DamagedObjects):
+                return span.pack, None
+            records.append(record)
+        return span.pack, records
+
+    def _put(self, sealed: list[tuple[str, str]]) -> Iterator[tuple[bytes, Place]]:
+        for path, name in sealed:
+            self._bucket.put_file(pack_key(name), path)
+            yield from read_footer(path, name).rows()
+            os.unlink(path)
+
+    def delete(self, contents: RemoteContents, before: float) -> set[str]:
+        """Delete what was condemned before `before` (s), or was never in an index and is older; return the files.
+
+        Spared is what an index names by now, and what was written again since.
+        """
+        expired = [condemned.name for condemned in contents.trash if condemned.time < before]
+
+        def still(wanted: Collection[str]) -> set[str]:
+            times = {stored.key: written(stored) for folder in FOLDERS for stored in self._bucket.list(folder)}
+            return {key for key in wanted if times.get(key, before) < before}
+
+        keys = find_deletable(contents, before)
+        deleted = sweep(self._bucket, self._index, keys, self._lease, still) if keys else set()
+        if expired:
+            self._lease.check()
+            self._trash.drop(expired)
+        return deleted
+
+    def tidy(self) -> int:
+        """Delete what nobody can be writing any more; return how many files that were."""
+        old = find_litter(self._bucket, self._lease.now)
+        self._bucket.delete(old)
+        return len(old)
+
+
+def find_litter(bucket: Bucket, now: float) -> list[str]:
+    """Return the temporary files that are older than a day at the time `now` (s)."""
+    found = (stored for folder in LITTER for stored in bucket.list(folder))
+    return sorted(stored.key for stored in found if written(stored) < now - _ABANDONED)
+
+
+def find_restored(contents: RemoteContents, needed: Collection[bytes]) -> Rows:
+    """Return the rows of the trash that lead to `needed` objects which the index does not name."""
+    waiting: dict[bytes, Place] = {}
+    for condemned in contents.trash:
+        for raw, place in condemned.rows:
+            stored = contents.listed.get(file_of(raw, place)) if raw in needed else None
+            if stored is not None and stored.size >= end_of(place):
+                waiting.setdefault(raw, place)
+    for held in contents.files if waiting else ():
+        for raw, _ in held.rows:
+            waiting.pop(raw, None)
+    return tuple(waiting.items())
+
+
+def find_deletable(contents: RemoteContents, before: float, restored: Rows = ()) -> set[str]:
+    """Return the files that may go for good: condemned before `before` (s), or in no index and written before that."""
+    named = {held.key for held in contents.files} | contents.false | {file_of(*row) for row in restored}
+    condemned = {key for found in contents.trash for key in found.files}
+    waiting = {key for found in contents.trash if found.time >= before for key in found.files}
+    unnamed = {key for key in contents.listed.keys() - condemned if _OURS.fullmatch(key)}
+    keys = (condemned - waiting | unnamed) - named
+    return {key for key in keys if key in contents.listed and written(contents.listed[key]) < before}

@@ -1,0 +1,128 @@
+"""What lies on a remote: its files, with what the index says is in each, and what a collection has condemned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from mlops_cli.errors import CorruptObject
+from mlops_cli.hashing import Digest, digest_from_raw
+from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
+from mlops_cli.store.download import REPAIR
+from mlops_cli.store.pack_format import RECORD_SIZE
+from mlops_cli.store.pack_index import Place, Table
+from mlops_cli.store.parallel import map_bounded
+from mlops_cli.store.parcels import pack_key, recipe_key
+from mlops_cli.store.recipe import RECIPE_LIMIT, RecipeError, decode_recipe
+from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
+from mlops_cli.store.remote_sweep import file_of
+
+FOLDERS = ("packs", "objects", "recipes")
+
+Rows = Sequence[tuple[bytes, Place]]
+
+
+class HeldFile(NamedTuple):
+    """A file that the index names: its bytes, when it was written there (s), and the objects in it."""
+
+    key: str
+    size: int
+    time: float
+    rows: Rows
+
+
+class Condemned(NamedTuple):
+    """What one collection has taken out of the index: when (s), which objects, and all files that are in question."""
+
+    name: str
+    time: float
+    rows: Rows
+    files: frozenset[str]
+
+
+class RemoteContents(NamedTuple):
+    """All that lies on a remote, as one look shows it.
+
+    `segments` and `tables` are the index that was read, `files` what it names, as far as that is there; `listed` are
+    all files. `false` are files that the index names and that are gone or too short.
+    """
+
+    segments: tuple[str, ...]
+    tables: Sequence[Table]
+    files: tuple[HeldFile, ...]
+    false: frozenset[str]
+    listed: Mapping[str, Stored]
+    trash: tuple[Condemned, ...]
+
+
+def read_remote(bucket: Bucket, index: RemoteIndex, trash: RemoteIndex) -> RemoteContents:
+    """Look at all of a remote; brings every segment. RemoteError, CorruptObject for a segment that is none."""
+    segments, tables = index.read_all()
+    listed = {stored.key: stored for folder in FOLDERS for stored in bucket.list(folder)}
+    rows: dict[str, list[tuple[bytes, Place]]] = {}
+    for table in tables:
+        for raw, place in table.rows():
+            rows.setdefault(file_of(raw, place), []).append((raw, place))
+    files, false = [], set()
+    for key, found in rows.items():
+        stored = listed.get(key)
+        if stored is None or stored.size < max(end_of(place) for _, place in found):
+            false.add(key)
+        else:
+            files.append(HeldFile(key, stored.size, written(stored), tuple(found)))
+    return RemoteContents(segments, tables, tuple(files), frozenset(false), listed, tuple(read_trash(trash)))
+
+
+def read_trash(trash: RemoteIndex) -> Iterator[Condemned]:
+    """Yield what collections have condemned and not deleted yet."""
+    trash.forget()
+    trash.find(())
+    for name, time in sorted(trash.times.items()):
+        table = trash.read(name)
+        if table is None:
+            continue
+        rows = tuple(table.rows())
+        packs = {pack_key(pack) for pack in table.packs if pack not in (LOOSE, CHUNKED)}
+        yield Condemned(
+            name, math.inf if time is None else time, rows, frozenset({*packs, *(file_of(*row) for row in rows)})
+        )
+
+
+def end_of(place: Place) -> int:
+    """Return how many bytes a file must have for an object to be in it as its place says."""
+    if place.pack in (LOOSE, CHUNKED):
+        return place.stored
+    return place.offset + RECORD_SIZE + place.stored
+
+
+def written(stored: Stored) -> float:
+    """Return when a file was written, by the store's clock (s): just now when nobody knows."""
+    return math.inf if stored.modified is None else stored.modified
+
+
+def needed_chunks(bucket: Bucket, contents: RemoteContents, needed: Collection[bytes]) -> set[bytes]:
+    """Return the chunks of those of the `needed` objects that are there in chunks, or were and can come back.
+
+    CorruptObject when a recipe is gone or damaged: nobody can tell which chunks it names.
+    """
+    held = [found.rows for found in contents.files] + [found.rows for found in contents.trash]
+    rows = (row for found in held for row in found)
+    files = {digest_from_raw(raw) for raw, place in rows if place.pack == CHUNKED and raw in needed}
+    chunks: set[bytes] = set()
+    for found in map_bounded(partial(_chunks_of, bucket), sorted(files), bucket.parallel):
+        chunks |= found
+    return chunks
+
+
+def _chunks_of(bucket: Bucket, digest: Digest) -> set[bytes]:
+    key = recipe_key(digest)
+    try:
+        recipe = decode_recipe(bucket.get(key, 0, RECIPE_LIMIT + 1), digest)
+    except (AbsentKey, RecipeError) as error:
+        why = error.message if isinstance(error, RecipeError) else "it is gone"
+        raise CorruptObject(
+            f"nobody can tell which chunks object `{digest}` in {bucket.label} needs (`{key}`): {why}", hint=REPAIR
+        ) from error
+    return {chunk.raw for chunk in recipe.chunks()}
