@@ -132,7 +132,9 @@ def _text(found: RemoteCollected, *, dry_run: bool) -> list[str]:
         verb = "would bring" if dry_run else "brought"
         lines.append(f"{verb} back from the trash, for it is needed: {count(found.restored, 'object')}")
     if found.litter:
-        lines.append(f"{'would delete' if dry_run else 'deleted'} temporary files: {found.litter:,}")
+        lines.append(
+            f"{'would delete' if dry_run else 'deleted'} what is of no use any more: {count(found.litter, 'file')}"
+        )
     if found.deleted.objects:
         verb = "would delete" if dry_run else "deleted"
         lines.append(f"{verb} for good: {count(found.deleted.objects, 'file')} ({size_text(found.deleted.size)})")

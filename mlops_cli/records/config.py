@@ -28,7 +28,7 @@ _LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@:]*:(?!\d+(?:/|\Z))[^@]*@")
 
 
 class Remote(NamedTuple):
-    """A store elsewhere; with the owner `single` the clone that collects it knows of all that anybody needs there."""
+    """A store elsewhere; with the owner `single` the clone that collects it knows all that is needed there."""
 
     url: str
     owner: str | None = None

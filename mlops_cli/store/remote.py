@@ -76,7 +76,7 @@ class Remote:
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Return those of `digests` that are not here, as the index says."""
-        found = self._find(digests).keys()
+        found = set(self._find(digests))
         self._reliance.believe(found)
         self._asked.append(found)
         return set(digests) - found

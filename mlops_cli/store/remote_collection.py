@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from mlops_cli.hashing import digest_from_raw
@@ -22,7 +23,7 @@ from mlops_cli.store.pack_format import Record
 from mlops_cli.store.pack_index import Place, read_footer
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import pack_key
-from mlops_cli.store.remote_contents import FOLDERS, RemoteContents, Rows, end_of, written
+from mlops_cli.store.remote_contents import RemoteContents, Rows, end_of, read_names, written
 from mlops_cli.store.remote_index import RemoteIndex, tables_of
 from mlops_cli.store.remote_lease import Lease
 from mlops_cli.store.remote_sweep import file_of, sweep
@@ -128,35 +129,43 @@ class Collector:
             yield from read_footer(path, name).rows()
             os.unlink(path)
 
-    def delete(self, contents: RemoteContents, before: float) -> set[str]:
-        """Delete what was condemned before `before` (s), or was never in an index and is older; return the files.
+    def delete(self, contents: RemoteContents, keys: Collection[str], before: float) -> set[str]:
+        """Delete those files of `keys` that no index names by now, and return them.
 
-        Spared is what an index names by now, and what was written again since.
+        Then nothing in the trash that was condemned before `before` (s) is in question any more.
         """
-        expired = [condemned.name for condemned in contents.trash if condemned.time < before]
-
-        def still(wanted: Collection[str]) -> set[str]:
-            times = {stored.key: written(stored) for folder in FOLDERS for stored in self._bucket.list(folder)}
-            return {key for key in wanted if times.get(key, before) < before}
-
-        keys = find_deletable(contents, before)
-        deleted = sweep(self._bucket, self._index, keys, self._lease, still) if keys else set()
-        if expired:
+        deleted = sweep(self._bucket, self._index, keys, self._lease) if keys else set()
+        if expired := [condemned.name for condemned in contents.trash if condemned.time < before]:
             self._lease.check()
             self._trash.drop(expired)
         return deleted
 
-    def tidy(self) -> int:
-        """Delete what nobody can be writing any more; return how many files that were."""
-        old = find_litter(self._bucket, self._lease.now)
-        self._bucket.delete(old)
-        return len(old)
+    def tidy(self, keys: Collection[str]) -> None:
+        """Delete files that are no objects."""
+        self._lease.check()
+        self._bucket.delete(sorted(keys))
 
 
 def find_litter(bucket: Bucket, now: float) -> list[str]:
     """Return the temporary files that are older than a day at the time `now` (s)."""
     found = (stored for folder in LITTER for stored in bucket.list(folder))
     return sorted(stored.key for stored in found if written(stored) < now - _ABANDONED)
+
+
+def find_spared(bucket: Bucket, contents: RemoteContents, keys: Collection[str], needed: Collection[bytes]) -> set[str]:
+    """Return those packs of `keys` that no index ever named and that have `needed` objects which none names now.
+
+    An index was lost, or a push was cut short: what they have may be nowhere else.
+    """
+    condemned = {key for found in contents.trash for key in found.files}
+    strays = [contents.listed[key] for key in sorted(keys) if key.startswith("packs/") and key not in condemned]
+    if not strays:
+        return set()
+    lacking = set(needed)
+    for held in contents.files:
+        lacking.difference_update(raw for raw, _ in held.rows)
+    found = zip(strays, map_bounded(partial(read_names, bucket), strays, bucket.parallel), strict=True)
+    return {stray.key for stray, raws in found if raws is None or not lacking.isdisjoint(raws)}
 
 
 def find_restored(contents: RemoteContents, needed: Collection[bytes]) -> Rows:

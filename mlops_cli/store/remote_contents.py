@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -11,8 +12,8 @@ from mlops_cli.errors import CorruptObject
 from mlops_cli.hashing import Digest, digest_from_raw
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.download import REPAIR
-from mlops_cli.store.pack_format import RECORD_SIZE
-from mlops_cli.store.pack_index import Place, Table
+from mlops_cli.store.pack_format import FILE_HEADER, RECORD_SIZE, TRAILER_SIZE, PackError, check_ends
+from mlops_cli.store.pack_index import Footer, Place, Table
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import pack_key, recipe_key
 from mlops_cli.store.recipe import RECIPE_LIMIT, RecipeError, decode_recipe
@@ -88,6 +89,21 @@ def read_trash(trash: RemoteIndex) -> Iterator[Condemned]:
         yield Condemned(
             name, math.inf if time is None else time, rows, frozenset({*packs, *(file_of(*row) for row in rows)})
         )
+
+
+def read_names(bucket: Bucket, stored: Stored) -> set[bytes] | None:
+    """Return the objects that a pack says it has; none when it is no pack, None when it is gone or damaged."""
+    key, size = stored.key, stored.size
+    try:
+        begin = bucket.get(key, 0, len(FILE_HEADER))
+        if begin != FILE_HEADER:
+            return set()
+        start, _ = check_ends(begin, bucket.get(key, max(size - TRAILER_SIZE, 0), size), size)
+        table = Footer(bucket.get(key, start, size), key)
+        table.verify()
+    except (AbsentKey, PackError, struct.error):
+        return None
+    return {raw for raw, _ in table.rows()}
 
 
 def end_of(place: Place) -> int:

@@ -13,7 +13,7 @@ those that began before it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
 from mlops_cli.hashing import digest_from_raw
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
@@ -38,14 +38,8 @@ def named_files(tables: Iterable[Table], keys: Collection[str]) -> set[str]:
     return {key for table in tables for raw, place in table.rows() if (key := file_of(raw, place)) in keys}
 
 
-def sweep(
-    bucket: Bucket,
-    index: RemoteIndex,
-    keys: Collection[str],
-    lease: Lease,
-    still: Callable[[Collection[str]], set[str]],
-) -> set[str]:
-    """Delete those of `keys` that the index does not name and that `still` agrees to go; return what was deleted."""
+def sweep(bucket: Bucket, index: RemoteIndex, keys: Collection[str], lease: Lease) -> set[str]:
+    """Delete those of `keys` that the index does not name by now; return what was deleted."""
     deleted: set[str] = set()
     left = sorted(keys)
     for at in range(0, len(left), _AT_ONCE):
@@ -53,7 +47,7 @@ def sweep(
         wanted = set(left[at : at + _AT_ONCE])
         bucket.put(f"{mark}.sweep", json.dumps({"mlx": 1, "keys": sorted(wanted)}).encode() + b"\n")
         _, tables = index.read_all()
-        going = still(wanted - named_files(tables, wanted))
+        going = wanted - named_files(tables, wanted)
         lease.check()
         bucket.delete(sorted(going))
         _finish(bucket, index, mark)

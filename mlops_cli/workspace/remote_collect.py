@@ -7,17 +7,18 @@ here. Plans are pure functions of that and of what lies there; `remote_collectio
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mlops_cli.errors import Inconclusive, RemoteError
+from mlops_cli.errors import Inconclusive, RecordError, RemoteError
 from mlops_cli.files import translate_os_error
+from mlops_cli.hashing import raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.remote import Remote
-from mlops_cli.store.remote_collection import Change, Collector, find_deletable, find_litter, find_restored
-from mlops_cli.store.remote_contents import HeldFile, RemoteContents, Rows, needed_chunks, read_remote
+from mlops_cli.store.remote_collection import Change, Collector, find_deletable, find_litter, find_restored, find_spared
+from mlops_cli.store.remote_contents import HeldFile, RemoteContents, Rows, needed_chunks, read_remote, written
 from mlops_cli.store.remote_lease import leased
 from mlops_cli.store.remote_sweep import finish_sweeps
 from mlops_cli.workspace import repository
@@ -25,6 +26,7 @@ from mlops_cli.workspace.collect import Amount
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.remote_projects import forget_project, refuse_others
 from mlops_cli.workspace.roots import Marker, Source
+from mlops_cli.workspace.run_records import read_run_record
 from mlops_cli.workspace.sync import open_project_remote
 
 _SPARSE = 0.5  # a pack is written anew when less of it than this is needed
@@ -51,8 +53,8 @@ class RemotePlan:
 class RemoteCollected:
     """What a collection of a remote found, and did or would do.
 
-    `restored` was condemned and is needed again, `deleted` are files that are gone for good, `litter` is what commands
-    that were killed left, `false` how many files its index names that are not there.
+    `restored` was condemned and is needed again, `deleted` are files that are gone for good, `litter` is how many
+    files went that are no objects, `false` how many files its index names that are not there.
     """
 
     remote: str
@@ -152,28 +154,31 @@ def collect_remote(
             return marker.needed.objects
 
         if dry_run:
-            look = _look(store, mark, now - age, reporter)
-            done = Done(look, look.deletable, len(find_litter(store.bucket, now)))
+            look = _look(store, mark, now, age, reporter)
+            done = Done(look, look.deletable)
         else:
             done = collect_store(store, project.cache, mark, age, reporter)
     return _told(store, marker, projects, done)
 
 
 class Look(NamedTuple):
-    """What lies on a remote, what of it is needed, what is to become of it, and which files are to be deleted."""
+    """What lies on a remote, what of it is needed, what is to become of it, and which files are to be deleted.
+
+    `litter` are files that are no objects: what commands that were killed left, and run records without their outputs.
+    """
 
     contents: RemoteContents
     needed: set[bytes]
     plan: RemotePlan
     deletable: set[str]
+    litter: set[str]
 
 
 class Done(NamedTuple):
-    """What a collection found, which files it deleted, and how many that commands had left."""
+    """What a collection found, and which files of objects it deleted."""
 
     look: Look
     deleted: Collection[str]
-    litter: int
 
 
 def collect_store(
@@ -185,11 +190,13 @@ def collect_store(
     """
     with leased(store.bucket, f"mlx remote gc {store.name}") as lease, cache.scratch() as scratch:
         finish_sweeps(store.bucket, store.index)
-        before = lease.now - age
-        look = _look(store, mark, before, reporter)
+        look = _look(store, mark, lease.now, age, reporter)
         collector = Collector(store.bucket, store.index, store.trash, lease, reporter)
         collector.condemn(look.contents, look.plan.change, look.needed, scratch)
-        return Done(look, collector.delete(look.contents, before), collector.tidy())
+        deleted = collector.delete(look.contents, look.deletable, lease.now - age)
+        if look.litter:
+            collector.tidy(look.litter)
+        return Done(look, deleted)
 
 
 def forget_repository(project: Project, name: str | None, note: str, *, dry_run: bool = True) -> None:
@@ -236,11 +243,12 @@ def _refuse_unfit(store: Remote) -> None:
         )
 
 
-def _look(store: Remote, mark: Callable[[], set[bytes]], before: float, reporter: Reporter) -> Look:
+def _look(store: Remote, mark: Callable[[], set[bytes]], now: float, age: float, reporter: Reporter) -> Look:
     """Find out what is needed, then what lies there; what comes in between is young."""
+    bucket, before = store.bucket, now - age
     needed = mark()
-    contents = read_remote(store.bucket, store.index, store.trash)
-    needed = needed | needed_chunks(store.bucket, contents, needed)
+    contents = read_remote(bucket, store.index, store.trash)
+    needed = needed | needed_chunks(bucket, contents, needed)
     if contents.false:
         reporter.note(
             f"{len(contents.false):,} files that the index of {store.label} names are gone or cut short: "
@@ -249,7 +257,27 @@ def _look(store: Remote, mark: Callable[[], set[bytes]], before: float, reporter
     plan = plan_collection(contents.files, needed, before)
     restored = find_restored(contents, needed)
     plan = replace(plan, change=plan.change._replace(restored=restored))
-    return Look(contents, needed, plan, find_deletable(contents, before, restored))
+    deletable = find_deletable(contents, before, restored)
+    spared = find_spared(bucket, contents, deletable, needed)
+    if spared:
+        reporter.note(
+            f"{len(spared):,} packs that no index of {store.label} names have what is needed, and stay: "
+            "`mlx push --repair` from a clone that has the data"
+        )
+    litter = {*find_litter(bucket, now), *_find_useless_runs(store, needed, before)}
+    return Look(contents, needed, plan, deletable - spared, litter)
+
+
+def _find_useless_runs(store: Remote, needed: Collection[bytes], before: float) -> Iterator[str]:
+    """Yield the run records written before `before` (s) of which some output is not needed any more, and so goes."""
+    for stored in store.bucket.list("runs"):
+        name = stored.key.removeprefix("runs/").removesuffix(".yaml")
+        if written(stored) >= before or not (name.isalnum() and name.isascii()):
+            continue
+        with suppress(RecordError):  # one of another version, say
+            lock = read_run_record(store.read_run(name) or b"", stored.key)
+            if any(raw_digest(out.digest) not in needed for out in lock.outs if out.push and not out.git):
+                yield stored.key
 
 
 def _told(store: Remote, marker: Marker, projects: tuple[str, ...], done: Done) -> RemoteCollected:
@@ -257,7 +285,9 @@ def _told(store: Remote, marker: Marker, projects: tuple[str, ...], done: Done) 
     deleted = Amount(len(done.deleted), sum(contents.listed[key].size for key in done.deleted))
     records = dict(marker.needed.records)
     restored, false = len(plan.change.restored), len(contents.false)
-    return RemoteCollected(store.name, store.url, plan, records, projects, restored, deleted, done.litter, false)
+    return RemoteCollected(
+        store.name, store.url, plan, records, projects, restored, deleted, len(done.look.litter), false
+    )
 
 
 def _mark(
@@ -294,8 +324,8 @@ def _look_upstream(project: Project, name: str, marker: Marker) -> None:
     if not upstream:
         raise Inconclusive(
             "this repository has no Git remote that could tell which commits others have",
-            hint=f"`mlx config set remotes.{name}.owner single`, if only clones on this machine use that remote "
-            "and this one has all branches",
+            hint=f"`mlx config set remotes.{name}.owner single`, if nobody else uses that remote "
+            "and this clone has all branches",
         )
     named = repository.find_named(project.git.git_dir, (commit for found in upstream.values() for commit in found))
     if named.absent:

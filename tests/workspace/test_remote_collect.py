@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlops_cli.documents import dump_yaml
 from mlops_cli.errors import CorruptObject, LockedError, MlxError, RemoteError
 from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.store.bucket import Bucket
@@ -188,7 +189,7 @@ def test_what_nothing_needs_is_condemned_then_deleted(site: Site, tmp_path: Path
     assert sum(stored.size for stored in remote_of(site).bucket.list("")) < before
     assert list(remote_of(site).bucket.list("trash")) == []
     third = collect(site, kept)
-    assert (third.look.plan.going, third.deleted, third.litter) == (Amount(), set(), 0)
+    assert (third.look.plan.going, third.deleted, third.look.litter) == (Amount(), set(), set())
 
 
 def test_what_is_young_stays(site: Site) -> None:
@@ -297,9 +298,42 @@ def test_what_an_interrupted_push_left_goes_when_it_is_old(here: Site, store: Pa
     done = collect(here, kept, age=14 * DAY)
 
     assert done.deleted == {f"packs/{'ab' * 32}.pack"}
-    assert done.litter == 2
+    assert done.look.litter == {"tmp/x/0", "probe/abc"}
     assert not stray.exists()
     assert (store / "packs/README").exists()
+
+
+def test_a_pack_that_lost_its_index_stays_when_it_is_needed(here: Site, store: Path, tmp_path: Path) -> None:
+    kept, dropped = here.put(*KEPT), here.put(*many(9, seed=2))
+    push(here, kept)
+    push(here, dropped)
+    remote = remote_of(here)
+    packs = {digest: place.pack for digest, place in remote.index.find([kept[0], dropped[0]]).items()}
+    for path in (store / "index").glob("*.idx"):
+        path.unlink()
+    make_old(store)
+
+    done = collect(here, kept, age=14 * DAY)
+
+    assert done.deleted == {f"packs/{packs[dropped[0]]}.pack"}
+    assert (store / "packs" / f"{packs[kept[0]]}.pack").exists()
+
+
+def test_run_records_go_with_their_outputs(here: Site, store: Path) -> None:
+    kept, dropped = here.put(*KEPT[:1]), here.put(*DROPPED[:1])
+    push(here, [*kept, *dropped])
+    names = [f"{number:032x}" for number in range(3)]
+    for name, digest in zip(names, [*kept, *dropped, *dropped], strict=True):
+        out = {"path": "o", "blob": digest, "size": here.sizes[digest]}
+        remote_of(here).write_run(name, dump_yaml({"mlx": 1, "cmd": "x", "outs": [out]}))
+    remote_of(here).write_run("abc", b"no record")
+    make_old(store)
+    os.utime(store / "runs" / f"{names[2]}.yaml")
+
+    done = collect(here, kept, age=14 * DAY)
+
+    assert done.look.litter == {f"runs/{names[1]}.yaml"}
+    assert {*remote_of(here).list_runs()} == {names[0], names[2], "abc"}
 
 
 def test_the_list_for_servers_that_cannot_list_is_kept(here: Site, store: Path) -> None:
@@ -496,13 +530,18 @@ def test_two_collections_at_once(tmp_path: Path) -> None:
     assert refused > 15
 
 
-def test_a_holder_whose_lease_was_taken_stops_before_it_destroys(here: Site, store: Path) -> None:
+@pytest.mark.parametrize("moment", [("trash/", ".idx"), ("index/", ".idx"), ("index/", ".sweep")])
+def test_a_holder_whose_lease_was_taken_stops_before_it_destroys(
+    here: Site, store: Path, tmp_path: Path, moment: tuple[str, str]
+) -> None:
     kept, dropped = here.put(*KEPT), here.put(*DROPPED)
     push(here, kept)
     push(here, dropped)
+    if moment[1] == ".sweep":
+        collect(here, kept)
 
     def steal(verb: str, key: str) -> None:
-        if verb == "put" and key.startswith("trash/"):
+        if verb == "put" and key.startswith(moment[0]) and key.endswith(moment[1]):
             shutil.rmtree(store / "lease")
 
     with pytest.raises(LockedError) as caught:
@@ -511,7 +550,7 @@ def test_a_holder_whose_lease_was_taken_stops_before_it_destroys(here: Site, sto
     assert (
         caught.value.message == "`mlx remote gc storage` was stopped: another command has taken over remote `storage`"
     )
-    assert remote_of(here).missing([*kept, *dropped]) == set()
+    assert fetched(here, tmp_path, [*kept, *dropped])
 
 
 def test_a_lease_that_is_not_renewed_for_an_hour_is_taken_over(here: Site, store: Path) -> None:
