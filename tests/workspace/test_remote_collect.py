@@ -404,6 +404,7 @@ class Scene:
 @pytest.mark.parametrize("age", [14 * DAY, NOW])
 def test_a_push_at_any_moment_of_a_collection(tmp_path: Path, state: str, age: float) -> None:
     scene = Scene(tmp_path, state)
+    refused = 0
     for number in range(1000):
         here, there = scene.sites()
         outcomes: list[MlxError | None] = []
@@ -420,6 +421,7 @@ def test_a_push_at_any_moment_of_a_collection(tmp_path: Path, state: str, age: f
         if not outcomes:
             break
         if outcomes[0] is not None:
+            refused += 1
             push(there, scene.wanted)
         assert fetched(here, tmp_path, [*scene.kept, *scene.wanted]), number
         collect(here, [*scene.kept, *scene.wanted], age=age)
@@ -427,6 +429,26 @@ def test_a_push_at_any_moment_of_a_collection(tmp_path: Path, state: str, age: f
         assert fetched(here, tmp_path, [*scene.kept, *scene.wanted])
         shutil.rmtree(here.url)
     assert number > 20
+    assert (refused > 0) == (state == "condemned")  # just before its very files are deleted, it cannot be helped
+
+
+def test_a_push_at_any_moment_of_an_optimization(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "named")
+    for number in range(1000):
+        here, there = scene.sites()
+        sent: list[int] = []
+
+        def push_all(there: Site = there, sent: list[int] = sent) -> None:
+            sent.append(push(there, scene.wanted))
+
+        optimize_store(remote_of(here, lambda bucket, n=number: Watched(bucket, at_request(n, push_all))), here.cache)
+        if not sent:
+            break
+        assert sent == [len(ADDED) - 1]
+        assert remote_of(here).missing([*scene.kept, *scene.wanted]) == set()
+        assert fetched(here, tmp_path, [*scene.kept, *scene.wanted])
+        shutil.rmtree(here.url)
+    assert number > 10
 
 
 @pytest.mark.parametrize("state", ["named", "condemned"])
@@ -606,9 +628,8 @@ def test_a_collection_that_is_killed_at_any_point_can_be_done_again(tmp_path: Pa
 
     for _ in crashes(work):
         assert remote_of(there).missing(scene.kept) == set()
-        assert fetched(here, tmp_path, scene.kept)
         push(there, scene.wanted)
-        assert fetched(here, tmp_path, scene.wanted)
+        assert fetched(here, tmp_path, [*scene.kept, *scene.wanted])
         work()
         assert remote_of(there).missing(scene.kept) == set()
         assert fetched(here, tmp_path, [*scene.kept, *scene.wanted])
