@@ -16,6 +16,7 @@ from mlops_cli.files import translate_os_error
 from mlops_cli.hashing import raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.pack_format import RECORD_SIZE, ROW_SIZE
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.remote_collection import Change, Collector, find_deletable, find_litter, find_restored, find_spared
 from mlops_cli.store.remote_contents import HeldFile, RemoteContents, Rows, needed_chunks, read_remote, written
@@ -30,6 +31,7 @@ from mlops_cli.workspace.run_records import read_run_record
 from mlops_cli.workspace.sync import open_project_remote
 
 _SPARSE = 0.5  # a pack is written anew when less of it than this is needed
+_OVERHEAD = RECORD_SIZE + ROW_SIZE  # bytes that an object takes in a pack besides its own
 SMALL = 16 << 20  # bytes; packs below this are joined
 OWNER_SINGLE = "single"
 
@@ -102,7 +104,7 @@ def plan_collection(files: Collection[HeldFile], needed: Collection[bytes], befo
         elif not mine:
             dead.add(held.key)
             amounts["going"] += rest
-        elif held.key.startswith("packs/") and live.size < _SPARSE * held.size:
+        elif held.key.startswith("packs/") and live.size + live.objects * _OVERHEAD < _SPARSE * held.size:
             anew[held.key] = mine
             amounts["going"] += rest
         else:

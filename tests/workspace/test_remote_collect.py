@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -34,6 +37,7 @@ from tests.servers.s3 import s3_server
 from tests.store.test_remote import Site, flip, many
 from tests.store.watched import Timeless, Watched, at_request
 
+ROOT = Path(__file__).parents[2]
 DAY = 24 * 3600.0
 NOW = -10.0  # an age (s) that everything has, whatever the tick of the store's clock
 LARGE = os.urandom(1 << 16) * 145  # too large for a pack
@@ -240,6 +244,18 @@ def test_a_pack_of_which_little_is_needed_is_written_anew(site: Site, tmp_path: 
     collect(site, digests[:2])
     assert fetched(site, tmp_path, digests[:2])
     assert sum(stored.size for stored in remote_of(site).bucket.list("packs")) < 10_000
+
+
+def test_a_pack_of_tiny_objects_that_are_needed_is_left_alone(here: Site, store: Path) -> None:
+    digests = here.put(*(bytes([number]) for number in range(50)))
+    push(here, digests)
+    (pack,) = (store / "packs").iterdir()
+
+    done = collect(here, digests)
+
+    assert not done.look.plan.change.anew
+    assert list((store / "packs").iterdir()) == [pack]
+    assert not (store / "trash").exists()
 
 
 def test_what_shares_a_pack_with_more_that_is_needed_leaves_the_index(site: Site, tmp_path: Path) -> None:
@@ -666,3 +682,48 @@ def test_an_optimization_that_is_killed_at_any_point_can_be_done_again(here: Sit
         site = copy()
         states += 1
     assert states > 20
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.workspace.test_remote_collect import *
+
+folder, url, number, *kept = sys.argv[1:]
+left = [int(number)]
+
+def before(verb, key):
+    if verb in ("put", "delete"):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+site = Site(Path(folder), url)
+collect(site, kept, remote=remote_of(site, lambda bucket: Watched(bucket, before)))
+"""
+
+
+def test_a_collection_of_a_bucket_that_is_killed_at_any_change_can_be_done_again(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in server.environ.items():
+        monkeypatch.setenv(key, value)
+    for number in range(100):
+        site = Site(tmp_path / "here", f"{server.make_bucket(uuid.uuid4().hex)}/team/data")
+        kept, dropped = site.put(*KEPT), site.put(*DROPPED)
+        push(site, [*kept, *dropped[:1]])
+        push(site, dropped[1:])
+        collect(site, [*kept, *dropped[:1]])
+        command = [sys.executable, "-c", _KILLED, str(site.folder), site.url, str(number), *kept]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        assert code in (0, -signal.SIGKILL)
+        push(site, site.put(*ADDED))
+        assert fetched(site, tmp_path, [*kept, *site.put(*ADDED)])
+        collect(site, kept)
+        collect(site, kept)
+        assert remote_of(site).missing(kept) == set()
+        assert remote_of(site).missing(dropped) == set(dropped)
+        assert [stored.key for stored in remote_of(site).bucket.list("trash")] == []
+        if code == 0:
+            break
+    assert number > 8
