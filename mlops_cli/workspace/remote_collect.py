@@ -32,6 +32,8 @@ from mlops_cli.workspace.sync import open_project_remote
 
 _SPARSE = 0.5  # a pack is written anew when less of it than this is needed
 _OVERHEAD = RECORD_SIZE + ROW_SIZE  # bytes that an object takes in a pack besides its own
+# What a clone can be expected to fetch; forges name every proposal that there ever was besides.
+_DEMANDED = ("refs/heads/", "refs/tags/", "refs/mlx/")
 SMALL = 16 << 20  # bytes; packs below this are joined
 OWNER_SINGLE = "single"
 
@@ -329,11 +331,14 @@ def _look_upstream(project: Project, name: str, marker: Marker) -> None:
             hint=f"`mlx config set remotes.{name}.owner single`, if nobody else uses that remote "
             "and this clone has all branches",
         )
-    named = repository.find_named(project.git.git_dir, (commit for found in upstream.values() for commit in found))
-    if named.absent:
-        some = ", ".join(f"`{remote}`" for remote, found in upstream.items() if not named.absent.isdisjoint(found))
-        one = len(named.absent) == 1
-        what = "1 commit or tag that is" if one else f"{len(named.absent):,} commits or tags that are"
+    names = [(remote, ref, commit) for remote, refs in upstream.items() for ref, commit in refs.items()]
+    named = repository.find_named(project.git.git_dir, (commit for _, _, commit in names))
+    demanded = {commit for _, ref, commit in names if ref == "HEAD" or ref.startswith(_DEMANDED)}
+    absent = named.absent & demanded
+    if absent:
+        some = ", ".join(f"`{remote}`" for remote, refs in upstream.items() if not absent.isdisjoint(refs.values()))
+        one = len(absent) == 1
+        what = "1 commit or tag that is" if one else f"{len(absent):,} commits or tags that are"
         raise Inconclusive(
             f"{some} has {what} not here: what {'it needs' if one else 'they need'} is unknown",
             hint="`git fetch --all --tags`, then again",

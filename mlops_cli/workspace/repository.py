@@ -134,13 +134,19 @@ class Named(NamedTuple):
     absent: frozenset[str]
 
 
-def list_upstream(common_dir: Path) -> dict[str, tuple[str, ...]]:
-    """Return, for each Git remote of a clone, what its refs name now; OutsideError when it cannot be asked."""
-    remotes = _run(common_dir, "remote").decode().split()
-    return {
-        name: tuple(line.split()[0] for line in _run(common_dir, "ls-remote", name).decode().splitlines())
-        for name in remotes
-    }
+def list_upstream(common_dir: Path) -> dict[str, dict[str, str]]:
+    """Return, for each Git remote of a clone, its refs and what they name now; OutsideError when one cannot be asked."""
+    found: dict[str, dict[str, str]] = {}
+    for name in _run(common_dir, "remote").decode().split():
+        try:
+            lines = _run(common_dir, "ls-remote", name).decode(errors="replace").splitlines()
+        except OutsideError as error:
+            raise OutsideError(
+                f"Git remote `{name}` cannot be asked which commits it has: {error.message.rpartition(': ')[2]}",
+                hint=f"`git ls-remote {name}` tells more; `git remote remove {name}` if it is gone for good",
+            ) from error
+        found[name] = {ref: commit for commit, _, ref in (line.partition("\t") for line in lines)}
+    return found
 
 
 def list_upstream_urls(common_dir: Path) -> list[str]:

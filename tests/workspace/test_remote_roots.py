@@ -141,6 +141,23 @@ def test_a_tag_on_a_commit_that_no_branch_has_counts(box: Sandbox, store: Path, 
     assert missing(box, "old") == set()
 
 
+def test_proposals_that_a_forge_keeps_need_not_be_here(box: Sandbox, store: Path, origin: Path, tmp_path: Path) -> None:
+    other = clone(Sandbox(box.root), tmp_path / "other")
+    other.git("remote", "set-url", "origin", origin)
+    other.write("lone", "old")
+    other.add("lone")
+    other.commit()
+    other.git("push", "--quiet", "origin", "HEAD:refs/pull/1/head")
+
+    box.git("fetch", "--quiet", "--all")
+    planned = gc(box, dry_run=True)
+    box.git("fetch", "--quiet", "origin", "refs/pull/1/head")
+    (box.root / ".git" / "FETCH_HEAD").unlink()
+
+    assert planned.plan.staying.objects + planned.plan.going.objects == 1
+    assert gc(box, dry_run=True).plan.staying.objects == 0  # where it is here, it counts
+
+
 def test_without_a_git_remote_nobody_can_tell_unless_there_is_one_owner(box: Sandbox, store: Path) -> None:
     box.git("remote", "remove", "origin")
 
@@ -157,7 +174,7 @@ def test_without_a_git_remote_nobody_can_tell_unless_there_is_one_owner(box: San
 def test_a_git_remote_that_cannot_be_asked_stops_it(box: Sandbox, store: Path, origin: Path) -> None:
     shutil.rmtree(origin)
 
-    with pytest.raises(OutsideError, match="nobody can tell"):
+    with pytest.raises(OutsideError, match="Git remote `origin` cannot be asked which commits it has: "):
         gc(box)
 
     assert missing(box, "old") == set()
