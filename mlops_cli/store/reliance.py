@@ -29,7 +29,7 @@ class Reliance:
         self._written: set[str] = set()  # files
 
     def believe(self, digests: Collection[Digest]) -> None:
-        """Note what is not sent because the index names it."""
+        """Note what the index is to name: what is not sent because it does, and what was sent."""
         self._believed.append(digests)
 
     def wrote(self, keys: Iterable[str]) -> None:
@@ -63,8 +63,8 @@ class Reliance:
             if found.key.endswith(".sweep") and (contested := keys_of_sweep(self._bucket, found, now) & self._written):
                 self._renounce(contested)
                 raise LockedError(
-                    f"{self._bucket.label} is being collected, and {len(contested):,} files that this push needs are "
-                    "just being deleted there",
+                    f"{self._bucket.label} is being collected, and files that this push needs are just being deleted "
+                    f"there ({len(contested):,})",
                     hint="run the command again in a minute",
                 )
         keys = sorted(self._written)

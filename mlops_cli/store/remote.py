@@ -143,6 +143,8 @@ class Remote:
             finally:
                 self._reliance.wrote(upload.keys)
                 self._reliance.believe(upload.believed)
+                self._reliance.believe(left.blobs)
+                self._reliance.believe(left.trees)
             lost = self._reliance.lost()
             if gone := {
                 digest for digest in lost - wanted.sizes.keys() if any(digest in asked for asked in self._asked)

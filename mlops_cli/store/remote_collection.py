@@ -70,9 +70,12 @@ class Collector:
         *,
         merge: bool = False,
     ) -> None:
-        """Write the index anew, without what is to go, and put that into the trash; with `merge` in any case."""
+        """Write the index anew, without what is to go or is gone, and put that into the trash; or `merge` it only.
+
+        What is gone may be sent again then.
+        """
         copied, damaged = self._copy(change.anew, scratch)
-        going = (change.dead | change.anew.keys()) - damaged
+        going = (change.dead | change.anew.keys() | contents.gone) - damaged
 
         def stays(raw: bytes, key: str) -> bool:
             return key not in going and (key not in change.reduced or raw in needed)
@@ -184,7 +187,7 @@ def find_restored(contents: RemoteContents, needed: Collection[bytes]) -> Rows:
 
 def find_deletable(contents: RemoteContents, before: float, restored: Rows = ()) -> set[str]:
     """Return the files that may go for good: condemned before `before` (s), or in no index and written before that."""
-    named = {held.key for held in contents.files} | contents.false | {file_of(*row) for row in restored}
+    named = {held.key for held in contents.files} | contents.short | {file_of(*row) for row in restored}
     condemned = {key for found in contents.trash for key in found.files}
     waiting = {key for found in contents.trash if found.time >= before for key in found.files}
     unnamed = {key for key in contents.listed.keys() - condemned if _OURS.fullmatch(key)}

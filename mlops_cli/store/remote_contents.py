@@ -47,13 +47,14 @@ class RemoteContents(NamedTuple):
     """All that lies on a remote, as one look shows it.
 
     `segments` and `tables` are the index that was read, `files` what it names, as far as that is there; `listed` are
-    all files. `false` are files that the index names and that are gone or too short.
+    all files. Of those that the index names, some may be `gone`, or cut `short`.
     """
 
     segments: tuple[str, ...]
     tables: Sequence[Table]
     files: tuple[HeldFile, ...]
-    false: frozenset[str]
+    gone: frozenset[str]
+    short: frozenset[str]
     listed: Mapping[str, Stored]
     trash: tuple[Condemned, ...]
 
@@ -66,14 +67,18 @@ def read_remote(bucket: Bucket, index: RemoteIndex, trash: RemoteIndex) -> Remot
     for table in tables:
         for raw, place in table.rows():
             rows.setdefault(file_of(raw, place), []).append((raw, place))
-    files, false = [], set()
+    files, gone, short = [], set(), set()
     for key, found in rows.items():
         stored = listed.get(key)
-        if stored is None or stored.size < max(end_of(place) for _, place in found):
-            false.add(key)
+        if stored is None:
+            gone.add(key)
+        elif stored.size < max(end_of(place) for _, place in found):
+            short.add(key)
         else:
             files.append(HeldFile(key, stored.size, written(stored), tuple(found)))
-    return RemoteContents(segments, tables, tuple(files), frozenset(false), listed, tuple(read_trash(trash)))
+    return RemoteContents(
+        segments, tables, tuple(files), frozenset(gone), frozenset(short), listed, tuple(read_trash(trash))
+    )
 
 
 def read_trash(trash: RemoteIndex) -> Iterator[Condemned]:

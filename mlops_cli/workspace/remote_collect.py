@@ -58,7 +58,7 @@ class RemoteCollected:
     """What a collection of a remote found, and did or would do.
 
     `restored` was condemned and is needed again, `deleted` are files that are gone for good, `litter` is how many
-    files went that are no objects, `false` how many files its index names that are not there.
+    files went that are no objects, `false` how many files its index names that are gone or cut short.
     """
 
     remote: str
@@ -253,10 +253,10 @@ def _look(store: Remote, mark: Callable[[], set[bytes]], now: float, age: float,
     needed = mark()
     contents = read_remote(bucket, store.index, store.trash)
     needed = needed | needed_chunks(bucket, contents, needed)
-    if contents.false:
+    if contents.gone or contents.short:
         reporter.note(
-            f"{len(contents.false):,} files that the index of {store.label} names are gone or cut short: "
-            "`mlx push --repair` from a clone that has the data"
+            f"the index of {store.label} names files that are gone ({len(contents.gone):,}) or cut short "
+            f"({len(contents.short):,}): `mlx push --repair` from a clone that has the data"
         )
     plan = plan_collection(contents.files, needed, before)
     restored = find_restored(contents, needed)
@@ -265,7 +265,7 @@ def _look(store: Remote, mark: Callable[[], set[bytes]], now: float, age: float,
     spared = find_spared(bucket, contents, deletable, needed)
     if spared:
         reporter.note(
-            f"{len(spared):,} packs that no index of {store.label} names have what is needed, and stay: "
+            f"some packs that no index of {store.label} names have what is needed, and stay ({len(spared):,}): "
             "`mlx push --repair` from a clone that has the data"
         )
     litter = {*find_litter(bucket, now), *_find_useless_runs(store, needed, before)}
@@ -288,7 +288,7 @@ def _told(store: Remote, marker: Marker, projects: tuple[str, ...], done: Done) 
     contents, plan = done.look.contents, done.look.plan
     deleted = Amount(len(done.deleted), sum(contents.listed[key].size for key in done.deleted))
     records = dict(marker.needed.records)
-    restored, false = len(plan.change.restored), len(contents.false)
+    restored, false = len(plan.change.restored), len(contents.gone) + len(contents.short)
     return RemoteCollected(
         store.name, store.url, plan, records, projects, restored, deleted, len(done.look.litter), false
     )
@@ -313,13 +313,14 @@ def _mark(
     lost = marker.absent(promised=True)
     if lost and not allow_absent:
         digest, owner = min(lost.items())
+        more = f" (and {len(lost) - 1:,} more)" if len(lost) > 1 else ""
         raise Inconclusive(
-            f"`{owner}` needs folder `{digest[:19]}`, whose listing is neither here nor on {store.label}, as are "
-            f"{len(lost) - 1:,} more: what they list is unknown",
+            f"`{owner}` needs a folder whose listing `{digest[:19]}`{more} is neither here nor on {store.label}: "
+            "what it lists is unknown",
             hint="`mlx push --all-branches --all-tags` from a clone that has them, or `--allow-absent` goes on",
         )
     if lost:
-        reporter.note(f"{len(lost):,} listings of folders are nowhere: what they list does not count")
+        reporter.note(f"listings of folders that are nowhere do not count ({len(lost):,})")
 
 
 def _look_upstream(project: Project, name: str, marker: Marker) -> None:

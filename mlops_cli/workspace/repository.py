@@ -135,7 +135,7 @@ class Named(NamedTuple):
 
 
 def list_upstream(common_dir: Path) -> dict[str, dict[str, str]]:
-    """Return, for each Git remote of a clone, its refs and what they name now; OutsideError when one cannot be asked."""
+    """Return, for each Git remote of a clone, its refs and what they name; OutsideError when one cannot be asked."""
     found: dict[str, dict[str, str]] = {}
     for name in _run(common_dir, "remote").decode().split():
         try:

@@ -335,6 +335,40 @@ def test_a_pack_that_lost_its_index_stays_when_it_is_needed(here: Site, store: P
     assert (store / "packs" / f"{packs[kept[0]]}.pack").exists()
 
 
+def test_what_is_gone_leaves_the_index_so_that_it_can_be_sent_again(here: Site, store: Path, tmp_path: Path) -> None:
+    kept, lost = here.put(*KEPT), here.put(*many(9, seed=2))
+    push(here, kept)
+    push(here, lost)
+    pack = store / "packs" / f"{remote_of(here).index.find(lost)[lost[0]].pack}.pack"
+    data = pack.read_bytes()
+    pack.unlink()
+
+    collect(here, [*kept, *lost])
+
+    assert remote_of(here).missing([*kept, *lost]) == set(lost)
+    pack.write_bytes(data)  # a disk that comes back
+    collect(here, [*kept, *lost])
+    assert remote_of(here).missing(lost) == set()
+    pack.unlink()
+    collect(here, [*kept, *lost])
+    push(here, lost)
+    assert fetched(here, tmp_path, [*kept, *lost])
+
+
+def test_a_pack_that_is_cut_short_stays_as_it_is(here: Site, store: Path) -> None:
+    digests = here.put(*KEPT)
+    push(here, digests)
+    (pack,) = (store / "packs").iterdir()
+    size = remote_of(here).index.find(digests[:1])[digests[0]]
+    pack.chmod(0o644)
+    os.truncate(pack, max(size.offset + size.stored, 300))
+
+    collect(here, [])
+
+    assert pack.exists()
+    assert remote_of(here).missing(digests) == set()
+
+
 def test_run_records_go_with_their_outputs(here: Site, store: Path) -> None:
     kept, dropped = here.put(*KEPT[:1]), here.put(*DROPPED[:1])
     push(here, [*kept, *dropped])
