@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mlops_cli.documents import Fields, check_version, describe, dump_yaml, nearest, parse_scalar, parse_yaml
 from mlops_cli.errors import UsageError
+from mlops_cli.records.sources import LOGIN
 
 DURABILITIES = ("batch", "strict", "none")
 LINKS = ("copy", "reflink", "hardlink", "symlink")
@@ -22,8 +23,6 @@ _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)([smhdw]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _REMOTE_KEY = re.compile(r"remotes\.(.+)\.url\Z", re.DOTALL)
-# `user:secret@`, but not `host:8080/path@version`.
-_LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@:]*:(?!\d+(?:/|\Z))[^@]*@")
 
 
 class Remote(NamedTuple):
@@ -116,7 +115,7 @@ def _read_remotes(fields: Fields) -> Iterator[tuple[str, object]]:
         url = remote.text("url")
         fault = _find_fault(f"remotes.{name}.url", url)
         if fault is not None:
-            raise remote.error(fault, "url", _LEAVE_IT_OUT if _LOGIN.match(url) else None)
+            raise remote.error(fault, "url", _LEAVE_IT_OUT if LOGIN.match(url) else None)
         yield f"remotes.{name}.url", url
 
 
@@ -243,7 +242,7 @@ def _parse(key: str, text: str, what: str) -> object:
     if fault is None:
         return value
     near = nearest(text, option.choices) if option is not None else None
-    hint = _LEAVE_IT_OUT if _LOGIN.match(text) else f"did you mean `{near}`?" if near else None
+    hint = _LEAVE_IT_OUT if LOGIN.match(text) else f"did you mean `{near}`?" if near else None
     raise UsageError(fault if what == f"`{key}`" else f"{what}: {fault}", hint=hint)
 
 
@@ -267,7 +266,7 @@ def _find_fault(key: str, value: object) -> str | None:
         return f"`{key}` must be one of {', '.join(f'`{choice}`' for choice in option.choices)}, not `{value}`"
     elif option.kind == "name":
         return _find_name_fault(value)
-    elif option.kind == "url" and _LOGIN.match(value):
+    elif option.kind == "url" and LOGIN.match(value):
         return f"`{key}` holds a password, which must not be written down here"
     return None
 

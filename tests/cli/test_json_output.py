@@ -47,6 +47,14 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "remove": [(["data/raw"], 0), (["data/labels.csv.mlx", "--dry-run"], 0)],
     "ls": [([], 0), (["data/raw"], 0), (["--recursive"], 0), (["--rev", "v1", "data/raw"], 0)],
     "cat": [(["data/labels.csv"], 0), (["data/raw/a.png", "--rev", "v1"], 0), (["data/raw", "-o", "out"], 0)],
+    "import": [
+        (["../storage/mlx.json", "marker.json"], 0),
+        ([".", "data/raw", "older", "--rev", "v1"], 0),
+        ([".", "data/raw/5", "part", "--no-download"], 0),
+        ([".", "data/labels.csv", "labels", "--dry-run"], 0),
+    ],
+    "update": [([], 0), (["--dry-run"], 0)],
+    "get": [(["../storage/mlx.json"], 0), ([".", "data/raw", "-o", "older", "--rev", "v1"], 0)],
     "move": [(["data/raw", "images"], 0), (["data/labels.csv", "data/raw", "--dry-run"], 0)],
     "du": [([], 0), (["data/raw"], 0), (["--rev", "v1"], 0), (["--all-revisions"], 0)],
     "fsck": [([], 0), (["--sample", "5", "--max-duration", "60"], 0), (["--repair", "--dry-run"], 0)],
@@ -266,6 +274,10 @@ FAILURES: list[tuple[list[str], int]] = [
     (["du", "data/raw/a.png"], 2),
     (["fsck", "-r", "storage"], 2),
     (["fsck", "--sample", "0"], 2),
+    (["import", "nowhere"], 2),
+    (["import", ".", "data/raw", "x", "--rev", "nonsense"], 2),
+    (["update", "data/raw"], 2),
+    (["get", "../storage/mlx.json", "-o", "data"], 2),
     (["cat", "blake3:" + "0" * 64], 4),
 ]
 
