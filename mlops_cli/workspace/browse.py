@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
@@ -15,12 +15,15 @@ from mlops_cli.store.trees import Entry, Kind, read_link, read_tree, walk
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.reach import damaged_at, find_part
 from mlops_cli.workspace.scan import is_stored
-from mlops_cli.workspace.snapshot import Snapshot, select
+from mlops_cli.workspace.snapshot import Snapshot, Tracked, select
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One tracked path, file or folder; sizes in bytes, files counted through sub-folders."""
+    """One tracked path, file or folder; sizes in bytes, files counted through sub-folders.
+
+    `source` is what its record says of where it was imported from, if it was.
+    """
 
     path: str
     kind: str  # file, executable, symlink or folder
@@ -28,6 +31,7 @@ class Listed:
     files: int
     digest: Digest
     stage: str = ""
+    source: Mapping[str, object] | None = None
 
 
 def list_tracked(cache: Cache, snapshot: Snapshot, target: str = "", *, recursive: bool = False) -> tuple[Listed, ...]:
@@ -37,7 +41,7 @@ def list_tracked(cache: Cache, snapshot: Snapshot, target: str = "", *, recursiv
     """
     chosen = select(snapshot.tracked(), [target] if target else [])
     if not target or len(chosen) > 1 or chosen[0][0].path.startswith(target + "/"):
-        listed = [_listed(entry.path, as_entry(entry), entry.stage) for entry, _ in chosen]
+        listed = [_imported(entry, _listed(entry.path, as_entry(entry), entry.stage)) for entry, _ in chosen]
         if recursive:
             return tuple(below for item in listed for below in _below(cache, item))
         return tuple(listed)
@@ -46,7 +50,7 @@ def list_tracked(cache: Cache, snapshot: Snapshot, target: str = "", *, recursiv
     place = f"{tracked.path}/{part}" if part else tracked.path
     item = _listed(place, entry, tracked.stage)
     if entry.kind != Kind.FOLDER:
-        return (item,)
+        return (item if part else _imported(tracked, item),)
     if recursive:
         return tuple(_below(cache, item))
     return tuple(_listed(f"{place}/{os.fsdecode(below.name)}", below) for below in _tree(cache, place, entry.digest))
@@ -165,6 +169,10 @@ def _listing(path: str) -> Iterator[None]:
         raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
     except CorruptObject as error:
         raise damaged_at(path, error) from error
+
+
+def _imported(tracked: Tracked, item: Listed) -> Listed:
+    return item if tracked.source is None else replace(item, source=tracked.source.to_value())
 
 
 def _listed(path: str, entry: Entry, stage: str = "") -> Listed:

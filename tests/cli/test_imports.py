@@ -64,6 +64,28 @@ def test_a_part_of_another_revision_of_a_project(project: Project) -> None:
     assert (project.root / "older/a.png").read_text() == "other pixels\n"
 
 
+def test_ls_and_status_tell_what_is_imported(project: Project, shared: Path) -> None:
+    assert "from" not in project.must("ls").stdout.splitlines()[0].split()
+    project.must("import", "../shared/prices.csv", "prices.csv")
+    project.must("import", ".", "data/raw/5", "part", "--rev", "v1")
+
+    listed = {entry["path"]: entry["source"] for entry in project.must("ls", "--json").json()["entries"]}
+    assert listed["data/raw"] is None
+    assert listed["prices.csv"]["url"] == f"file://{shared}/prices.csv"
+    assert (listed["part"]["path"], listed["part"]["rev"]) == ("data/raw/5", "v1")
+    assert project.must("ls", "--json", "prices.csv").json()["entries"][0]["source"] == listed["prices.csv"]
+    row = next(line for line in project.must("ls").stdout.splitlines() if " part " in line)
+    assert row.endswith(f"file://{project.root} data/raw/5")
+
+    (project.root / "prices.csv").write_text("mine\n")
+    assert f"  modified   prices.csv  (1 modified)  (imported from file://{shared}/prices.csv)" in (
+        project.must("status").stdout.splitlines()
+    )
+    states = {item["path"]: item for item in project.must("status", "--json").json()["data"]}
+    assert states["prices.csv"]["source"] == f"file://{shared}/prices.csv"
+    assert states["data/raw"]["source"] == ""
+
+
 def test_get_works_outside_of_projects(project: Project, shared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "outside"
     folder.mkdir()

@@ -144,8 +144,8 @@ def test_status_tells_what_differs(project: Project) -> None:
     assert result.code == 1
     assert not document["clean"]
     assert document["data"] == [
-        {"path": "data/labels.csv", "state": "missing", "added": 0, "modified": 0, "deleted": 1},
-        {"path": "data/raw", "state": "modified", "added": 1, "modified": 1, "deleted": 0},
+        {"path": "data/labels.csv", "state": "missing", "added": 0, "modified": 0, "deleted": 1, "source": ""},
+        {"path": "data/raw", "state": "modified", "added": 1, "modified": 1, "deleted": 0, "source": ""},
     ]
     assert [stage["action"] for stage in document["stages"]] == ["run", "run", "run"]
 
