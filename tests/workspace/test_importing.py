@@ -14,6 +14,7 @@ from mlops_cli.errors import MissingObject, MlxError, OutsideError, RemoteError,
 from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.records.pointers import Pointer, read_pointer
 from mlops_cli.records.sources import RepoSource, UrlSource
+from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.getting import Got, get_data
 from mlops_cli.workspace.importing import PLAINLY, Imported, Manner, Updated, import_data, update
 from mlops_cli.workspace.origins import Origin, RepoOrigin, UrlOrigin, read_words
@@ -569,3 +570,69 @@ def test_a_killed_get_leaves_what_the_next_takes_away(anywhere: Path, shared: Pa
         shutil.rmtree(anywhere / "raw")
         at += 1
     assert at > 5
+
+
+# --- pull from a source -----------------------------------------------------------------------------------------------
+
+
+def fetched(box: Sandbox, *targets: str) -> list[str]:
+    """Fetch, and return the notes."""
+    heard = len(box.heard.notes)
+    fetch(box.project(), targets, reporter=box.heard)
+    return box.heard.notes[heard:]
+
+
+def test_what_no_remote_has_comes_from_its_url(box: Sandbox, shared: Path):
+    with web_server(shared) as port:
+        url = f"http://127.0.0.1:{port}/prices.csv"
+        imported(box, words(box, url), "prices.csv")
+        box.write("mine", "mine")
+        box.add("mine")
+        box.remote()
+        push(box.project(), ["mine"])
+        lose_all(box.project().cache.root)
+
+        assert fetched(box) == [f"`prices.csv` came from its source, `{url}`"]
+        (box.root / "prices.csv").unlink()
+        box.checkout()
+        assert box.read("prices.csv") == "a,1\n"
+        assert fetched(box) == []
+
+        lose_all(box.project().cache.root)
+        (shared / "prices.csv").write_text("a,2\n")
+        os.utime(shared / "prices.csv", (2_000_000_000, 2_000_000_000))
+        with pytest.raises(MissingObject):
+            fetched(box)
+        assert "has another version now" in box.heard.notes[-1]
+
+
+def test_other_bytes_of_the_same_version_are_not_kept(box: Sandbox, shared: Path):
+    with web_server(shared) as port:
+        imported(box, words(box, f"http://127.0.0.1:{port}/prices.csv"), "prices.csv")
+        time = (shared / "prices.csv").stat().st_mtime
+        lose_all(box.project().cache.root)
+        (shared / "prices.csv").write_text("b,1\n")
+        os.utime(shared / "prices.csv", (time, time))
+        with pytest.raises(UsageError, match="this project has no remote"):
+            fetched(box)
+        assert "has other bytes now than the record says" in box.heard.notes[-1]
+        assert list(box.project().cache.list()) == []
+
+
+def test_what_no_remote_has_comes_from_its_repository(box: Sandbox, other: Sandbox, web: str):
+    origin = RepoOrigin(f"{web}/team.git", "ml/data/raw")
+    imported(box, origin, "raw", PINNED)
+    assert fetched(box, "raw/sub/two") == [f"`raw` came from its source, `{web}/team.git ml/data/raw`"]
+    box.checkout("raw/sub/two")
+    assert box.read("raw/sub/two") == "two" * 50_000
+    assert not box.exists("raw/one")
+    fetched(box)
+    box.checkout()
+    assert box.clean()
+
+
+def test_a_source_of_this_machine_is_not_asked_by_a_pull(box: Sandbox, shared: Path):
+    imported(box, words(box, str(shared / "prices.csv")), "prices.csv")
+    lose_all(box.project().cache.root)
+    with pytest.raises(UsageError, match="this project has no remote"):
+        fetched(box)
