@@ -29,9 +29,9 @@ _VERSION = re.compile(_REST.replace("*", "+"))
 _REV = re.compile(r"(?!-)[^\x00-\x1f\x7f]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
-# What no other program of this machine, and none of its files, is asked for.
+# Protocols of places for which no other program of this machine, and none of its files, is asked.
 NETWORK = frozenset(
-    "http https s3 s3a gs gcs az abfs abfss adl ssh sftp webdav webdavs dav davs git "
+    "http https s3 s3a gs gcs az abfs abfss adl ssh sftp webdav webdavs dav davs "
     "ftp hdfs webhdfs hf github oci oss smb".split()
 )
 _SECRETS = re.compile(
@@ -101,7 +101,7 @@ class RepoSource(NamedTuple):
     @property
     def is_remote(self) -> bool:
         """Whether all that it names is somewhere else."""
-        return is_remote(self.repo) and (self.remote is None or is_remote(self.remote))
+        return is_remote_repository(self.repo) and (self.remote is None or is_remote(self.remote))
 
     def to_value(self) -> dict[str, object]:
         """Return what a record holds."""
@@ -117,11 +117,14 @@ def _without_none(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def is_remote(url: str) -> bool:
-    """Say whether a URL, or a place as `ssh` spells it, is certainly not of this machine."""
+    """Say whether a URL is certainly not of this machine."""
     protocol, separator, _ = url.partition("://")
-    if separator:
-        return protocol.lower() in NETWORK
-    return _REPO.fullmatch(url) is not None
+    return separator != "" and protocol.lower() in NETWORK
+
+
+def is_remote_repository(repo: str) -> bool:
+    """Say whether a place that Git fetches from is certainly not of this machine."""
+    return _REPO.fullmatch(repo) is not None and not repo.startswith("file:")
 
 
 def read_source(fields: Fields) -> Source:

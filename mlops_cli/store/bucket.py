@@ -33,6 +33,13 @@ class Stored(NamedTuple):
     etag: str | None = None
 
 
+def plain_etag(text: str | None) -> str | None:
+    """Return an ETag as a server sent it without its quotes, a weak one as it is; None for none."""
+    if text and len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    return text if text and text.isprintable() else None
+
+
 class Traffic:
     """How many requests were made, and how many bytes of values they sent and received."""
 

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from mlops_cli.errors import RemoteError
-from mlops_cli.store.bucket import Stored, Traffic
+from mlops_cli.store.bucket import Stored, Traffic, plain_etag
 from mlops_cli.store.wire import (
     PATIENCE,
     Fault,
@@ -234,7 +234,7 @@ class _FsspecWire:
 
 def _stored(key: str, info: dict[str, Any]) -> Stored:
     etag = info.get("etag") or info.get("ETag")
-    return Stored(key, int(info["size"]), _written(info), str(etag).strip('"') if etag else None)
+    return Stored(key, int(info["size"]), _written(info), plain_etag(str(etag)) if etag else None)
 
 
 def _written(info: dict[str, Any]) -> float | None:

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from mlops_cli.errors import RemoteError
-from mlops_cli.store.bucket import Stored, Traffic
+from mlops_cli.store.bucket import Stored, Traffic, plain_etag
 from mlops_cli.store.wire import CONNECT, PATIENCE, SILENCE, Fault, Judgement, WireBucket, judge_status
 
 PIECE = 1 << 20
@@ -219,7 +219,7 @@ class _ObjectStoreWire:
 def _stored(key: str, entry: Mapping[str, Any]) -> Stored:
     """Return what obstore says of a value; for a server that does not tell when it was written it says 1970."""
     modified = entry["last_modified"].timestamp() or None
-    return Stored(key, int(entry["size"]), modified, (entry["e_tag"] or "").strip('"') or None)
+    return Stored(key, int(entry["size"]), modified, plain_etag(entry["e_tag"]))
 
 
 _ANSWER = re.compile(r"status code: (\d{3})")

@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from mlops_cli.errors import RemoteError
-from mlops_cli.store.bucket import Stored, Traffic
+from mlops_cli.store.bucket import Stored, Traffic, plain_etag
 from mlops_cli.store.wire import PATIENCE, SILENCE, Judgement, WireBucket, judge_exception
 
 PIECE = 1 << 20
@@ -86,9 +86,8 @@ class _WebWire:
             answer = self._ask("GET", {})  # and nothing of its body is read
         with answer:
             length = answer.headers.get("Content-Length", "")
-            etag = answer.headers.get("ETag", "").strip('"')
             size = int(length) if length.isdigit() else -1
-            return Stored(key, size, _time(answer), etag if etag.isprintable() and etag else None)
+            return Stored(key, size, _time(answer), plain_etag(answer.headers.get("ETag")))
 
     def list(self, folder: str) -> Iterable[Stored]:  # noqa: ARG002
         raise io.UnsupportedOperation("a web server tells no names")

@@ -17,7 +17,7 @@ from mlops_cli.errors import MissingObject, MlxError, UsageError
 from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.progress import Reporter
 from mlops_cli.records import config as settings
-from mlops_cli.records.sources import is_remote
+from mlops_cli.records.sources import check_remote, is_remote, is_remote_repository
 from mlops_cli.store.buckets import folder_of, open_bucket
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import LinkMode
@@ -88,7 +88,7 @@ def find_wanted(clone: Clone, repo: str, path: str) -> Wanted:
 def _read_records(clone: Clone, prefix: str) -> tuple[Sequence[Tracked], Sequence[MlxError]]:
     """Return what the project at `prefix` tracks, and what is wrong with records of it; they come in one fetch."""
     names = [name for name in clone.files if name.startswith(prefix) and _RECORD.fullmatch(name)]
-    clone.bring([clone.files[name].blob for name in names])
+    clone.read_ahead([clone.files[name].blob for name in names])
     return Snapshot(ForeignFiles(clone, prefix)).readable()
 
 
@@ -160,14 +160,18 @@ def open_store(clone: Clone, repo: str, prefix: str, remote: str | None, kept: P
     config = settings.resolve([settings.Layer(repo, values)])
     name = config.core_remote or next(iter(config.remotes), None)
     url = config.remotes[name].url if name is not None and name in config.remotes else None
-    top = None if is_remote(repo) else folder_of(repo, Path("/"))
+    top = None if is_remote_repository(repo) else folder_of(repo, Path("/"))
     cache = None if top is None else _find_cache(top, prefix)
     if url is None:
         hint = "`mlx remote add` there, or name a place with `--remote URL`"
         trouble = UsageError(f"the project of `{repo}` has no remote", hint=hint)
         return ForeignStore(repo, cache, None, trouble)
-    elsewhere = "://" in url and is_remote(url)
-    if not elsewhere and (top is None or (_is_bare(top) and not _is_absolute(url))):
+    if is_remote(url):
+        try:
+            check_remote(url)
+        except ValueError as error:
+            raise UsageError(f"the remote of `{repo}`: {error}", hint="tell whom it belongs to") from error
+    elif top is None or (_is_bare(top) and not _is_absolute(url)):
         hint = "`--remote URL` says where that is, seen from here"
         trouble = UsageError(f"the remote of `{repo}` is `{url}`, a folder where that project is", hint=hint)
         return ForeignStore(repo, cache, None, trouble)

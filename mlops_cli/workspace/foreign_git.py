@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 from mlops_cli.errors import OutsideError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, list_folder
-from mlops_cli.records.sources import check_rev, is_remote
+from mlops_cli.records.sources import check_rev, is_remote_repository
 from mlops_cli.workspace.git import READ_AT_MOST
 from mlops_cli.workspace.litter import is_alive
 
@@ -37,6 +37,7 @@ _PLAIN_REV = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/@-]*")
 _FULL_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NO_SUCH = ("couldn't find remote ref", "not our ref", "unadvertised object", "no such ref", "invalid refspec")
 _SIMPLE = ("dumb http transport", "does not support shallow", "does not support filter", "filtering not recognized")
+_RECORD = 1 << 20  # bytes; no record that can be read is larger
 _AT_ONCE = 500  # blobs that one fetch asks for by name
 _SUFFIX = "-import"
 _FETCH = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-auto-gc")
@@ -99,6 +100,7 @@ class Clone:
         self._git("init", "--quiet", "--bare", "--template=", ".")
         self._git("config", "remote.origin.url", repo)
         self.commit = self._fetch(rev)
+        self._records: dict[str, bytes] = {}
         self._missing = self._list_missing()
         self.files = self._list_files()
 
@@ -156,8 +158,23 @@ class Clone:
             self._git("-c", "fetch.negotiationAlgorithm=noop", *_FETCH, "--filter=blob:none", "origin", *part)
             self._missing.difference_update(part)
 
+    def read_ahead(self, blobs: Collection[str]) -> None:
+        """Fetch and keep the bytes of records that will be read; of those that are far too large for one, nothing."""
+        self.bring(blobs)
+        listed = self._git("cat-file", "--batch-check=%(objectname) %(objectsize)", given=_lines(blobs)).decode()
+        sizes = {name: int(size) for name, size in (line.split() for line in listed.splitlines())}
+        small = [blob for blob, size in sizes.items() if size <= _RECORD]
+        out = self._git("cat-file", "--batch=%(objectname) %(objectsize)", given=_lines(small)) if small else b""
+        at = 0
+        for blob in small:
+            at = out.index(b"\n", at) + 1
+            self._records[blob] = out[at : at + sizes[blob]]
+            at += sizes[blob] + 1
+
     def read(self, blob: str) -> bytes:
-        """Return a record's bytes: of a file far too large for one only the start."""
+        """Return a record's bytes; UsageError for a file that is far too large for one."""
+        if blob in self._records:
+            return self._records[blob]
         self.bring([blob])
         size = int(self._git("cat-file", "-s", blob))
         if size > READ_AT_MOST:
@@ -169,6 +186,10 @@ class Clone:
         self.bring([blob])
         with path.open("xb") as file:
             _start(self._folder, self._repo, "cat-file", "blob", blob, stdout=file)
+
+
+def _lines(names: Collection[str]) -> bytes:
+    return b"".join(name.encode() + b"\n" for name in dict.fromkeys(names))
 
 
 class _NoSuchRevision(Exception):
@@ -184,7 +205,7 @@ def _run(folder: Path, repo: str, *arguments: str, given: bytes = b"") -> bytes:
 def _start(
     folder: Path, repo: str, *arguments: str, given: bytes = b"", stdout: int | BinaryIO = subprocess.PIPE
 ) -> subprocess.CompletedProcess[bytes]:
-    allowed = "http:https:ssh:git" + ("" if is_remote(repo) else ":file")
+    allowed = "http:https:ssh:git" + ("" if is_remote_repository(repo) else ":file")
     command = [*_ENVIRONMENT, f"GIT_ALLOW_PROTOCOL={allowed}", "git", *arguments]
     done = subprocess.run(
         command,
@@ -207,5 +228,5 @@ def _complaint(text: str) -> str:
     """Return the lines of Git's words that say what is wrong."""
     lines = [line.strip() for line in text.splitlines()]
     told = [line.partition(": ")[2] for line in lines if line.startswith(("fatal: ", "error: ", "ERROR: "))]
-    told += [line.removeprefix("remote: ") for line in lines if line.startswith("remote: ") and "ot our ref" in line]
+    told += [line.removeprefix("remote: ") for line in lines if line.startswith("remote: ") and "our ref" in line]
     return "; ".join(dict.fromkeys(filter(None, told))) or (lines[-1] if lines else "")

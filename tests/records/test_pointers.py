@@ -12,7 +12,7 @@ from mlops_cli.documents import MAX_INTEGER
 from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, digest_from_raw
 from mlops_cli.records.pointers import ObjectKind, Pointer, read_pointer
-from mlops_cli.records.sources import RepoSource, Source, UrlSource, is_remote
+from mlops_cli.records.sources import RepoSource, Source, UrlSource, is_remote, is_remote_repository
 
 DIGEST = Digest("blake3:" + "0123456789abcdef" * 4)
 TREE = f"mlx: 1\npath: raw\ntree: {DIGEST}\nsize: 14445097\nfiles: 70000\n".encode()
@@ -119,7 +119,8 @@ def test_a_wrong_source_is_refused(lines: str, message: str, hint: str | None) -
     [
         ("https://h/x", True),
         ("S3://b/x", True),
-        ("git@host:team/data", True),
+        ("git:///x:file@ref", False),
+        ("git@host:team/data", False),
         ("file:///x", False),
         ("local:///x", False),
         ("simplecache://x", False),
@@ -130,6 +131,22 @@ def test_a_wrong_source_is_refused(lines: str, message: str, hint: str | None) -
 )
 def test_what_is_of_this_machine_is_told_apart(url: str, expected: bool) -> None:
     assert is_remote(url) is expected
+
+
+@pytest.mark.parametrize(
+    ("repo", "expected"),
+    [
+        ("https://h/x", True),
+        ("git@host:team/data", True),
+        ("git://h/x", True),
+        ("file:///x", False),
+        ("/x", False),
+        ("ext::x", False),
+        ("s3://b/x", False),
+    ],
+)
+def test_a_repository_of_this_machine_is_told_apart(repo: str, expected: bool) -> None:
+    assert is_remote_repository(repo) is expected
 
 
 def with_lines(**changes: str | None) -> bytes:

@@ -477,6 +477,14 @@ def test_a_repository_elsewhere_leads_to_no_folder_here(box: Sandbox, other: San
         assert not box.exists("x.mlx")
 
 
+def test_a_repository_elsewhere_names_no_odd_host(box: Sandbox, other: Sandbox, tmp_path: Path):
+    other.remote("storage", "ssh://x -oProxyCommand=touch%20pwned/y")
+    other.commit("a host that ssh takes for an option")
+    served(other, tmp_path)
+    with web_server(tmp_path) as port, pytest.raises(UsageError, match="the remote of `http://"):
+        imported(box, RepoOrigin(f"http://127.0.0.1:{port}/team.git", "ml/lone"), "x")
+
+
 def test_a_repository_that_is_not_there(box: Sandbox, web: str, tmp_path: Path):
     for place in (f"{web}/absent.git", (tmp_path / "absent").as_uri(), "git://127.0.0.1:1/x"):
         with pytest.raises(OutsideError, match="Git cannot read"):
