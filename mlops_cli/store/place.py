@@ -83,6 +83,13 @@ class Place:
 
     def look(self) -> Contents:
         """Return what is there; RemoteError when nothing is, or when it cannot be a folder of files."""
+        try:
+            return self._look()
+        except RemoteError as error:  # buckets take it for a remote of that name
+            hint = _HINTS.no_place if "`mlx remote" in (error.hint or "") else error.hint
+            raise RemoteError(error.message.replace("remote `", "`"), hint=hint) from error
+
+    def _look(self) -> Contents:
         found = None if self._must_be_folder and self.bucket.lists else self.bucket.stat(self.name)
         if found is not None:
             return Contents((Item("", self.name, found.size),), False, version_of(found))

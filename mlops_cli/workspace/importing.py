@@ -18,14 +18,14 @@ from mlops_cli.files import write_atomic
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import SUFFIX, Pointer
 from mlops_cli.records.sources import RepoSource, Source
-from mlops_cli.store.trees import Entry
+from mlops_cli.store.trees import Entry, Kind
 from mlops_cli.workspace.add import place_of, pointer_to, refuse_unfit
 from mlops_cli.workspace.checkout import bring
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.origins import Opened, Origin, RepoOrigin, UrlOrigin, origin_of, refuse_secret
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.scan import is_stored
+from mlops_cli.workspace.scan import is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, select, track, workspace_snapshot
 
 
@@ -104,8 +104,12 @@ def import_data(project: Project, origin: Origin, path: str, how: Manner = PLAIN
 
 def _refuse_pinning(origin: Origin, how: Manner) -> None:
     if not how.download and isinstance(origin, UrlOrigin):
-        hint = "leave `--no-download` out; what an mlx project tracks can be pinned without"
-        raise UsageError(f"`{origin.place}` cannot be pinned: its digest is known when its bytes have come", hint=hint)
+        raise _unpinnable(origin)
+
+
+def _unpinnable(origin: Origin) -> UsageError:
+    hint = "leave `--no-download` out; what an mlx project tracks can be pinned without"
+    return UsageError(f"`{origin.place}` cannot be pinned: its digest is known when its bytes have come", hint=hint)
 
 
 def _refuse_place(project: Project, snapshot: Snapshot, origin: Origin, path: str, *, force: bool) -> Pointer | None:
@@ -129,6 +133,8 @@ def _take_over(
     """Fetch what an opened origin has and make it what is at `path`."""
     entry = _entry_here(project, opened, path, old) if how.download else opened.pinned()
     pinned = entry is not None and not how.download
+    if entry is None and not how.download:
+        raise _unpinnable(origin)
     if entry is None:
         entry = opened.fetch(project.cache, how.jobs, how.reporter)
     source = opened.source(entry.digest)
@@ -141,9 +147,20 @@ def _take_over(
         write_atomic(project.root / f"{path}{SUFFIX}", pointer.to_bytes())
     if not pinned:
         bring(project, chosen, force=how.force, reporter=how.reporter)
+        _tell_of_hidden(project, path, entry, how.reporter)
     before = old.source.version if old and old.source else None
     facts = (before, opened.version, entry.size, entry.files)
     return Imported(path, path + SUFFIX, origin.place, source.to_value(), *facts, pointer != old, hidden)
+
+
+def _tell_of_hidden(project: Project, path: str, entry: Entry, reporter: Reporter) -> None:
+    """Say so when a `.mlxignore` leaves files out that the import has: they are here, and no scan sees them."""
+    if entry.kind != Kind.FOLDER:
+        return
+    with open_scanner(project) as scanner:
+        present = scanner.look(path)
+    if present is None or present.digest != entry.digest:
+        reporter.note(f"a `.mlxignore` leaves out some of `{path}`: `mlx status` takes that for deleted")
 
 
 def _entry_here(project: Project, opened: Opened, path: str, old: Pointer | None) -> Entry | None:

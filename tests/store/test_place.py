@@ -337,3 +337,11 @@ def test_links_in_a_folder_are_refused(tmp_path: Path):
     place = Place((tmp_path / "data").as_uri())
     with pytest.raises(RemoteError, match="something that is no file is in the way"):
         brought(place, place.look(), tmp_path / "came")
+
+
+@pytest.mark.parametrize("url", ["nonsense://host/x", "hdfs://host/x"])
+def test_a_place_that_cannot_be_opened_is_not_called_a_remote(url: str):
+    with pytest.raises(RemoteError) as caught:
+        Place(url, patience=0.2).look()
+    assert "remote" not in caught.value.message
+    assert "mlx remote" not in (caught.value.hint or "")

@@ -335,6 +335,19 @@ def test_a_pin_needs_no_bytes(box: Sandbox, other: Sandbox):
     assert not box.exists("raw/new")
 
 
+def test_a_file_in_git_cannot_be_pinned(box: Sandbox, other: Sandbox):
+    with pytest.raises(UsageError, match="cannot be pinned"):
+        imported(box, words(box, repo(other), "ml/tool.sh", "x"), "x", PINNED)
+    assert not box.exists("x.mlx")
+
+
+def test_what_is_left_out_here_is_told(box: Sandbox, shared: Path):
+    box.write(".mlxignore", "two\n")
+    imported(box, words(box, str(shared / "raw")), "raw", Manner(reporter=box.heard))
+    assert box.heard.notes == ["a `.mlxignore` leaves out some of `raw`: `mlx status` takes that for deleted"]
+    assert box.read("raw/sub/two") == "two" * 50_000
+
+
 @pytest.mark.parametrize("rev", ["v1", "main", "main~1", "HEAD", None, "full", "short"])
 def test_every_kind_of_revision(rev: str | None, box: Sandbox, other: Sandbox):
     commit = other.git("rev-parse", "v1^{commit}")
