@@ -17,29 +17,28 @@ from mlops_cli.hashing import Digest, parse_digest
 # `user:secret@`, but not `host:8080/path@version`.
 LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@:]*:(?!\d+(?:/|\Z))[^@]*@")
 
+# As text: few records have a source, and to compile these takes longer than to read a pointer.
 _AUTHORITY = r"(?!-)(?:[A-Za-z0-9._~%!$&'()*+,;=-]*@)?(?!-)[A-Za-z0-9._:\[\]%-]*"
 _REST = r"[^\x00-\x1f\x7f]*"
-_URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_AUTHORITY}/{_REST}")
-_REPO = re.compile(
+_URL = rf"[A-Za-z][A-Za-z0-9+.-]*://{_AUTHORITY}/{_REST}"
+_REPO = (
     rf"(?:https?|ssh|git|file)://{_AUTHORITY}/{_REST}"
     r"|(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*:(?![:/-])" + _REST
 )
-_REMOTE = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_AUTHORITY}(?:/{_REST})?")
-_VERSION = re.compile(_REST.replace("*", "+"))
-_REV = re.compile(r"(?!-)[^\x00-\x1f\x7f]+")
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_REMOTE = rf"[A-Za-z][A-Za-z0-9+.-]*://{_AUTHORITY}(?:/{_REST})?"
+_VERSION = r"[^\x00-\x1f\x7f]+"
+_REV = r"(?!-)[^\x00-\x1f\x7f]+"
+_COMMIT = r"[0-9a-f]{40}|[0-9a-f]{64}"
+_SECRETS = (
+    r"(?i)[?&](?:x-amz-signature|x-amz-security-token|x-goog-signature|signature|sig|token|access_token|auth|key"
+    r"|api_?key|password|passwd|secret)="
+)
 
 # Protocols of places for which no other program of this machine, and none of its files, is asked.
 NETWORK = frozenset(
     "http https s3 s3a gs gcs az abfs abfss adl ssh sftp webdav webdavs dav davs "
     "ftp hdfs webhdfs hf github oci oss smb".split()
 )
-_SECRETS = re.compile(
-    r"[?&](?:x-amz-signature|x-amz-security-token|x-goog-signature|signature|sig|token|access_token|auth|key|api_?key"
-    r"|password|passwd|secret)=",
-    re.IGNORECASE,
-)
-
 _LEAVE_IT_OUT = "leave it out: credentials come from the place's own tools, such as `~/.netrc` or `aws configure`"
 _URL_SHAPE = "as in `https://host/data.csv`, `s3://bucket/folder` or `file:///folder/data`"
 _REPO_SHAPE = "as in `https://host/team/data.git` or `git@host:team/data.git`"
@@ -124,7 +123,7 @@ def is_remote(url: str) -> bool:
 
 def is_remote_repository(repo: str) -> bool:
     """Say whether a place that Git fetches from is certainly not of this machine."""
-    return _REPO.fullmatch(repo) is not None and not repo.startswith("file:")
+    return re.fullmatch(_REPO, repo) is not None and not repo.startswith("file:")
 
 
 def read_source(fields: Fields) -> Source:
@@ -163,7 +162,7 @@ def holds_password(url: str) -> bool:
 
 def holds_secret(url: str) -> bool:
     """Say whether the query of a URL has what looks like a signature or a token."""
-    return _SECRETS.search(url) is not None
+    return re.search(_SECRETS, url) is not None
 
 
 def check_url(text: str) -> str:
@@ -181,29 +180,29 @@ def check_remote(text: str) -> str:
     return _check_place(text, _REMOTE, _URL_SHAPE)
 
 
-def _check_place(text: str, pattern: re.Pattern[str], shape: str) -> str:
+def _check_place(text: str, pattern: str, shape: str) -> str:
     if holds_password(text):
         raise ValueError("it holds a password, which must not be written down here")
-    if not pattern.fullmatch(text):
+    if not re.fullmatch(pattern, text):
         raise ValueError(f"`{text}` is no place that data can be imported from, {shape}")
     return text
 
 
 def check_rev(text: str) -> str:
     """Return a revision of another repository; ValueError when Git could take it for something else."""
-    if not _REV.fullmatch(text):
+    if not re.fullmatch(_REV, text):
         raise ValueError(f"`{text!a}` cannot be a revision" if text else "a revision must not be empty")
     return text
 
 
 def check_version_text(text: str) -> str:
     """Return the version of a place's data; ValueError when it holds what no server sends."""
-    if not _VERSION.fullmatch(text):
+    if not re.fullmatch(_VERSION, text):
         raise ValueError("a version must not be empty, nor hold control characters")
     return text
 
 
 def _check_commit(text: str) -> str:
-    if not _COMMIT.fullmatch(text):
+    if not re.fullmatch(_COMMIT, text):
         raise ValueError(f"`{text}` is not the full name of a commit: 40 hexadecimal digits")
     return text

@@ -62,6 +62,8 @@ class Place:
         if protocol in _UNQUOTED:
             name = unquote(name)
         self.url = safe_url(url)
+        if "/" in name or name in (".", ".."):
+            raise UsageError(f"`{self.url}` does not end in a name", hint="name a file or a folder")
         self.name = name
         self._must_be_folder = path.endswith("/")
         if "::" in url and protocol not in _OWN:

@@ -122,9 +122,18 @@ def _refuse_place(project: Project, snapshot: Snapshot, origin: Origin, path: st
     if old is not None and not origin.is_source(old.source) and not force:
         what = f"imported from `{old.source.place}`" if old.source else "tracked already"
         raise UsageError(f"`{path}` is {what}", hint="name another path, or `--force` replaces its record")
+    if old is not None and not force:
+        _refuse_changed(path, old)
     if old is None and os.path.lexists(project.root / path) and not force:
         raise UsageError(f"`{path}` exists already", hint="name another path, move it away, or `--force` replaces it")
     return old
+
+
+def _refuse_changed(path: str, pointer: Pointer) -> None:
+    """Raise UsageError when what is recorded is not what came from the source: somebody has changed and added it."""
+    if pointer.source is not None and pointer.digest != pointer.source.fetched:
+        hint = "`--force` replaces its record; what it has now stays in the cache and in Git's history"
+        raise UsageError(f"`{path}` was changed here after it was imported", hint=hint)
 
 
 def _take_over(
@@ -232,9 +241,8 @@ def _update_one(project: Project, path: str, pointer: Pointer, rev: str | None, 
     new = origin.version()
     if follows and new is not None and new == old:
         return Updated(path, source.place, Outcome.UNCHANGED, old, new)
-    if pointer.digest != source.fetched and not how.force:
-        hint = "`--force` replaces its record; what it has now stays in the cache and in Git's history"
-        raise UsageError(f"`{path}` was changed here after it was imported", hint=hint)
+    if not how.force:
+        _refuse_changed(path, pointer)
     if how.dry_run:
         return Updated(path, source.place, Outcome.UPDATED, old, new)
     _refuse_pinning(origin, how)

@@ -324,6 +324,12 @@ def test_a_whole_store_is_refused(url: str):
         Place(url)
 
 
+@pytest.mark.parametrize("url", ["https://host/..%2F..%2Fx", "https://host/%2e%2e", "file:///x/.."])
+def test_what_ends_in_no_name_is_refused(url: str):
+    with pytest.raises(UsageError, match="does not end in a name"):
+        Place(url)
+
+
 def test_a_chain_of_places_is_refused():
     with pytest.raises(UsageError, match="is a chain of places"):
         Place("simplecache::file:///etc/passwd")

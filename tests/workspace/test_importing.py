@@ -166,6 +166,8 @@ def test_edits_stay_unless_forced(box: Sandbox, shared: Path):
     found = updated(box, "prices.csv")["prices.csv"]
     assert found.error is not None
     assert "was changed here after it was imported" in found.error.message
+    with pytest.raises(UsageError, match="was changed here after it was imported"):
+        imported(box, words(box, str(shared / "prices.csv")), "prices.csv")
     assert outcomes(box, "prices.csv", how=FORCED) == {"prices.csv": "updated"}
     assert box.read("prices.csv") == "new\n"
 
