@@ -194,9 +194,9 @@ def _refuse_many(words: list[str], most: int, name: str) -> None:
 COMMANDS = {
     "import": command(
         import_,
-        "mlx import ../shared/prices.csv data/prices.csv",
-        "mlx import ../data-project data/images images --rev v1",
+        "mlx import ../shared/prices.csv prices.csv",
+        "mlx import ../data-project data/raw images --rev v1",
     ),
     "update": command(update, "mlx update", "mlx update --dry-run"),
-    "get": command(get, "mlx get ../shared/prices.csv", "mlx get ../data-project data/images -o images-v1 --rev v1"),
+    "get": command(get, "mlx get ../shared/prices.csv", "mlx get ../data-project data/raw -o images-v1 --rev v1"),
 }
