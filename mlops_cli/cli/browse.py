@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,10 +50,18 @@ def list_(
     with open_snapshot(project, rev) as snapshot:
         listed = list_tracked(project.cache, snapshot, target, recursive=recursive)
     value = {"revision": rev, "entries": [asdict(item) for item in listed]}
-    rows = [(item.kind, size_text(item.size), f"{item.files:,}", item.digest[:15], item.path) for item in listed]
-    output.result("ls", value, table(("kind", "size", "files", "digest", "path"), rows))
+    headers = ["kind", "size", "files", "digest", "path"]
+    rows = [[item.kind, size_text(item.size), f"{item.files:,}", item.digest[:15], item.path] for item in listed]
+    if any(item.source for item in listed):
+        headers.append("from")
+        rows = [[*row, _place(item.source or {})] for item, row in zip(listed, rows, strict=True)]
+    output.result("ls", value, table(headers, rows))
     if not rows:
         output.say("nothing is tracked yet" if not path else f"`{path}` is empty")
+
+
+def _place(source: Mapping[str, object]) -> str:
+    return str(source.get("url") or " ".join(str(source[key]) for key in ("repo", "path") if key in source))
 
 
 def cat(

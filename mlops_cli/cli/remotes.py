@@ -91,9 +91,10 @@ def fetch(
 ) -> None:
     """Download data into the cache, not into the workspace
 
-    Without a path, that is all that the records of the workspace name, or of the revisions that are named instead.
+    Without a path, that is all that the records of the workspace name, or of the revisions that are named instead. What
+    was imported and is on no remote comes from its source, if that still has it.
     """
-    from mlops_cli.workspace import sync
+    from mlops_cli.workspace.fetching import fetch as fetch_data
     from mlops_cli.workspace.versions import Versions
 
     session = session_of(context)
@@ -101,7 +102,7 @@ def fetch(
     targets = session.targets(project, paths)
     versions = Versions(tuple(revisions or ()), branches, tags)
     with reporting(output) as reporter:
-        result = sync.fetch(
+        result = fetch_data(
             project, targets, versions=versions, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter
         )
     _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
@@ -123,14 +124,14 @@ def pull(
     It is `mlx fetch`, then `mlx checkout`. Without a path, that is all that the records name.
     """
     from mlops_cli.pipeline.journal import exclusive
-    from mlops_cli.workspace import sync
     from mlops_cli.workspace.checkout import checkout, foresee
+    from mlops_cli.workspace.fetching import fetch as fetch_data
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
     with reporting(output) as reporter, exclusive(project, "mlx pull", reporter, dry_run=dry_run):
-        result = sync.fetch(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+        result = fetch_data(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
         bring = foresee if dry_run else checkout
         done = bring(project, targets, force=force, reporter=reporter)
     restored = [asdict(item) for item in done.restored]

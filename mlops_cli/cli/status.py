@@ -88,7 +88,10 @@ def _status_text(found: ProjectStatus) -> list[str]:
     lines = []
     if changed := [item for item in found.data if item.state != "ok"]:
         lines.append("data:")
-        lines.extend(f"  {_STATES.get(item.state, item.state.value):<11}{item.path}{_detail(item)}" for item in changed)
+        lines.extend(
+            f"  {_STATES.get(item.state, item.state.value):<11}{item.path}{_detail(item)}{_origin(item)}"
+            for item in changed
+        )
     if due := [decision for decision in found.stages if decision.action != "skip"]:
         lines.append("stages:")
         for decision in due:
@@ -97,6 +100,10 @@ def _status_text(found: ProjectStatus) -> list[str]:
     if found.problems:
         lines += ["problems:", *(f"  {error.message}" for error in found.problems)]
     return lines
+
+
+def _origin(item: DataStatus) -> str:
+    return f"  (imported from {item.source})" if item.source else ""
 
 
 def _detail(item: DataStatus) -> str:

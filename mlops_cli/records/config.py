@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mlops_cli.documents import Fields, check_version, describe, dump_yaml, nearest, parse_scalar, parse_yaml
 from mlops_cli.errors import UsageError
+from mlops_cli.records.sources import LOGIN
 
 DURABILITIES = ("batch", "strict", "none")
 OWNERS = ("single",)
@@ -23,8 +24,6 @@ _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)([smhdw]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _REMOTE_KEY = re.compile(r"remotes\.(.+)\.(url|owner)\Z", re.DOTALL)
-# `user:secret@`, but not `host:8080/path@version`.
-_LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@:]*:(?!\d+(?:/|\Z))[^@]*@")
 
 
 class Remote(NamedTuple):
@@ -122,7 +121,7 @@ def _read_remotes(fields: Fields) -> Iterator[tuple[str, object]]:
             text = remote.text(part)
             fault = _find_fault(f"remotes.{name}.{part}", text)
             if fault is not None:
-                raise remote.error(fault, part, _LEAVE_IT_OUT if _LOGIN.match(text) else None)
+                raise remote.error(fault, part, _LEAVE_IT_OUT if LOGIN.match(text) else None)
             yield f"remotes.{name}.{part}", text
 
 
@@ -256,7 +255,7 @@ def _parse(key: str, text: str, what: str) -> object:
     if fault is None:
         return value
     near = nearest(text, option.choices)
-    hint = _LEAVE_IT_OUT if _LOGIN.match(text) else f"did you mean `{near}`?" if near else None
+    hint = _LEAVE_IT_OUT if LOGIN.match(text) else f"did you mean `{near}`?" if near else None
     raise UsageError(fault if what == f"`{key}`" else f"{what}: {fault}", hint=hint)
 
 
@@ -286,7 +285,7 @@ def _find_fault(key: str, value: object) -> str | None:
         return f"`{key}` must be one of {', '.join(f'`{choice}`' for choice in option.choices)}, not `{value}`"
     elif option.kind == "name":
         return _find_name_fault(value)
-    elif option.kind == "url" and _LOGIN.match(value):
+    elif option.kind == "url" and LOGIN.match(value):
         return f"`{key}` holds a password, which must not be written down here"
     return None
 

@@ -1,7 +1,7 @@
 """Pointers: `<path>.mlx`, the few lines that Git keeps in place of the data at `<path>`.
 
 A pointer lies beside what it names, so moving both together needs no edit. It says what the bytes are, never where they
-are stored.
+are stored; of imported data it also says where they are from.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mlops_cli.documents import Fields, check_version, dump_yaml, parse_yaml
 from mlops_cli.errors import RecordError
 from mlops_cli.files import check_relative
 from mlops_cli.hashing import Digest, parse_digest
+from mlops_cli.records.sources import Source, read_source
 
 SUFFIX = ".mlx"
 
@@ -45,7 +46,7 @@ class SomeObject(Protocol):
 class Pointer(NamedTuple):
     """What lies at `path` (one name, beside the pointer): `size` in bytes; `files` counted for trees only.
 
-    `executable` is about a lone file; within trees each file has its own mark.
+    `executable` is about a lone file; within trees each file has its own mark. `source` is where it was imported from.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Pointer(NamedTuple):
     size: int
     files: int | None = None
     executable: bool = False
+    source: Source | None = None
 
     def to_bytes(self) -> bytes:
         """Return the canonical file."""
@@ -62,6 +64,8 @@ class Pointer(NamedTuple):
             values["files"] = self.files
         if self.executable:
             values["executable"] = True
+        if self.source is not None:
+            values["source"] = self.source.to_value()
         return dump_yaml(values)
 
 
@@ -75,13 +79,15 @@ def read_pointer(data: bytes, name: str) -> Pointer:
     after_merge = f"`mlx checkout {shlex.quote(name.removesuffix(SUFFIX))}` brings its bytes"
     fields = Fields(parse_yaml(data, name, after_merge=after_merge), what="this pointer")
     check_version(fields)
-    fields.only(("mlx", "path", "tree", "blob", "size", "files", "executable"))
+    fields.only(("mlx", "path", "tree", "blob", "size", "files", "executable", "source"))
     path = fields.parsed("path", check_relative)
     _check_place(fields, path, name)
     kind, digest = read_object(fields)
     size = fields.integer("size")
     files = fields.integer("files") if kind is ObjectKind.TREE else None
-    return Pointer(path, kind, digest, size, files, read_details(fields, kind))
+    executable = read_details(fields, kind)
+    source = fields.mapping("source")
+    return Pointer(path, kind, digest, size, files, executable, None if source is None else read_source(source))
 
 
 def is_meant(data: bytes) -> bool:

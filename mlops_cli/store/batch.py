@@ -36,6 +36,7 @@ from mlops_cli.store.sources import (
 )
 
 _EXECUTABLE = 0o111
+_HEAD = 1 << 12  # bytes that are read at once, whatever becomes of them
 # Of a copy's two ends, the one that these come from is the cache.
 _TARGET_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EEXIST})
 
@@ -115,6 +116,31 @@ class Batch:
         digest = hash_bytes(data)
         self._keep(digest, data)
         return digest
+
+    def reserve(self) -> str:
+        """Return a path for a new file that is to be taken in; threads may ask too."""
+        return self._temporary()
+
+    def take(self, path: str) -> tuple[Digest, int]:
+        """Add the file that somebody has written at a reserved path, which is then no more; return digest and bytes.
+
+        It is hashed as it lies there: what is stored is what was hashed.
+        """
+        try:
+            size = os.stat(path, follow_symlinks=False).st_size
+            if size <= max(self._cache.pack_below, _HEAD):
+                digest = self.add_bytes(Path(path).read_bytes())
+                os.unlink(path)
+                return digest, size
+            digest = hash_file(path)
+            if digest in self._pending or self._cache.holds(digest, size):
+                os.unlink(path)
+            else:
+                os.chmod(path, OBJECT_MODE)
+                self._pending[digest] = path
+        except OSError as error:
+            raise self._cache.trouble(error, "add to the cache") from error
+        return digest, size
 
     def has(self, digest: Digest, size: int | None = None) -> bool:
         """Say whether an object is in this batch or in the cache; given its `size`, one that is damaged is not."""

@@ -23,12 +23,21 @@ class AbsentKey(LookupError):
 class Stored(NamedTuple):
     """What a listing says of one key: bytes, and when it was written by the store's own clock (s since the epoch).
 
-    `modified` is None where the store does not tell.
+    `modified` is None where the store does not tell, and `etag` is its own name for this version, if it has one. Only
+    a web server may not tell how many bytes there are: -1 then.
     """
 
     key: str
     size: int
     modified: float | None
+    etag: str | None = None
+
+
+def plain_etag(text: str | None) -> str | None:
+    """Return an ETag as a server sent it without its quotes, a weak one as it is; None for none."""
+    if text and len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    return text if text and text.isprintable() else None
 
 
 class Traffic:
@@ -77,6 +86,9 @@ class Bucket(Protocol):
 
     def size(self, key: str) -> int | None:
         """Return the bytes of a value, None when there is none."""
+
+    def stat(self, key: str) -> Stored | None:
+        """Return what a listing would say of one key, None when there is no value."""
 
     def list(self, folder: str) -> Iterator[Stored]:
         """Yield every key below `folder`, at any depth, in no order; nothing when there is no such folder."""

@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.files import sync_folder, translate_os_error, write_all
@@ -99,9 +99,15 @@ class FolderBucket:
 
     def size(self, key: str) -> int | None:
         """Return the bytes of a value, None when there is none."""
+        found = self.stat(key)
+        return None if found is None else found.size
+
+    def stat(self, key: str) -> Stored | None:
+        """Return what a listing would say of one key, None when there is no value."""
         self.traffic.count()
         try:
-            return os.stat(self._path(key), follow_symlinks=False).st_size
+            info = os.stat(self._path(key), follow_symlinks=False)
+            return None if S_ISDIR(info.st_mode) else Stored(key, info.st_size, info.st_mtime)
         except _GONE:
             return None
         except OSError as error:

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from mlops_cli.errors import RemoteError
-from mlops_cli.store.bucket import Stored, Traffic
+from mlops_cli.store.bucket import Stored, Traffic, plain_etag
 from mlops_cli.store.wire import (
     PATIENCE,
     Fault,
@@ -190,10 +190,10 @@ class _FsspecWire:
     def _move(self, temporary: str, goal: str) -> None:
         self._files.mv(temporary, goal)
 
-    def size(self, key: str) -> int | None:
+    def stat(self, key: str) -> Stored | None:
         self._count()
         info = self._files.info(self._path(key))
-        return None if info["type"] == "directory" else int(info["size"])
+        return None if info["type"] == "directory" else _stored(key, info)
 
     def list(self, folder: str) -> Iterator[Stored]:
         self._count()
@@ -203,7 +203,7 @@ class _FsspecWire:
         for path, info in self._files.find(top, detail=True).items():
             key = str(path)[cut:]
             if folder or not key.startswith("tmp/"):
-                yield Stored(key, int(info["size"]), _written(info))
+                yield _stored(key, info)
 
     def delete(self, keys: Sequence[str]) -> None:
         if self._protocol in ("gs", "gcs", "az", "abfs", "abfss", "adl", "s3", "s3a"):
@@ -230,6 +230,11 @@ class _FsspecWire:
         if isinstance(error, ValueError) and "range" in words:
             return Judgement(Fault.OUT_OF_RANGE, words)
         return judge_exception(error)
+
+
+def _stored(key: str, info: dict[str, Any]) -> Stored:
+    etag = info.get("etag") or info.get("ETag")
+    return Stored(key, int(info["size"]), _written(info), plain_etag(str(etag)) if etag else None)
 
 
 def _written(info: dict[str, Any]) -> float | None:

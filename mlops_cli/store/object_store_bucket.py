@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from mlops_cli.errors import RemoteError
-from mlops_cli.store.bucket import Stored, Traffic
+from mlops_cli.store.bucket import Stored, Traffic, plain_etag
 from mlops_cli.store.wire import CONNECT, PATIENCE, SILENCE, Fault, Judgement, WireBucket, judge_status
 
 PIECE = 1 << 20
@@ -189,11 +189,11 @@ class _ObjectStoreWire:
         self._traffic.count()
         obstore.put(self._writer(size), self._folder + key, data, use_multipart=False)
 
-    def size(self, key: str) -> int | None:
+    def stat(self, key: str) -> Stored:
         import obstore
 
         self._traffic.count()
-        return int(obstore.head(self._reader, self._folder + key)["size"])
+        return _stored(key, obstore.head(self._reader, self._folder + key))
 
     def list(self, folder: str) -> Iterator[Stored]:
         import obstore
@@ -203,8 +203,7 @@ class _ObjectStoreWire:
         for page in obstore.list(self._reader, prefix or None, chunk_size=LIST_PAGE):
             found += len(page)
             for entry in page:
-                key = str(entry["path"]).removeprefix(self._folder)
-                yield Stored(key, int(entry["size"]), entry["last_modified"].timestamp())
+                yield _stored(str(entry["path"]).removeprefix(self._folder), entry)
         self._traffic.count(requests=max(1, math.ceil(found / LIST_PAGE)))
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -215,6 +214,12 @@ class _ObjectStoreWire:
 
     def judge(self, error: Exception) -> Judgement:
         return judge_words(str(error))
+
+
+def _stored(key: str, entry: Mapping[str, Any]) -> Stored:
+    """Return what obstore says of a value; for a server that does not tell when it was written it says 1970."""
+    modified = entry["last_modified"].timestamp() or None
+    return Stored(key, int(entry["size"]), modified, plain_etag(entry["e_tag"]))
 
 
 _ANSWER = re.compile(r"status code: (\d{3})")

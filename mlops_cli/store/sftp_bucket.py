@@ -224,11 +224,13 @@ class _SftpWire:
             if not stat.S_ISDIR(session.stat(folder).st_mode or 0):
                 raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder must be") from None
 
-    def size(self, key: str) -> int | None:
+    def stat(self, key: str) -> Stored | None:
         self._traffic.count()
         with self._session() as session:
             found = session.stat(self._path(key))
-        return int(found.st_size) if stat.S_ISREG(found.st_mode or 0) else None
+        if not stat.S_ISREG(found.st_mode or 0):
+            return None
+        return Stored(key, int(found.st_size), float(found.st_mtime))
 
     def list(self, folder: str) -> Iterator[Stored]:
         waiting = [folder]

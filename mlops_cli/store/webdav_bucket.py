@@ -166,13 +166,9 @@ class _WebdavWire:
             if answer.status_code not in there and (answer.status_code != 403 or count == len(parts)):
                 raise _Answered(answer.status_code)
 
-    def size(self, key: str) -> int | None:
-        answer = self._ask("HEAD", key, (200,))
-        if answer.url.path.endswith("/"):
-            return None
-        if "content-length" not in answer.headers or answer.headers.get("content-encoding"):
-            return next((size for path, size, _, _ in self._entries(key, "0")), None)
-        return int(answer.headers["content-length"])
+    def stat(self, key: str) -> Stored | None:
+        entry = next(self._entries(key, "0"), None)  # of a folder, some servers say by HEAD that it is an empty file
+        return None if entry is None or entry[3] else Stored(key, *entry[1:3])
 
     def list(self, folder: str) -> Iterator[Stored]:
         waiting = [folder]
@@ -200,9 +196,7 @@ class _WebdavWire:
             raise _Answered(answer.status_code)
         for entry in ET.fromstring(answer.content).iter("{DAV:}response"):  # noqa: S314 - expat bounds what entities grow to
             path = unquote(urlsplit(entry.findtext("{DAV:}href") or "").path).strip("/")
-            modified = None
-            with suppress(TypeError, ValueError):
-                modified = parsedate_to_datetime(entry.findtext(".//{DAV:}getlastmodified") or "").timestamp()
+            modified = _time(entry.findtext(".//{DAV:}getlastmodified"))
             size = int(entry.findtext(".//{DAV:}getcontentlength") or 0)
             is_folder = entry.find(".//{DAV:}collection") is not None
             yield path.removeprefix(self._folder).strip("/"), size, modified, is_folder
@@ -217,3 +211,10 @@ class _WebdavWire:
                 return Judgement(Fault.NO_PLACE, "there is no such folder, or a file stands in its place")
             return judge_status(error.status)
         return judge_exception(error)
+
+
+def _time(text: str | None) -> float | None:
+    """Return the time (s since the epoch) that a header or property spells, None when it spells none."""
+    with suppress(TypeError, ValueError):
+        return parsedate_to_datetime(text or "").timestamp()
+    return None

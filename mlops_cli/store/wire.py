@@ -68,13 +68,28 @@ class Wire(Protocol):
 
     def put_file(self, key: str, path: str) -> None: ...
 
-    def size(self, key: str) -> int | None: ...
+    def stat(self, key: str) -> Stored | None: ...
 
     def list(self, folder: str) -> Iterable[Stored]: ...
 
     def delete(self, keys: Sequence[str]) -> None: ...
 
     def judge(self, error: Exception) -> Judgement: ...
+
+
+class Hints(NamedTuple):
+    """What to do when the place of a URL is not there, cannot be reached, or fails in another way (`{}`: its name)."""
+
+    no_place: str
+    unreachable: str
+    other: str
+
+
+OF_REMOTES = Hints(
+    "check its URL: `mlx remote list`; mlx makes folders, but no buckets",
+    "check its URL (`mlx remote list`) and the network",
+    "`mlx remote check {}` tells what works",
+)
 
 
 class WireBucket:
@@ -102,9 +117,10 @@ class WireBucket:
         self.lists = lists
         self.writes = writes
         self.traffic = Traffic()
+        self.hints = OF_REMOTES
         self._connect = connect
         self._refusal_hint = refusal_hint
-        self._patience = patience
+        self.patience = patience
         self._lock = Lock()
         self._pace = Pace()
         self._wire: Wire | None = None
@@ -147,8 +163,13 @@ class WireBucket:
 
     def size(self, key: str) -> int | None:
         """Return the bytes of a value, None when there is none."""
+        found = self.stat(key)
+        return None if found is None else found.size
+
+    def stat(self, key: str) -> Stored | None:
+        """Return what a listing would say of one key, None when there is no value."""
         try:
-            return self._try("read from", key, lambda wire: wire.size(key))
+            return self._try("read from", key, lambda wire: wire.stat(key))
         except AbsentKey:
             return None
 
@@ -208,9 +229,9 @@ class WireBucket:
 
     def _patience_for(self, fault: Fault) -> float:
         if fault is Fault.PASSING:
-            return self._patience
+            return self.patience
         if fault is Fault.UNREACHABLE:
-            return self._patience if self._reached else min(UNREACHED, self._patience)
+            return self.patience if self._reached else min(UNREACHED, self.patience)
         return 0.0
 
     def _tell(self, doing: str, fault: Fault, words: str) -> RemoteError:
@@ -221,14 +242,13 @@ class WireBucket:
         if fault is Fault.REFUSED:
             return RemoteError(f"{place} does not let you {doing} it: {words}", hint=self._refusal_hint)
         if fault in (Fault.NO_PLACE, Fault.ABSENT):
-            return RemoteError(f"cannot {doing} {place}: {words}", hint=_NO_PLACE)
+            return RemoteError(f"cannot {doing} {place}: {words}", hint=self.hints.no_place)
         if fault is Fault.UNREACHABLE:
-            error = RemoteError(f"cannot reach {place}: {words}", hint=_UNREACHABLE)
+            error = RemoteError(f"cannot reach {place}: {words}", hint=self.hints.unreachable)
             if not self._reached:  # nor would it be for the next verb: waiting once is enough
                 self._turned_away = error
             return error
-        hint = f"`mlx remote check {self.name}` tells what works"
-        return RemoteError(f"cannot {doing} {place}: {words}", hint=hint)
+        return RemoteError(f"cannot {doing} {place}: {words}", hint=self.hints.other.format(self.name))
 
 
 def _telling_local(path: str, call: Callable[[], T]) -> T:
@@ -244,8 +264,6 @@ def _telling_local(path: str, call: Callable[[], T]) -> T:
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_LISTING = "a web server tells no names: list it at the place that the server shows"
 _READ_ONLY = "a web server only gives: write to the place that it shows"
-_NO_PLACE = "check its URL: `mlx remote list`; mlx makes folders, but no buckets"
-_UNREACHABLE = "check its URL (`mlx remote list`) and the network"
 
 
 def safe_url(url: str) -> str:

@@ -17,6 +17,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES
 from mlops_cli.records.pointers import SUFFIX, ObjectKind, Pointer
+from mlops_cli.records.sources import Source
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batch import Batch, open_batch
 from mlops_cli.store.links import object_at
@@ -78,7 +79,7 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
     hidden = hide_from_git(project.root, entries)
     for result, entry in zip(added, entries.values(), strict=True):
         if result.changed:
-            write_atomic(project.root / result.pointer, pointer_to(result.path, entry).to_bytes())
+            write_atomic(project.root / result.pointer, _pointer(snapshot, result.path, entry).to_bytes())
     return AddResult(added, hidden)
 
 
@@ -260,8 +261,8 @@ def _absent(path: str) -> UsageError:
     return UsageError(f"`{path}` does not exist", hint="check the spelling; paths are relative to where you are")
 
 
-def pointer_to(path: str, entry: Entry) -> Pointer:
-    """Return the pointer that tracks `entry` at `path`."""
+def pointer_to(path: str, entry: Entry, source: Source | None = None) -> Pointer:
+    """Return the pointer that tracks `entry` at `path`; `source` is where that was imported from, if it was."""
     is_tree = entry.kind == Kind.FOLDER
     return Pointer(
         path=path.rpartition("/")[2],
@@ -270,9 +271,16 @@ def pointer_to(path: str, entry: Entry) -> Pointer:
         size=entry.size,
         files=entry.files if is_tree else None,
         executable=entry.kind == Kind.EXECUTABLE,
+        source=source,
     )
 
 
+def _pointer(snapshot: Snapshot, owner: str, entry: Entry) -> Pointer:
+    """Return the pointer to what `owner` is now; what was imported stays an import, whatever it was changed to."""
+    old = snapshot.pointer(owner)
+    return pointer_to(owner, entry, old.source if old else None)
+
+
 def _added(snapshot: Snapshot, owner: str, entry: Entry) -> Added:
-    changed = snapshot.pointer(owner) != pointer_to(owner, entry)
+    changed = snapshot.pointer(owner) != _pointer(snapshot, owner, entry)
     return Added(owner, f"{owner}.mlx", entry.size, entry.files, changed)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
@@ -16,12 +16,15 @@ from mlops_cli.store.trees import Entry, Kind, read_link, read_tree, walk
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.reach import damaged_at, find_part, naming_listing
 from mlops_cli.workspace.scan import is_stored
-from mlops_cli.workspace.snapshot import Snapshot, select
+from mlops_cli.workspace.snapshot import Snapshot, Tracked, select
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One tracked path, file or folder; sizes in bytes, files counted through sub-folders."""
+    """One tracked path, file or folder; sizes in bytes, files counted through sub-folders.
+
+    `source` is what its record says of where it was imported from, if it was.
+    """
 
     path: str
     kind: str  # file, executable, symlink or folder
@@ -29,6 +32,7 @@ class Listed:
     files: int
     digest: Digest
     stage: str = ""
+    source: Mapping[str, object] | None = None
 
 
 def list_tracked(cache: Cache, snapshot: Snapshot, target: str = "", *, recursive: bool = False) -> tuple[Listed, ...]:
@@ -38,7 +42,7 @@ def list_tracked(cache: Cache, snapshot: Snapshot, target: str = "", *, recursiv
     """
     chosen = select(snapshot.tracked(), [target] if target else [])
     if not target or len(chosen) > 1 or chosen[0][0].path.startswith(target + "/"):
-        listed = [_listed(entry.path, as_entry(entry), entry.stage) for entry, _ in chosen]
+        listed = [_imported(entry, _listed(entry.path, as_entry(entry), entry.stage)) for entry, _ in chosen]
         if recursive:
             return tuple(below for item in listed for below in _below(cache, item))
         return tuple(listed)
@@ -47,7 +51,7 @@ def list_tracked(cache: Cache, snapshot: Snapshot, target: str = "", *, recursiv
     place = f"{tracked.path}/{part}" if part else tracked.path
     item = _listed(place, entry, tracked.stage)
     if entry.kind != Kind.FOLDER:
-        return (item,)
+        return (item if part else _imported(tracked, item),)
     if recursive:
         return tuple(_below(cache, item))
     return tuple(_listed(f"{place}/{os.fsdecode(below.name)}", below) for below in _tree(cache, place, entry.digest))
@@ -154,6 +158,10 @@ def _below(cache: Cache, item: Listed) -> list[Listed]:
 def _tree(cache: Cache, path: str, digest: Digest) -> tuple[Entry, ...]:
     with naming_listing(path):
         return read_tree(cache, digest)
+
+
+def _imported(tracked: Tracked, item: Listed) -> Listed:
+    return item if tracked.source is None else replace(item, source=tracked.source.to_value())
 
 
 def _listed(path: str, entry: Entry, stage: str = "") -> Listed:

@@ -62,7 +62,18 @@ def checkout(
     that mlx leaves alone is in the way; MissingObject when the cache lacks wanted bytes. Nothing is touched in any of
     these cases. UsageError, too, at a file that changes while the others are written: it stays, unless `force`.
     """
-    chosen = _chosen(project, targets)
+    return bring(project, _chosen(project, targets), force=force, dry_run=dry_run, reporter=reporter)
+
+
+def bring(
+    project: Project,
+    chosen: Sequence[tuple[Tracked, str]],
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> CheckoutResult:
+    """Do what `checkout` does for tracked paths, or parts of them, that the caller knows."""
     with open_scanner(project, reporter=reporter) as scanner:
         reporter.start("checking", None, "files")
         plans = [(entry, _plan(project.cache, scanner, entry, part)) for entry, part in chosen]

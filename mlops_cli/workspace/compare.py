@@ -33,13 +33,17 @@ class DataState(StrEnum):
 
 
 class DataStatus(NamedTuple):
-    """The state of one tracked path, with how many files below it differ."""
+    """The state of one tracked path, with how many files below it differ.
+
+    `source` is what it was imported from, as people call that; empty when it was not.
+    """
 
     path: str
     state: DataState
     added: int = 0
     modified: int = 0
     deleted: int = 0
+    source: str = ""
 
 
 def data_status(
@@ -54,12 +58,11 @@ def data_status(
     problems: list[UsageError] = []
     for entry in snapshot.tracked(outputs=False):
         try:
-            present = look(entry.path)
+            status = _status(project, look(entry.path), trees, entry)
         except UsageError as error:
-            found.append(DataStatus(entry.path, DataState.UNSTORABLE))
+            status = DataStatus(entry.path, DataState.UNSTORABLE)
             problems.append(error)
-        else:
-            found.append(_status(project, present, trees, entry))
+        found.append(status if entry.source is None else status._replace(source=entry.source.place))
     for stage in snapshot.stages:
         if snapshot.lock(stage) is None:
             found.extend(

@@ -212,7 +212,8 @@ def _records(
             parts = split_path(target.part)
             changes.setdefault(target.owner, {})[parts] = entry._replace(name=parts[-1])
         else:
-            yield target.pointer, pointer_to(target.path, entry).to_bytes()
+            old = None if source.part else snapshot.pointer(source.owner)
+            yield target.pointer, pointer_to(target.path, entry, old.source if old else None).to_bytes()
     if source.part and source.entry is not None:
         changes.setdefault(source.owner, {})[split_path(source.part)] = None
     if not changes:
@@ -237,7 +238,7 @@ def _rewritten(
             result = Rewriting(scanner).rewrite(pointer.digest, parts, batch)
         except MissingObject as error:
             raise _no_listing(owner) from error
-        yield owner + SUFFIX, pointer_to(owner, result).to_bytes()
+        yield owner + SUFFIX, pointer_to(owner, result, pointer.source).to_bytes()
 
 
 def _no_listing(owner: str) -> MissingObject:

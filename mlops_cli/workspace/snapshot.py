@@ -21,6 +21,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.records.locks import Lock, OutputRecord, read_lock
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.pointers import ObjectKind, Pointer, is_meant, read_pointer
+from mlops_cli.records.sources import Source
 from mlops_cli.records.stages import Pipeline, Stage
 from mlops_cli.workspace import git
 from mlops_cli.workspace.ignore import NAME, IgnoreRules
@@ -74,7 +75,10 @@ class WorkspaceFiles(NamedTuple):
 
 
 class Tracked(NamedTuple):
-    """A path whose bytes the stores hold, by a pointer or as a stage's output (`stage` is its address then)."""
+    """A path whose bytes the stores hold, by a pointer or as a stage's output (`stage` is its address then).
+
+    `source` is where it was imported from, if it was.
+    """
 
     path: str
     kind: ObjectKind
@@ -85,12 +89,14 @@ class Tracked(NamedTuple):
     stage: str = ""
     git: bool = False
     push: bool = True
+    source: Source | None = None
 
 
 def track(path: str, record: Pointer | OutputRecord) -> Tracked:
     """Return the project path `path` with what a record says of its bytes."""
     files = 1 if record.files is None else record.files
-    return Tracked(path, record.kind, record.digest, record.size, files, record.executable)
+    found = Tracked(path, record.kind, record.digest, record.size, files, record.executable)
+    return found._replace(source=record.source) if isinstance(record, Pointer) else found
 
 
 class Snapshot:

@@ -8,10 +8,10 @@ which blobs are wanted.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError, UsageError
 from mlops_cli.hashing import Digest, fingerprint
@@ -293,9 +293,15 @@ def _fetchable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) ->
     return tuple((entry, part) for entry, part in data if entry.push or entry.path in targets or part)
 
 
+class Bringing(Protocol):
+    """Something that brings objects into a cache, verified: a remote, or what stands for one."""
+
+    def bring(self, cache: Cache, digests: Collection[Digest], *, jobs: int, reporter: Reporter) -> Transferred: ...
+
+
 def fetch_objects(
     cache: Cache,
-    store: Remote,
+    store: Bringing,
     chosen: Iterable[tuple[Tracked, str]],
     *,
     jobs: int = 0,
@@ -326,7 +332,7 @@ def fetch_objects(
 class _Fetching:
     """A view of the cache that brings what it lacks from a remote when it is read."""
 
-    def __init__(self, cache: Cache, store: Remote, jobs: int, reporter: Reporter) -> None:
+    def __init__(self, cache: Cache, store: Bringing, jobs: int, reporter: Reporter) -> None:
         self.done = Transferred(0, 0)
         self._cache = cache
         self._store = store

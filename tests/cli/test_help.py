@@ -29,6 +29,8 @@ CHANGES_SOMETHING = {
     "push",
     "pull",
     "fetch",
+    "import",
+    "update",
     "fsck",
     "gc",
     "run",
@@ -59,6 +61,22 @@ def add_images(project: Project) -> None:
         project.git("commit", "--quiet", "--allow-empty", f"--message={message}")
 
 
+def add_neighbours(project: Project) -> None:
+    """Make what imports are from: a file, and another project."""
+    shared = project.root.parent / "shared"
+    shared.mkdir()
+    (shared / "prices.csv").write_text("a,1\n", encoding="utf-8")
+    other = Project(project.root.parent / "data-project", project.home)
+    other.root.mkdir()
+    other.git("init", "--quiet", "--initial-branch=main", "--template=")
+    other.must("init")
+    other.write("data/raw/1.pgm", "P5\n")
+    other.must("add", "data/raw")
+    other.git("add", ".")
+    other.git("commit", "--quiet", "--message=Images")
+    other.git("tag", "v1")
+
+
 FIRST: dict[str, Callable[[Project], object]] = {
     "stage add": lambda project: project.write("mlx.yaml", "mlx: 1\n"),
     "remote add": lambda project: [project.must("remote", "remove", name) for name in ("storage", "backup")],
@@ -66,6 +84,8 @@ FIRST: dict[str, Callable[[Project], object]] = {
     "cat": add_images,
     "pull": add_images,
     "remote gc": lambda project: project.must("config", "set", "remotes.storage.owner", "single"),
+    "import": add_neighbours,
+    "get": add_neighbours,
     "config unset": lambda project: project.must("config", "set", "cache.link", "copy"),
 }
 

@@ -47,6 +47,14 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "remove": [(["data/raw"], 0), (["data/labels.csv.mlx", "--dry-run"], 0)],
     "ls": [([], 0), (["data/raw"], 0), (["--recursive"], 0), (["--rev", "v1", "data/raw"], 0)],
     "cat": [(["data/labels.csv"], 0), (["data/raw/a.png", "--rev", "v1"], 0), (["data/raw", "-o", "out"], 0)],
+    "import": [
+        (["../storage/mlx.json", "marker.json"], 0),
+        ([".", "data/raw", "older", "--rev", "v1"], 0),
+        ([".", "data/raw/5", "part", "--no-download"], 0),
+        ([".", "data/labels.csv", "labels", "--dry-run"], 0),
+    ],
+    "update": [([], 0), (["--dry-run"], 0)],
+    "get": [(["../storage/mlx.json"], 0), ([".", "data/raw", "-o", "older", "--rev", "v1"], 0)],
     "move": [(["data/raw", "images"], 0), (["data/labels.csv", "data/raw", "--dry-run"], 0)],
     "du": [([], 0), (["data/raw"], 0), (["--rev", "v1"], 0), (["--all-revisions"], 0)],
     "fsck": [([], 0), (["--sample", "5", "--max-duration", "60"], 0), (["--repair", "--dry-run"], 0)],
@@ -140,8 +148,8 @@ def test_status_tells_what_differs(project: Project) -> None:
     assert result.code == 1
     assert not document["clean"]
     assert document["data"] == [
-        {"path": "data/labels.csv", "state": "missing", "added": 0, "modified": 0, "deleted": 1},
-        {"path": "data/raw", "state": "modified", "added": 1, "modified": 1, "deleted": 0},
+        {"path": "data/labels.csv", "state": "missing", "added": 0, "modified": 0, "deleted": 1, "source": ""},
+        {"path": "data/raw", "state": "modified", "added": 1, "modified": 1, "deleted": 0, "source": ""},
     ]
     assert [stage["action"] for stage in document["stages"]] == ["run", "run", "run"]
 
@@ -270,6 +278,10 @@ FAILURES: list[tuple[list[str], int]] = [
     (["du", "data/raw/a.png"], 2),
     (["fsck", "-r", "storage"], 2),
     (["fsck", "--sample", "0"], 2),
+    (["import", "nowhere"], 2),
+    (["import", ".", "data/raw", "x", "--rev", "nonsense"], 2),
+    (["update", "data/raw"], 2),
+    (["get", "../storage/mlx.json", "-o", "data"], 2),
     (["cat", "blake3:" + "0" * 64], 4),
 ]
 

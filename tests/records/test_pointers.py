@@ -12,10 +12,18 @@ from mlops_cli.documents import MAX_INTEGER
 from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, digest_from_raw
 from mlops_cli.records.pointers import ObjectKind, Pointer, read_pointer
+from mlops_cli.records.sources import RepoSource, Source, UrlSource, is_remote, is_remote_repository
 
 DIGEST = Digest("blake3:" + "0123456789abcdef" * 4)
 TREE = f"mlx: 1\npath: raw\ntree: {DIGEST}\nsize: 14445097\nfiles: 70000\n".encode()
 BLOB = f"mlx: 1\npath: m.joblib\nblob: {DIGEST}\nsize: 0\n".encode()
+COMMIT = "a1b2c3d4e5" * 4
+FROM_URL = BLOB + f"source:\n  url: s3://bucket/raw\n  etag: abc-2\n  fetched: {DIGEST}\n".encode()
+FROM_REPO = (
+    TREE
+    + f"source:\n  repo: https://host/data.git\n  path: raw\n  rev: v1\n  commit: {COMMIT}\n"
+    f"  remote: s3://b\n  fetched: {DIGEST}\n".encode()
+)
 
 DIGESTS = st.binary(min_size=32, max_size=32).map(digest_from_raw)
 SIZES = st.integers(0, MAX_INTEGER)
@@ -23,8 +31,15 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0
     lambda name: name not in (".", "..") and ":" not in name[1:2] and "git" not in name.lower()
 )
 POINTERS = st.one_of(
-    st.builds(Pointer, NAMES, st.just(ObjectKind.TREE), DIGESTS, SIZES, SIZES, st.just(value=False)),
-    st.builds(Pointer, NAMES, st.just(ObjectKind.BLOB), DIGESTS, SIZES, st.none(), st.booleans()),
+    st.builds(Pointer, NAMES, st.just(ObjectKind.TREE), DIGESTS, SIZES, SIZES, st.just(value=False), st.none()),
+    st.builds(Pointer, NAMES, st.just(ObjectKind.BLOB), DIGESTS, SIZES, st.none(), st.booleans(), st.none()),
+)
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
+REVS = TEXTS.filter(lambda text: not text.startswith("-"))
+COMMITS = st.text("0123456789abcdef", min_size=40, max_size=40)
+SOURCES: st.SearchStrategy[Source] = st.one_of(
+    st.builds(UrlSource, TEXTS.map("https://host:80/".__add__), st.none() | TEXTS, DIGESTS),
+    st.builds(RepoSource, TEXTS.map("ssh://git@host/".__add__), NAMES, st.none() | REVS, COMMITS, st.none(), DIGESTS),
 )
 
 
@@ -34,7 +49,7 @@ def test_a_pointer_is_read() -> None:
     assert read_pointer(BLOB + b"executable: true\n", "m.joblib.mlx").executable
 
 
-@pytest.mark.parametrize("data", [TREE, BLOB, BLOB + b"executable: true\n"])
+@pytest.mark.parametrize("data", [TREE, BLOB, BLOB + b"executable: true\n", FROM_URL, FROM_REPO])
 def test_bytes_survive_reading_and_writing(data: bytes) -> None:
     assert read_pointer(data, "at a revision").to_bytes() == data
 
@@ -46,6 +61,92 @@ def test_a_pointer_survives_writing_and_reading(pointer: Pointer) -> None:
     assert read_pointer(data, f"data/{pointer.path}.mlx") == pointer
     assert read_pointer(data, f"HEAD~1:{pointer.path}.mlx") == pointer
     assert read_pointer(data, f"{pointer.path}.mlx").to_bytes() == data
+
+
+@given(POINTERS, SOURCES)
+def test_a_source_survives_writing_and_reading(pointer: Pointer, source: Source) -> None:
+    imported = pointer._replace(source=source)
+
+    assert read_pointer(imported.to_bytes(), f"{pointer.path}.mlx") == imported
+
+
+def test_a_source_is_read() -> None:
+    assert read_pointer(FROM_URL, "m.joblib.mlx").source == UrlSource("s3://bucket/raw", "abc-2", DIGEST)
+    repo = RepoSource("https://host/data.git", "raw", "v1", COMMIT, "s3://b", DIGEST)
+    assert read_pointer(FROM_REPO, "raw.mlx").source == repo
+    assert repo.place == "https://host/data.git raw"
+
+
+def source_with(lines: str) -> bytes:
+    return BLOB + f"source:\n{lines}  fetched: {DIGEST}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message", "hint"),
+    [
+        ("  url: https://ada:secret@host/x\n", "6: `url`: it holds a password", "leave it out"),
+        ("  url: ../x\n", "6: `url`: `../x` is no place", None),
+        ("  url: https://-oProxyCommand=x/y\n", "6: `url`: `https://-oProxyCommand=x/y` is no place", None),
+        ('  url: "ssh://host -oProxyCommand=x/y"\n', "6: `url`: `ssh://host -oProxyCommand=x/y` is no place", None),
+        ("  url: s3://bucket\n", "6: `url`: `s3://bucket` is no place", None),
+        ('  url: s3://b/x\n  etag: ""\n', "7: `etag`: a version must not be empty", None),
+        ("  url: s3://b/x\n  rev: v1\n", "7: unknown key `rev` in this source", None),
+        ("  url: s3://b/x\n  repo: https://h/x\n", "5: a source has either `url` or `repo`", None),
+        ("  etag: x\n", "5: a source has either `url` or `repo`", None),
+        ("  repo: --upload-pack=x\n", "6: `repo`: `--upload-pack=x` is no place", None),
+        ("  repo: ext::sh -c x\n", "6: `repo`: `ext::sh -c x` is no place", None),
+        ("  repo: ext://x/y\n", "6: `repo`: `ext://x/y` is no place", None),
+        ("  repo: ssh://-oProxyCommand=x/y\n", "6: `repo`: `ssh://-oProxyCommand=x/y` is no place", None),
+        ("  repo: -x@host:y\n", "6: `repo`: `-x@host:y` is no place", None),
+        ("  repo: https://ada:x@h/y\n", "6: `repo`: it holds a password", "leave it out"),
+        ("  repo: git@h:x\n  path: ../x\n", "7: `path`: path `../x` must not hold", None),
+        ("  repo: git@h:x\n  path: x\n  rev: --all\n", "8: `rev`: `'--all'` cannot be a revision", None),
+        ("  repo: git@h:x\n  path: x\n  commit: abc\n", "8: `commit`: `abc` is not the full name", None),
+        ("  repo: git@h:x\n  path: x\n", "5: `commit` is missing in this source", None),
+        (f"  repo: git@h:x\n  path: x\n  commit: {'a' * 40}\n  remote: ../x\n", "9: `remote`: `../x` is no", None),
+    ],
+)
+def test_a_wrong_source_is_refused(lines: str, message: str, hint: str | None) -> None:
+    with pytest.raises(RecordError) as caught:
+        read_pointer(source_with(lines), "m.joblib.mlx")
+
+    assert caught.value.message.startswith(f"m.joblib.mlx:{message}")
+    assert hint is None or (caught.value.hint or "").startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://h/x", True),
+        ("S3://b/x", True),
+        ("git:///x:file@ref", False),
+        ("git@host:team/data", False),
+        ("file:///x", False),
+        ("local:///x", False),
+        ("simplecache://x", False),
+        ("/x", False),
+        ("../x", False),
+        ("ext::x", False),
+    ],
+)
+def test_what_is_of_this_machine_is_told_apart(url: str, expected: bool) -> None:
+    assert is_remote(url) is expected
+
+
+@pytest.mark.parametrize(
+    ("repo", "expected"),
+    [
+        ("https://h/x", True),
+        ("git@host:team/data", True),
+        ("git://h/x", True),
+        ("file:///x", False),
+        ("/x", False),
+        ("ext::x", False),
+        ("s3://b/x", False),
+    ],
+)
+def test_a_repository_of_this_machine_is_told_apart(repo: str, expected: bool) -> None:
+    assert is_remote_repository(repo) is expected
 
 
 def with_lines(**changes: str | None) -> bytes:

@@ -36,6 +36,28 @@ VALID: dict[str, list[dict[str, Any]]] = {
         {"mlx": 1, "path": "raw", "tree": DIGEST, "size": 1, "files": 2},
         {"mlx": 1, "path": "m.joblib", "blob": DIGEST, "size": 0},
         {"mlx": 1, "path": "a b é", "blob": DIGEST, "size": 2**63 - 1, "executable": True},
+        {
+            "mlx": 1,
+            "path": "raw",
+            "blob": DIGEST,
+            "size": 1,
+            "source": {"url": "s3://b/raw", "etag": "x y", "fetched": DIGEST},
+        },
+        {
+            "mlx": 1,
+            "path": "raw",
+            "tree": DIGEST,
+            "size": 1,
+            "files": 2,
+            "source": {
+                "repo": "git@host:team/data.git",
+                "path": "data/raw",
+                "rev": "v1",
+                "commit": "a" * 40,
+                "remote": "s3://b",
+                "fetched": DIGEST,
+            },
+        },
     ],
     "config": [
         {"mlx": 1},

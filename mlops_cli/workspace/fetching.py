@@ -1,0 +1,104 @@
+"""`mlx fetch` and `pull` as a whole: from a remote, and imports from their sources where no remote has them.
+
+A source is asked only when it is on another machine, and believed only when it still has the version that the record
+names; what comes must have the record's digest, or it is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError
+from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.sources import RepoSource, UrlSource
+from mlops_cli.store.batch import open_batch
+from mlops_cli.store.place import Place
+from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.origins import OpenedUrl, RepoOrigin
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.remotes import default_remote
+from mlops_cli.workspace.scan import is_stored
+from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
+from mlops_cli.workspace.sync import SyncResult
+from mlops_cli.workspace.sync import fetch as fetch_from_remote
+from mlops_cli.workspace.versions import THE_WORKSPACE, Versions
+
+
+def fetch(
+    project: Project,
+    targets: Sequence[str] = (),
+    *,
+    versions: Versions = THE_WORKSPACE,
+    remote: str | None = None,
+    jobs: int = 0,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> SyncResult:
+    """Do what `sync.fetch` does; where no remote is named and imports are lacking, their sources are asked too."""
+
+    def attempt() -> SyncResult:
+        return fetch_from_remote(
+            project, targets, versions=versions, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter
+        )
+
+    if remote is not None or dry_run or versions != THE_WORKSPACE:
+        return attempt()
+    if default_remote(project) is None:
+        _bring_imports(project, targets, jobs, reporter)
+        return attempt()
+    try:
+        return attempt()
+    except MissingObject:
+        if not _bring_imports(project, targets, jobs, reporter):
+            raise
+    return attempt()
+
+
+def _bring_imports(project: Project, targets: Sequence[str], jobs: int, reporter: Reporter) -> int:
+    """Bring imports that the cache lacks from their sources; return how many came. What goes wrong is a note."""
+    came = 0
+    with project.guard.held():
+        for tracked, part in _lacking(project, targets):
+            assert tracked.source is not None
+            try:
+                if isinstance(tracked.source, UrlSource):
+                    _bring_from_url(project, tracked, tracked.source, jobs, reporter)
+                else:
+                    _bring_from_repository(project, tracked, part, tracked.source, jobs, reporter)
+            except MlxError as error:
+                reporter.note(f"`{tracked.path}` does not come from its source: {error.message}")
+                continue
+            came += 1
+            reporter.note(f"`{tracked.path}` came from its source, `{tracked.source.place}`")
+    return came
+
+
+def _lacking(project: Project, targets: Sequence[str]) -> Iterator[tuple[Tracked, str]]:
+    for tracked, part in select(workspace_snapshot(project).tracked(), targets):
+        source = tracked.source
+        if source is None or not source.is_remote or source.fetched != tracked.digest:
+            continue
+        if not is_stored(project.cache, as_entry(tracked)):
+            yield tracked, part
+
+
+def _bring_from_url(project: Project, tracked: Tracked, source: UrlSource, jobs: int, reporter: Reporter) -> None:
+    place = Place(source.url)
+    contents = place.look()
+    if source.etag is not None and contents.version != source.etag:
+        raise MissingObject(f"`{source.url}` has another version now")
+    with open_batch(project.cache) as batch:
+        entry = OpenedUrl(source.url, place, contents).fetch_into(batch, jobs, reporter)
+        if entry.digest != tracked.digest:
+            raise CorruptObject(f"`{source.url}` has other bytes now than the record says")
+
+
+def _bring_from_repository(
+    project: Project, tracked: Tracked, part: str, source: RepoSource, jobs: int, reporter: Reporter
+) -> None:
+    path = f"{source.path}/{part}" if part else source.path
+    with RepoOrigin(source.repo, path, source.commit, source.remote).open(project.local) as opened:
+        entry = opened.pinned()
+        if entry is not None and not part and entry.digest != tracked.digest:
+            raise CorruptObject(f"`{source.repo}` has other data at {source.commit[:10]} than the record says")
+        opened.fetch(project.cache, jobs, reporter)
