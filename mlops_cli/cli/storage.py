@@ -147,7 +147,8 @@ def _value(found: Examination) -> dict[str, object]:
         "false": [{"message": error.message, "hint": error.hint} for error in found.false],
         "strays": checkup.strays,
         "leftovers": checkup.leftovers,
-        "remote": found.remote,
+        "remote": found.remotes[0] if len(found.remotes) == 1 else "",
+        "remotes": list(found.remotes),
         "returned": found.returned,
         "repaired": found.repaired,
         "runs": {"count": found.runs.count, "unusable": found.runs.unusable},
@@ -180,7 +181,7 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
     lost = [*found.damaged, *found.absent]
     ahead = [fault for fault in lost if fault.source and not fault.mended]
     if found.repaired:
-        places = [*["the trash"] * bool(found.returned), *[f"`{found.remote}`"] * bool(found.remote)]
+        places = [*["the trash"] * bool(found.returned), *[_remotes(found)] * bool(found.remotes)]
         yield f"repaired {count(found.repaired, 'object')} from {' and '.join(places)}"
     elif found.repairing and dry_run and lost:
         places = list(
@@ -213,7 +214,11 @@ def _mended(fault: Fault, found: Examination) -> str:
 
 
 def _place(fault: Fault, found: Examination) -> str:
-    return "the trash" if fault.source == "trash" else f"`{found.remote}`"
+    return "the trash" if fault.source == "trash" else _remotes(found)
+
+
+def _remotes(found: Examination) -> str:
+    return " or ".join(f"`{name}`" for name in found.remotes)
 
 
 COMMANDS = {

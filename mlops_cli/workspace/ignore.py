@@ -7,6 +7,7 @@ only when a project has such a file.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +42,7 @@ class IgnoreRules(NamedTuple):
             text = data.decode()
         except UnicodeDecodeError as error:
             raise UsageError(f"`{name}` is not UTF-8 text", hint="save it as UTF-8") from error
-        return IgnoreRules((*self.specs, (folder, _compile(text, name))))
+        return IgnoreRules((*self.specs, (folder, compile_patterns(text.split("\n"), name))))
 
     def hides(self, path: str, *, is_folder: bool) -> bool:
         """Say whether `path` (project-relative) is to be left out."""
@@ -72,7 +73,8 @@ def leaves_out(root: Path, path: str, *, below: str) -> bool:
     return False
 
 
-def _compile(text: str, name: str) -> GitIgnoreSpec:
+def compile_patterns(lines: Iterable[str], name: str) -> GitIgnoreSpec:
+    """Return what matches as gitignore patterns do; UsageError, naming where they are from, for one that is none."""
     from pathspec import GitIgnoreSpec
     from pathspec.patterns.gitignore import GitIgnorePatternError
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
@@ -85,9 +87,8 @@ def _compile(text: str, name: str) -> GitIgnoreSpec:
             regex, include = super().pattern_to_regex(pattern)
             return (regex if regex is None else _without_retries(_CLASS.sub(_no_slash, regex))), include
 
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
     try:
-        return GitIgnoreSpec.from_lines(lines, Pattern, backend="simple")
+        return GitIgnoreSpec.from_lines([line.removesuffix("\r") for line in lines], Pattern, backend="simple")
     except GitIgnorePatternError as error:
         raise UsageError(f"`{name}` holds a pattern that is not valid: {error}", hint="see `man gitignore`") from error
 

@@ -17,7 +17,7 @@ from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.wire import safe_url
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.sync import choose_remote
+from mlops_cli.workspace.remotes import choose_remote
 
 FOLDER = "probe"
 SIZE = 1 << 16  # bytes of what is written, and read again

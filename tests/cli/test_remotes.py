@@ -76,3 +76,103 @@ def test_what_was_sent_again_is_counted_in_words_that_fit(number: int, project: 
     amount = ("1 object of these", "2 objects of these")[number - 1]
     assert f"{amount} {('is', 'are')[number - 1]} gone or damaged\n" in told
     assert f"{amount} {('was', 'were')[number - 1]} gone or damaged\n" in done
+
+
+# What belongs to certain remotes -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def divided(project: Project) -> Project:
+    """Return the project with a remote for what is below `data/raw`, with a change in it that is nowhere yet."""
+    project.must("remote", "add", "private", "../private", "--paths", "data/raw/**", "--paths", "models")
+    project.write("data/raw/new.png", "mine\n")
+    project.write("data/labels.csv", "mine, too\n")
+    project.must("add", "data/raw", "data/labels.csv")
+    return project
+
+
+def test_push_tells_what_went_where(divided: Project) -> None:
+    planned = divided("push", "--dry-run", "--json").json()
+    done = divided.must("push", "--json").json()
+
+    assert [item["name"] for item in done["remotes"]] == ["private", "storage"]
+    for item, foreseen in zip(done["remotes"], planned["remotes"], strict=True):
+        assert item["objects"] == foreseen["objects"] > 0
+        assert item["requests"] > 0
+        assert item["paths"]
+    assert (done["remote"], done["url"], done["left"]) == ("", "", [])
+    assert done["objects"] == sum(item["objects"] for item in done["remotes"])
+    assert divided.must("push").stdout == "nothing to push: `private` and `storage` have it all\n"
+
+
+def test_push_tells_in_words_what_went_where(divided: Project) -> None:
+    first, second = divided.must("push").stdout.splitlines()
+
+    assert first.startswith("pushed ")
+    assert first.endswith(" to `private`")
+    assert second.endswith(" to `storage`")
+
+
+def test_pull_from_one_remote_leaves_what_belongs_to_others(divided: Project) -> None:
+    divided.must("push")
+    forget(divided, cache=True)
+
+    done = divided.must("pull", "--remote", "storage", "--json")
+
+    assert "data/raw" in done.json()["left"]
+    assert done.json()["notes"] == [
+        f"left out, for the `paths` of the remotes say another one: {', '.join(f'`{x}`' for x in done.json()['left'])}"
+    ]
+    assert (divided.root / "data" / "labels.csv").exists()
+    assert not (divided.root / "data" / "raw").exists()
+    divided.must("pull")
+    assert (divided.root / "data" / "raw" / "new.png").read_text() == "mine\n"
+
+
+def test_what_belongs_elsewhere_is_refused_by_name(divided: Project) -> None:
+    done = divided("push", "data/raw", "--remote", "backup")
+
+    assert done.code == 2
+    assert "`data/raw` belongs to remote `private`" in done.stderr
+    assert "hint: `mlx push data/raw` sends it there" in done.stderr
+
+
+def test_status_asks_every_remote(divided: Project) -> None:
+    document = divided.must("status", "--remote", "--json").json()
+
+    assert [item["name"] for item in document["remotes"]] == ["private", "storage"]
+    assert document["remote"] == document["remotes"][0]
+    told = divided.must("status", "--remote").stdout
+    assert "not on remote `private`:\n  data/raw " in told
+    assert "not on remote `storage`:\n  data/labels.csv " in told
+    divided.must("push")
+    told = divided.must("status", "--remote").stdout
+    assert "remote `private` has it all\nremote `storage` has it all\n" in told
+
+
+def test_the_patterns_of_a_remote_are_shown_and_set(divided: Project) -> None:
+    listed = divided.must("remote", "list").stdout
+    assert "data/raw/** models" in listed
+    assert divided.must("config", "get", "remotes.private.paths").stdout == "data/raw/** models\n"
+
+    divided.must("config", "set", "remotes.private.paths", '["data/raw", "!models"]')
+
+    assert {item["name"]: item["paths"] for item in divided("remote", "list", "--json").json()["remotes"]} == {
+        "backup": [],
+        "private": ["data/raw", "!models"],
+        "storage": [],
+    }
+    refused = divided("config", "set", "remotes.private.paths", "#data")
+    assert refused.code == 2
+    assert "`remotes.private.paths` holds `#data`, which names no path" in refused.stderr
+    divided.must("remote", "remove", "private")
+    assert "private" not in (divided.root / ".mlx" / "config.yaml").read_text()
+
+
+def test_a_pattern_that_cannot_be_read_is_told_with_where_it_is(divided: Project) -> None:
+    divided.must("config", "set", "remotes.private.paths", "data/a\\")
+
+    done = divided("push")
+
+    assert done.code == 2
+    assert "remotes.private.paths" in done.stderr
