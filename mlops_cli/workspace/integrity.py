@@ -21,7 +21,7 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.checkup import Checkup, Scope, check_store
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.trash import Trash
-from mlops_cli.store.trees import walk
+from mlops_cli.store.trees import TreeSource, walk
 from mlops_cli.workspace.claims import find_false
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.history import recorded
@@ -65,7 +65,8 @@ class Fault:
 class Examination:
     """What was found, how many objects were `repaired`, and how many files were `returned` from the trash for that.
 
-    `remotes` are those that were asked for good bytes.
+    `remotes` are those that were asked for good bytes; `examined` is the remote that was read instead of the cache, and
+    `promised` whether its index names something that is gone.
     `unread` says what is wrong with records of the workspace: what they need was not looked for. `false` are those that
     say another size than what they name has.
     """
@@ -79,6 +80,8 @@ class Examination:
     repaired: int = 0
     repairing: bool = False
     unread: tuple[MlxError, ...] = ()
+    examined: str = ""
+    promised: bool = False
     false: tuple[MlxError, ...] = ()
 
     @property
@@ -110,8 +113,6 @@ def examine(
     They come from the trash, else from a remote; `mlx gc` is kept out meanwhile. A dry run moves, writes and brings
     nothing: it only asks where there are good ones. UsageError for a remote that there is none of; RemoteError.
     """
-    if remote and not repair:
-        raise UsageError("`--remote` says where `--repair` brings objects from", hint="give both, or neither")
     try:
         readable, unread = workspace_snapshot(project).readable()
         tracked = [entry for entry in readable if not entry.git]
@@ -221,7 +222,7 @@ def _told(
     older = dict(_find_owners(project, sound, unknown, reporter))
 
     needing = [*(entry for entries in owners.values() for entry in entries), *(entry for _, entry in older.values())]
-    places = _find_files(sound, needing, {*lost, *sound.damaged}) if needing else {}
+    places = find_files(sound, needing, {*lost, *sound.damaged}) if needing else {}
 
     def fault(digest: Digest, why: str, moved: str | None = None) -> Fault:
         revision, owner = older.get(digest, (None, None))
@@ -236,7 +237,7 @@ def _told(
     return replace(found, damaged=tuple(sorted(damaged, key=_order)), absent=tuple(sorted(absent, key=_order)))
 
 
-def _find_files(sound: SoundCache, tracked: Iterable[Tracked], wanted: Collection[Digest]) -> dict[Digest, list[str]]:
+def find_files(sound: TreeSource, tracked: Iterable[Tracked], wanted: Collection[Digest]) -> dict[Digest, list[str]]:
     """Return at which paths in and below `tracked` each of `wanted` is, as far as listings can be read."""
     found: dict[Digest, list[str]] = {}
     for entry in {(item.path, item.digest): item for item in tracked}.values():

@@ -49,7 +49,13 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "cat": [(["data/labels.csv"], 0), (["data/raw/a.png", "--rev", "v1"], 0), (["data/raw", "-o", "out"], 0)],
     "move": [(["data/raw", "images"], 0), (["data/labels.csv", "data/raw", "--dry-run"], 0)],
     "du": [([], 0), (["data/raw"], 0), (["--rev", "v1"], 0), (["--all-revisions"], 0)],
-    "fsck": [([], 0), (["--sample", "5", "--max-duration", "60"], 0), (["--repair", "--dry-run"], 0)],
+    "fsck": [
+        ([], 0),
+        (["--sample", "5", "--max-duration", "60"], 0),
+        (["--repair", "--dry-run"], 0),
+        (["--remote", "storage"], 0),
+        (["--remote", "backup", "--sample", "50"], 4),
+    ],
     "gc": [
         (["--dry-run"], 0),
         (["--yes", "--grace", "0s"], 0),
@@ -264,7 +270,7 @@ FAILURES: list[tuple[list[str], int]] = [
     (["unprotect", "absent"], 2),
     (["move", "data/prepared", "elsewhere"], 2),
     (["du", "data/raw/a.png"], 2),
-    (["fsck", "-r", "storage"], 2),
+    (["fsck", "-r", "nowhere"], 2),
     (["fsck", "--sample", "0"], 2),
     (["cat", "blake3:" + "0" * 64], 4),
 ]
