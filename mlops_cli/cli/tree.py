@@ -38,6 +38,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "cat": "browse",
         "du": "storage",
         "gc": "garbage",
+        "evict": "garbage",
         "fsck": "storage",
     },
     "Remotes": {

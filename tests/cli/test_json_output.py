@@ -62,6 +62,7 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
         (["--restore"], 0),
         (["--empty-trash", "--yes"], 0),
     ],
+    "evict": [(["data/raw", "--yes"], 0), (["data/raw/a.png", "--cache-only", "--dry-run"], 0)],
     "remote add": [(["third", "s3://bucket/project"], 0), (["storage", "../x", "--force", "--dry-run"], 0)],
     "remote list": [([], 0)],
     "remote default": [(["backup"], 0), (["backup", "--dry-run"], 0)],
