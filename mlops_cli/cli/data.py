@@ -10,7 +10,7 @@ import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths
-from mlops_cli.cli.options import Check, DryRun, Json, Overwrite, Targets
+from mlops_cli.cli.options import Check, DryRun, Jobs, Json, Overwrite, RemoteName, Targets
 from mlops_cli.cli.session import Session, reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, size_text
 from mlops_cli.cli.usage import refuse_range
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlops_cli.workspace.compare import DataStatus, FileChange
     from mlops_cli.workspace.project import Project
     from mlops_cli.workspace.relink import Relinked
+    from mlops_cli.workspace.transfers import Moved
 
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Files or folders")]
 Tracked = Annotated[list[str], typer.Argument(metavar="PATH...", help="Tracked paths", autocompletion=complete_paths)]
@@ -47,32 +48,63 @@ def init(context: typer.Context, dry_run: DryRun = False, as_json: Json = False)
         output.say("next: `mlx add PATH` tracks data; `git add .mlx` shares the settings")
 
 
-def add(context: typer.Context, paths: Paths, dry_run: DryRun = False, as_json: Json = False) -> None:
+def add(
+    context: typer.Context,
+    paths: Paths,
+    to_remote: Annotated[
+        bool, typer.Option("--to-remote", help="Send the bytes straight to a remote, and keep none in the cache")
+    ] = False,
+    remote: RemoteName = None,
+    jobs: Jobs = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Track files and folders
 
     Their bytes are stored in the cache, and a small pointer is written beside each: commit the pointers with Git. A
-    path inside a tracked folder updates the folder at that place only.
+    path inside a tracked folder updates the folder at that place only. With --to-remote the pointer is written when
+    the remote has everything; `mlx pull` is what brings it into a cache.
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.add import add as add_data
     from mlops_cli.workspace.relink import warn_root
+    from mlops_cli.workspace.streamed_add import add_to_remote
 
+    if (remote or jobs) and not to_remote:
+        raise UsageError("`--remote` and `--jobs` are about sending", hint="give `--to-remote` as well, or neither")
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter, exclusive(project, "mlx add", reporter, dry_run=dry_run):
         targets = session.targets(project, paths)
         warn_root(project, reporter)
-        result = add_data(project, targets, dry_run=dry_run, reporter=reporter)
+        moved: tuple[Moved, ...] = ()
+        if to_remote:
+            options: dict[str, Any] = {"remote": remote, "jobs": jobs, "dry_run": dry_run}
+            result, moved = add_to_remote(project, targets, **options, reporter=reporter)
+        else:
+            result = add_data(project, targets, dry_run=dry_run, reporter=reporter)
     verb = "would add" if dry_run else "added"
     lines = [
         f"{verb if item.changed else 'unchanged'} {item.path} ({count(item.files, 'file')}, {size_text(item.size)})"
         for item in result.added
     ]
-    value = {"dry_run": dry_run, "added": [asdict(item) for item in result.added], "gitignores": result.gitignores}
+    sent = "would send" if dry_run else "sent"
+    lines += [
+        f"{sent} {count(each.objects, 'object')} ({size_text(each.size or 0)}) to `{each.name}`" for each in moved
+    ]
+    value = {
+        "dry_run": dry_run,
+        "added": [asdict(item) for item in result.added],
+        "gitignores": result.gitignores,
+        "remotes": [{name: getattr(each, name) for name in _SENT} for each in moved],
+    }
     output.result("add", value, lines)
     written = [item.pointer for item in result.added if item.changed] + list(result.gitignores)
     if written and not dry_run:
         output.say(f"next: git add {session.words(project, written)}")
+
+
+_SENT = ("name", "url", "paths", "objects", "size", "requests", "transferred")
 
 
 def status(
@@ -395,7 +427,7 @@ def move(
 
 COMMANDS = {
     "init": command(init, "git init && mlx init"),
-    "add": command(add, "mlx add data/raw", "mlx add data/raw/0007.pgm"),
+    "add": command(add, "mlx add data/raw", "mlx add data/raw/0007.pgm", "mlx add --to-remote data/raw"),
     "status": command(status, "mlx status", "mlx status --check && echo clean", "mlx status --remote"),
     "checkout": command(checkout, "mlx checkout data/raw", "mlx checkout --relink"),
     "unprotect": command(unprotect, "mlx unprotect data/raw"),

@@ -72,7 +72,7 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
                 scanner.store_in(batch)
                 entries = _entries(project, scanner, batch, snapshot, places)
             remove_seen(project, {*scanner.litter, *beside(project, entries)})
-    added = tuple(_added(snapshot, owner, entry) for owner, entry in entries.items())
+    added = tuple(added_entry(snapshot, owner, entry) for owner, entry in entries.items())
     if dry_run:
         return AddResult(added, ())
     hidden = hide_from_git(project.root, entries)
@@ -269,6 +269,7 @@ def pointer_to(path: str, entry: Entry) -> Pointer:
     )
 
 
-def _added(snapshot: Snapshot, owner: str, entry: Entry) -> Added:
+def added_entry(snapshot: Snapshot, owner: str, entry: Entry) -> Added:
+    """Return what tracking `entry` at `owner` comes to."""
     changed = snapshot.pointer(owner) != pointer_to(owner, entry)
     return Added(owner, f"{owner}.mlx", entry.size, entry.files, changed)

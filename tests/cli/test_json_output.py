@@ -29,7 +29,12 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "config set": [(["core.jobs", "4"], 0), (["--clone", "cache.link", "copy"], 0), (["core.jobs", "4", "-n"], 0)],
     "config unset": [(["core.remote"], 0), (["core.remote", "--dry-run"], 0)],
     "config list": [([], 0), (["--show-origin"], 0)],
-    "add": [(["labels.csv"], 0), (["data/raw", "labels.csv", "--dry-run"], 0), (["data/raw/7"], 0)],
+    "add": [
+        (["labels.csv"], 0),
+        (["labels.csv", "--to-remote"], 0),
+        (["data/raw", "labels.csv", "--dry-run"], 0),
+        (["data/raw/7"], 0),
+    ],
     "status": [([], 0), (["--check"], 0), (["--remote"], 0)],
     "checkout": [([], 0), (["data/raw", "--dry-run"], 0), (["--relink"], 0)],
     "unprotect": [(["data/raw"], 0), (["data/labels.csv", "--dry-run"], 0)],
