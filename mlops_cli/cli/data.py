@@ -11,6 +11,7 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import Check, DryRun, Jobs, Json, Overwrite, RemoteName, Targets
+from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session, reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, size_text
 from mlops_cli.cli.usage import refuse_range
@@ -326,12 +327,14 @@ def diff(
         list[str] | None,
         typer.Argument(metavar="[OLD [NEW]] [PATH]...", help="Git revisions (HEAD, the workspace), then tracked paths"),
     ] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="List the files that their remotes lack instead")] = False,
     check: Check = False,
     as_json: Json = False,
 ) -> None:
     """List the data files that differ between two revisions
 
-    One revision is compared with the workspace, none means HEAD. Only the folders that differ are read.
+    One revision is compared with the workspace, none means HEAD. Only the folders that differ are read. With --remote,
+    what the workspace's records name is compared with the remotes: listed are the files that a push would send.
     """
     from mlops_cli.workspace.compare import diff_data, diff_workspace
     from mlops_cli.workspace.snapshot import open_snapshot, split_revisions
@@ -341,18 +344,54 @@ def diff(
     (old, new), paths = split_revisions(project, session.cwd, arguments or [])
     refuse_range("diff", (old, new))
     targets = session.targets(project, paths)
+    if remote:
+        if len(paths) < len(arguments or []):
+            hint = "leave the revision out; `mlx push --rev REV --dry-run` tells how much of one is not there"
+            raise UsageError("`--remote` compares the records of the workspace with remotes", hint=hint)
+        _diff_remotes(output, project, targets, check=check)
+        return
     with open_snapshot(project, old) as before, reporting(output) as reporter:
         if new is None:
             changes = diff_workspace(project, before, targets, reporter)
         else:
             with open_snapshot(project, new) as after:
                 changes = diff_data(project.cache, before.tracked(), after.tracked(), targets)
-    value = {"old": old, "new": new, "changes": [change._asdict() for change in changes]}
+    value = {"old": old, "new": new, "changes": [change._asdict() for change in changes], "remotes": []}
     output.result("diff", value, map(_difference, changes))
     if not changes:
         output.say("no data differs")
     if check and changes:
         raise typer.Exit(1)
+
+
+def _diff_remotes(output: Output, project: Project, targets: Sequence[str], *, check: bool) -> None:
+    from mlops_cli.workspace.unpushed import find_unpushed_files
+
+    found = find_unpushed_files(project, targets)
+    remotes = [
+        {
+            "name": each.name,
+            "url": each.url,
+            "files": len(each.files),
+            "size": sum(file.new_size or 0 for file in each.files),
+            "listings": each.listings,
+        }
+        for each in found
+    ]
+    changes = [{**file._asdict(), "remote": each.name} for each in found for file in each.files]
+    lines: list[Line] = []
+    for each in found:
+        if each.empty:
+            lines.append(f"remote `{each.name}` has it all")
+            continue
+        listings = f" ({count(each.listings, 'listing')} of folders as well)" * bool(each.listings)
+        lines += [f"not on remote `{each.name}`{listings}:", *map(_difference, each.files)]
+    changes.sort(key=lambda change: str(change["path"]))
+    output.result("diff", {"old": "", "new": None, "changes": changes, "remotes": remotes}, lines)
+    if any(not each.empty for each in found):
+        output.say("next: `mlx push` uploads it")
+        if check:
+            raise typer.Exit(1)
 
 
 def _difference(change: FileChange) -> Line:
@@ -431,7 +470,7 @@ COMMANDS = {
     "status": command(status, "mlx status", "mlx status --check && echo clean", "mlx status --remote"),
     "checkout": command(checkout, "mlx checkout data/raw", "mlx checkout --relink"),
     "unprotect": command(unprotect, "mlx unprotect data/raw"),
-    "diff": command(diff, "mlx diff", "mlx diff HEAD~1 HEAD data/raw"),
+    "diff": command(diff, "mlx diff", "mlx diff HEAD~1 HEAD data/raw", "mlx diff --remote"),
     "remove": command(remove, "mlx remove data/raw"),
     "move": command(move, "mlx move data/raw images"),
 }

@@ -38,7 +38,13 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "status": [([], 0), (["--check"], 0), (["--remote"], 0)],
     "checkout": [([], 0), (["data/raw", "--dry-run"], 0), (["--relink"], 0)],
     "unprotect": [(["data/raw"], 0), (["data/labels.csv", "--dry-run"], 0)],
-    "diff": [([], 0), (["v1"], 0), (["v1", "HEAD", "--check"], 1), (["v1", "HEAD", "data/raw"], 0)],
+    "diff": [
+        ([], 0),
+        (["v1"], 0),
+        (["v1", "HEAD", "--check"], 1),
+        (["v1", "HEAD", "data/raw"], 0),
+        (["--remote", "data/raw"], 0),
+    ],
     "push": [
         ([], 0),
         (["data/raw", "-r", "backup"], 0),

@@ -176,3 +176,63 @@ def test_a_pattern_that_cannot_be_read_is_told_with_where_it_is(divided: Project
 
     assert done.code == 2
     assert "remotes.private.paths" in done.stderr
+
+
+# What is not there ---------------------------------------------------------------------------------------------------
+
+
+def test_diff_lists_the_files_that_their_remotes_lack(divided: Project) -> None:
+    told = divided.must("diff", "--remote")
+    document = divided("diff", "--remote", "--check", "--json")
+
+    assert told.stdout.splitlines() == [
+        "not on remote `private` (4 listings of folders as well):",
+        *[line for line in told.stdout.splitlines() if line.startswith(("+ data/raw/", "+ models/"))],
+        "not on remote `storage`:",
+        "+ data/labels.csv  (10 B)",
+    ]
+    assert "+ data/raw/new.png  (5 B)" in told.stdout
+    assert told.stderr == "next: `mlx push` uploads it\n"
+    assert document.code == 1
+    value = document.json()
+    assert [item["name"] for item in value["remotes"]] == ["private", "storage"]
+    assert value["remotes"][1] == {"name": "storage", "url": "../storage", "files": 1, "size": 10, "listings": 0}
+    assert [change["path"] for change in value["changes"]] == sorted(change["path"] for change in value["changes"])
+    assert {change["remote"] for change in value["changes"]} == {"private", "storage"}
+    divided.must("push")
+    assert divided.must("diff", "--remote", "--check").stdout.splitlines() == [
+        "remote `private` has it all",
+        "remote `storage` has it all",
+    ]
+
+
+def test_diff_with_a_remote_is_narrowed_by_paths(project: Project) -> None:
+    project.write("data/raw/new.png", "mine\n")
+    project.write("data/labels.csv", "mine, too\n")
+    project.must("add", "data/raw", "data/labels.csv")
+
+    assert project.must("diff", "--remote", "data/raw").stdout.splitlines() == [
+        "not on remote `storage` (1 listing of folders as well):",
+        "+ data/raw/new.png  (5 B)",
+    ]
+    (project.root / "data" / "raw" / "new.png").unlink()
+    project.must("push")
+    project.must("add", "data/raw/new.png")
+    (project.root / "data" / "raw" / "a.png").unlink()
+    project.must("add", "data/raw")
+    assert project.must("diff", "--remote", "data/raw").stdout.splitlines() == [
+        "not on remote `storage` (1 listing of folders as well):"
+    ]
+
+
+def test_diff_with_a_remote_lists_a_folder_that_is_nowhere(project: Project) -> None:
+    project.write("data/raw/new.png", "mine\n")
+    project.must("add", "data/raw")
+    shutil.rmtree(project.cache)
+
+    done = project.must("diff", "--remote", "--json").json()
+
+    assert [change["path"] for change in done["changes"]] == ["data/raw"]
+    refused = project("diff", "--remote", "v1")
+    assert refused.code == 2
+    assert "`--remote` compares the records of the workspace with remotes" in refused.stderr
