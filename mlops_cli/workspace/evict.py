@@ -28,6 +28,7 @@ from mlops_cli.store.space import stored_size
 from mlops_cli.store.trees import Change, Kind, diff, walk
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.destinations import Destinations
+from mlops_cli.workspace.listings import Listings
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import Reach, find_part, reach
 from mlops_cli.workspace.roots import Marker
@@ -132,7 +133,7 @@ def _verify(project: Project, chosen: Chosen, *, verify: bool, reporter: Reporte
     division = Destinations(project).divide(chosen, None, sending=True)
     for name, share in division.shares.items():
         _, store = open_project_remote(project, name)
-        needed = reach(project.cache, share)
+        needed = reach(Listings(project.cache, store), share)  # with what listings name that only the remote has
         wanted = {*needed.sizes, *needed.unread}
         missing = store.missing(wanted)
         if missing:

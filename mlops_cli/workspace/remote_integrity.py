@@ -7,19 +7,18 @@ what mends a remote.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
-from mlops_cli.errors import CorruptObject, MissingObject
+from mlops_cli.errors import CorruptObject
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.store.cache import Cache
 from mlops_cli.store.checkup import Checkup, Scope
 from mlops_cli.store.objects import AbsentObjects
-from mlops_cli.store.remote import Remote
 from mlops_cli.store.remote_checkup import Fault as RemoteFault
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.integrity import Examination, Fault, find_files
+from mlops_cli.workspace.listings import Listings
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import reach
 from mlops_cli.workspace.run_records import RunRecords
@@ -39,7 +38,7 @@ def examine_remote(project: Project, name: str, scope: Scope, *, reporter: Repor
     found = store.survey(scope, jobs=project.config.core_jobs, reporter=reporter)
     reporter.start("looking for what the records need", None, "paths")
     lost = {fault.digest: fault for fault in found.faults}
-    trees = _Either(project.cache, store)
+    trees = Listings(project.cache, store)
     owners: dict[Digest, list[Tracked]] = {}
     absent: set[Digest] = set()
     for entry in own:
@@ -70,28 +69,6 @@ def examine_remote(project: Project, name: str, scope: Scope, *, reporter: Repor
         unread=unread,
         promised=any(gone for gone, _ in faults),
     )
-
-
-class _Either:
-    """Trees of the cache, and of a remote where the cache lacks them."""
-
-    def __init__(self, cache: Cache, store: Remote) -> None:
-        self._cache = cache
-        self._store = store
-        self._read: dict[Digest, bytes] = {}
-
-    def missing(self, digests: Collection[Digest]) -> set[Digest]:
-        return {digest for digest in self._cache.missing(digests) if self._bring(digest) is None}
-
-    def read(self, digest: Digest) -> bytes:
-        data = self._read.get(digest)
-        return self._cache.read(digest) if data is None else data
-
-    def _bring(self, digest: Digest) -> bytes | None:
-        if digest not in self._read:
-            with suppress(MissingObject, CorruptObject):
-                self._read[digest] = self._store.read(digest)
-        return self._read.get(digest)
 
 
 def _is_absent(fault: RemoteFault) -> bool:

@@ -16,8 +16,8 @@ from mlops_cli.store.guard import alone
 from mlops_cli.store.trees import walk
 from mlops_cli.workspace.evict import Eviction, evict
 from mlops_cli.workspace.remotes import add_remote
-from mlops_cli.workspace.sync import fetch, push
-from tests.objects import cache_at, large, stored
+from mlops_cli.workspace.sync import fetch, open_project_remote, push
+from tests.objects import cache_at, large, lose, stored
 from tests.workspace.collecting import content
 from tests.workspace.projects import Sandbox, listing, make_project
 
@@ -250,6 +250,26 @@ def test_a_remote_that_lies_is_found_out(box: Sandbox, poison: Any, verify: bool
     assert "nothing was evicted" in caught.value.message
     assert (caught.value.hint or "").startswith("`mlx push --repair ")
     assert (listing(box.root / "data"), here(box)) == (before, had)
+
+
+def test_what_a_listing_names_that_is_not_here_is_asked_for_too(box: Sandbox) -> None:
+    (entry,) = (entry for entry in box.snapshot().tracked() if entry.path == "data")
+    lose(box.project().cache, entry.digest)
+    _, store = open_project_remote(box.project(), "storage")
+    store.deny([hash_bytes(content("number 3", 3000).encode())])
+    store.forget_faults()
+
+    with pytest.raises(UsageError, match="does not hold 1 object of `data`"):
+        run(box, "data")
+
+    assert box.exists("data/3")
+    push(box.project(), ["other"])
+    fetch(box.project(), ["data/sub"])
+    push(box.project())
+    run(box, "data")
+    assert not box.exists("data")
+    pull(box)
+    assert box.clean()
 
 
 def test_outputs_that_remotes_never_get_are_refused(box: Sandbox) -> None:
