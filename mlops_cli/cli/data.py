@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths
-from mlops_cli.cli.options import Check, DryRun, Json, Overwrite, Targets
+from mlops_cli.cli.options import Check, DryRun, Jobs, Json, Overwrite, RemoteName, Targets
+from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, size_text
 from mlops_cli.cli.usage import refuse_range
@@ -18,7 +20,9 @@ from mlops_cli.errors import UsageError
 if TYPE_CHECKING:
     from mlops_cli.workspace.checkout import Restored
     from mlops_cli.workspace.differences import FileChange
+    from mlops_cli.workspace.project import Project
     from mlops_cli.workspace.relink import Relinked
+    from mlops_cli.workspace.transfers import Moved
 
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Files or folders")]
 Tracked = Annotated[list[str], typer.Argument(metavar="PATH...", help="Tracked paths", autocompletion=complete_paths)]
@@ -44,32 +48,63 @@ def init(context: typer.Context, dry_run: DryRun = False, as_json: Json = False)
         output.say("next: `mlx add PATH` tracks data; `git add .mlx` shares the settings")
 
 
-def add(context: typer.Context, paths: Paths, dry_run: DryRun = False, as_json: Json = False) -> None:
+def add(
+    context: typer.Context,
+    paths: Paths,
+    to_remote: Annotated[
+        bool, typer.Option("--to-remote", help="Send the bytes straight to a remote, and keep none in the cache")
+    ] = False,
+    remote: RemoteName = None,
+    jobs: Jobs = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Track files and folders
 
     Their bytes are stored in the cache, and a small pointer is written beside each: commit the pointers with Git. A
-    path inside a tracked folder updates the folder at that place only.
+    path inside a tracked folder updates the folder at that place only. With --to-remote the pointer is written when
+    the remote has everything; `mlx pull` is what brings it into a cache.
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.add import add as add_data
     from mlops_cli.workspace.relink import warn_root
+    from mlops_cli.workspace.streamed_add import add_to_remote
 
+    if (remote or jobs) and not to_remote:
+        raise UsageError("`--remote` and `--jobs` are about sending", hint="give `--to-remote` as well, or neither")
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter, exclusive(project, "mlx add", reporter, dry_run=dry_run):
         targets = session.targets(project, paths)
         warn_root(project, reporter)
-        result = add_data(project, targets, dry_run=dry_run, reporter=reporter)
+        moved: tuple[Moved, ...] = ()
+        if to_remote:
+            options: dict[str, Any] = {"remote": remote, "jobs": jobs, "dry_run": dry_run}
+            result, moved = add_to_remote(project, targets, **options, reporter=reporter)
+        else:
+            result = add_data(project, targets, dry_run=dry_run, reporter=reporter)
     verb = "would add" if dry_run else "added"
     lines = [
         f"{verb if item.changed else 'unchanged'} {item.path} ({count(item.files, 'file')}, {size_text(item.size)})"
         for item in result.added
     ]
-    value = {"dry_run": dry_run, "added": [asdict(item) for item in result.added], "gitignores": result.gitignores}
+    sent = "would send" if dry_run else "sent"
+    lines += [
+        f"{sent} {count(each.objects, 'object')} ({size_text(each.size or 0)}) to `{each.name}`" for each in moved
+    ]
+    value = {
+        "dry_run": dry_run,
+        "added": [asdict(item) for item in result.added],
+        "gitignores": result.gitignores,
+        "remotes": [{name: getattr(each, name) for name in _SENT} for each in moved],
+    }
     output.result("add", value, lines)
     written = [item.pointer for item in result.added if item.changed] + list(result.gitignores)
     if written and not dry_run:
         output.say(f"next: git add {session.words(project, written)}")
+
+
+_SENT = ("name", "url", "paths", "objects", "size", "requests", "transferred")
 
 
 def checkout(
@@ -150,12 +185,14 @@ def diff(
         list[str] | None,
         typer.Argument(metavar="[OLD [NEW]] [PATH]...", help="Git revisions (HEAD, the workspace), then tracked paths"),
     ] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="List the files that their remotes lack instead")] = False,
     check: Check = False,
     as_json: Json = False,
 ) -> None:
     """List the data files that differ between two revisions
 
-    One revision is compared with the workspace, none means HEAD. Only the folders that differ are read.
+    One revision is compared with the workspace, none means HEAD. Only the folders that differ are read. With --remote,
+    what the workspace's records name is compared with the remotes: listed are the files that a push would send.
     """
     from mlops_cli.workspace.differences import diff_data, diff_workspace
     from mlops_cli.workspace.snapshot import open_snapshot, split_revisions
@@ -165,18 +202,54 @@ def diff(
     (old, new), paths = split_revisions(project, session.cwd, arguments or [])
     refuse_range("diff", (old, new))
     targets = session.targets(project, paths)
+    if remote:
+        if len(paths) < len(arguments or []):
+            hint = "leave the revision out; `mlx push --rev REV --dry-run` tells how much of one is not there"
+            raise UsageError("`--remote` compares the records of the workspace with remotes", hint=hint)
+        _diff_remotes(output, project, targets, check=check)
+        return
     with open_snapshot(project, old) as before, reporting(output) as reporter:
         if new is None:
             changes = diff_workspace(project, before, targets, reporter)
         else:
             with open_snapshot(project, new) as after:
                 changes = diff_data(project.cache, before, after, targets)
-    value = {"old": old, "new": new, "changes": [change._asdict() for change in changes]}
+    value = {"old": old, "new": new, "changes": [change._asdict() for change in changes], "remotes": []}
     output.result("diff", value, map(_difference, changes))
     if not changes:
         output.say("no data differs")
     if check and changes:
         raise typer.Exit(1)
+
+
+def _diff_remotes(output: Output, project: Project, targets: Sequence[str], *, check: bool) -> None:
+    from mlops_cli.workspace.unpushed import find_unpushed_files
+
+    found = find_unpushed_files(project, targets)
+    remotes = [
+        {
+            "name": each.name,
+            "url": each.url,
+            "files": len(each.files),
+            "size": sum(file.new_size or 0 for file in each.files),
+            "listings": each.listings,
+        }
+        for each in found
+    ]
+    changes = [{**file._asdict(), "remote": each.name} for each in found for file in each.files]
+    lines: list[Line] = []
+    for each in found:
+        if each.empty:
+            lines.append(f"remote `{each.name}` has it all")
+            continue
+        listings = f" ({count(each.listings, 'listing')} of folders as well)" * bool(each.listings)
+        lines += [f"not on remote `{each.name}`{listings}:", *map(_difference, each.files)]
+    changes.sort(key=lambda change: str(change["path"]))
+    output.result("diff", {"old": "", "new": None, "changes": changes, "remotes": remotes}, lines)
+    if any(not each.empty for each in found):
+        output.say("next: `mlx push` uploads it")
+        if check:
+            raise typer.Exit(1)
 
 
 def _difference(change: FileChange) -> Line:
@@ -251,10 +324,10 @@ def move(
 
 COMMANDS = {
     "init": command(init, "git init && mlx init"),
-    "add": command(add, "mlx add data/raw", "mlx add data/raw/0007.pgm"),
+    "add": command(add, "mlx add data/raw", "mlx add data/raw/0007.pgm", "mlx add --to-remote data/raw"),
     "checkout": command(checkout, "mlx checkout data/raw", "mlx checkout --relink"),
     "unprotect": command(unprotect, "mlx unprotect data/raw"),
-    "diff": command(diff, "mlx diff", "mlx diff HEAD~1 HEAD data/raw"),
+    "diff": command(diff, "mlx diff", "mlx diff HEAD~1 HEAD data/raw", "mlx diff --remote"),
     "remove": command(remove, "mlx remove data/raw"),
     "move": command(move, "mlx move data/raw images"),
 }

@@ -1,11 +1,11 @@
-"""The command `gc`."""
+"""Commands that free disk space: `gc`, `evict`."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -14,6 +14,7 @@ import typer
 
 from mlops_cli.cli.bars import TerminalReporter
 from mlops_cli.cli.commands import command
+from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import DryRun, Json
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import reporting, session_of
@@ -24,6 +25,7 @@ from mlops_cli.errors import UsageError
 if TYPE_CHECKING:
     from mlops_cli.progress import Reporter
     from mlops_cli.workspace.collect import Amount, Collected
+    from mlops_cli.workspace.evict import Eviction
     from mlops_cli.workspace.project import Project
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
@@ -234,6 +236,67 @@ _PLACES = {
     "runs": "the run cache",
 }
 
+
+def evict(
+    context: typer.Context,
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Tracked paths, or paths inside them", autocompletion=complete_paths),
+    ],
+    cache_only: Annotated[bool, typer.Option("--cache-only", help="Leave the files of the workspace")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all of it on the remote, too")] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Drop local bytes that a remote holds
+
+    From the workspace go the files that are as recorded, from the cache what nothing else here needs; `mlx pull` brings
+    it all back. First the remote is asked whether it has it, by the names and sizes of its files: what is nowhere else
+    is never dropped. Files that were edited stay, and so does what another path, worktree or project needs.
+    """
+    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.workspace.evict import evict as evict_paths
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    if not (dry_run or yes or _can_ask(output)):
+        raise UsageError("`mlx evict` asks before it does anything, and nobody is there to ask", hint="add `--yes`")
+    targets = session.targets(project, paths)
+    with reporting(output) as reporter, exclusive(project, "mlx evict", reporter, dry_run=dry_run):
+        agree = _asking(output, reporter, yes, lambda found: f"drop {size_text(found.freed)} here?")
+        done = evict_paths(
+            project,
+            targets,
+            cache_only=cache_only,
+            verify=verify,
+            dry_run=dry_run,
+            agree=agree,
+            reporter=reporter,
+        )
+    value = {"dry_run": dry_run, "freed": done.freed, "paths": [asdict(each) for each in done.paths]}
+    output.result("evict", value, _evicted_text(done, dry_run=dry_run))
+    if not (done.empty or dry_run):
+        output.say(f"next: `mlx pull {session.words(project, [each.path for each in done.paths])}` brings it back")
+
+
+def _evicted_text(done: Eviction, *, dry_run: bool) -> Iterator[str]:
+    verb = "would evict" if dry_run else "evicted"
+    for each in done.paths:
+        if each.objects or each.files:
+            parts = [f"{count(each.objects, 'object')} of the cache ({size_text(each.size)})"] * bool(each.objects)
+            parts += [f"{count(each.files, 'file')} of the workspace ({size_text(each.removed)})"] * bool(each.files)
+            yield f"{verb} {each.path}: {', '.join(parts)}; `{each.remote}` has it"
+        else:
+            yield f"nothing to evict of {each.path}"
+        if each.kept:
+            yield f"  {count(each.kept, 'object')} of it {'stay' if each.kept > 1 else 'stays'}, needed by others here"
+        if each.edited:
+            them = "they are" if each.edited > 1 else "it is"
+            yield f"  {count(each.edited, 'file')} {'stay' if each.edited > 1 else 'stays'}: {them} not as recorded"
+
+
 COMMANDS = {
+    "evict": command(evict, "mlx evict data/raw --dry-run", "mlx evict data/raw --cache-only --yes"),
     "gc": command(gc, "mlx gc --dry-run", "mlx gc --yes --grace 30d"),
 }

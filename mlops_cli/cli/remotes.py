@@ -22,7 +22,7 @@ from mlops_cli.cli.text import Line, count, size_text, table
 from mlops_cli.errors import RemoteError
 
 if TYPE_CHECKING:
-    from mlops_cli.workspace.sync import SyncResult
+    from mlops_cli.workspace.transfers import Moved, SyncResult
 
 Revisions = Annotated[
     list[str] | None,
@@ -133,7 +133,7 @@ def pull(
     with reporting(output) as reporter, exclusive(project, "mlx pull", reporter, dry_run=dry_run):
         result = fetch_data(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
         bring = foresee if dry_run else checkout
-        done = bring(project, targets, force=force, reporter=reporter)
+        done = bring(project, result.paths if result.left else targets, force=force, reporter=reporter)
     restored = [asdict(item) for item in done.restored]
     lines = restored_text(done.restored, dry_run=dry_run)
     verb = "would fetch" if dry_run else "fetched"
@@ -151,31 +151,58 @@ def _show(
     restored: list[dict[str, Any]] | None = None,
     lines: Sequence[str] = (),
 ) -> None:
-    value = {"dry_run": dry_run, **asdict(result)}
-    del value["unread"], value["known"]  # only the words below depend on them
-    if kind == "push":
-        del value["unlisted"]
-    else:
-        del value["repaired"]
+    value = {
+        "dry_run": dry_run,
+        "remote": result.remote,
+        "url": result.url,
+        "paths": result.paths,
+        **{name: getattr(result, name) for name in _COUNTED[kind]},
+        "remotes": [
+            {name: getattr(each, name) for name in ("name", "url", "paths", *_COUNTED[kind])} for each in result.remotes
+        ],
+        "left": result.left,
+    }
+    if kind != "push":
         value["unlisted"] = result.unlisted._asdict()
     if restored is not None:
         value["restored"] = restored
-    size = size_text(result.known if result.size is None else result.size)
-    if result.size and not dry_run and result.transferred < result.size // 2:
-        size += f", {size_text(result.transferred)} transferred"
-    place = f" {way} `{result.remote}`" if result.remote else ""
-    moved = f"{verb} {count(result.objects, 'object')} ({size}){place}"
-    if result.unlisted.listings:
-        _, files, below = result.unlisted
-        moved = f"{verb} at least {count(result.objects, 'object')} ({size}){place}"
-        moved += f", and up to {count(files, 'file')} ({size_text(below)}) that listings among them name"
-    if not result.objects:
-        word, holder = ("push", f"`{result.remote}`") if kind == "push" else ("fetch", "the cache")
-        moved = f"nothing to {word}: {holder} has {'all that is here' if result.unread else 'it all'}"
+    moved = [_moved_text(kind, each, verb, way, dry_run=dry_run) for each in result.remotes if each.objects]
+    if not moved:
+        moved = [_nothing_text(kind, result)]
     if result.repaired:
         being = ("is", "was") if result.repaired == 1 else ("are", "were")
         lines = [*lines, f"{count(result.repaired, 'object')} of these {being[not dry_run]} gone or damaged"]
-    output.result(kind, value, [moved, *lines])
+    if result.left:
+        named = ", ".join(f"`{path}`" for path in result.left[:_NAMED])
+        more = f" and {len(result.left) - _NAMED:,} more" if len(result.left) > _NAMED else ""
+        output.note(f"left out, for the `paths` of the remotes say another one: {named}{more}")
+    output.result(kind, value, [*moved, *lines])
+
+
+_NAMED = 3  # paths that a note names
+_TOLD = ("objects", "size", "requests", "transferred")
+_COUNTED = {"push": (*_TOLD, "repaired"), "fetch": _TOLD, "pull": _TOLD}
+
+
+def _moved_text(kind: str, moved: Moved, verb: str, way: str, *, dry_run: bool) -> str:
+    """Word what went to or came from one remote."""
+    size = size_text(moved.known if moved.size is None else moved.size)
+    if moved.size and not dry_run and moved.transferred < moved.size // 2:
+        size += f", {size_text(moved.transferred)} transferred"
+    text = f"{verb} {count(moved.objects, 'object')} ({size}) {way} `{moved.name}`"
+    if moved.unlisted.listings:
+        _, files, below = moved.unlisted
+        text = f"{verb} at least {count(moved.objects, 'object')} ({size}) {way} `{moved.name}`"
+        text += f", and up to {count(files, 'file')} ({size_text(below)}) that listings among them name"
+    return text
+
+
+def _nothing_text(kind: str, result: SyncResult) -> str:
+    what = "all that is here" if result.unread else "it all"
+    if kind != "push":
+        return f"nothing to fetch: the cache has {what}"
+    names = [f"`{each.name}`" for each in result.remotes]
+    return f"nothing to push: {' and '.join(names)} {'has' if len(names) == 1 else 'have'} {what}"
 
 
 def add(
@@ -184,6 +211,10 @@ def add(
     url: Annotated[
         str, typer.Argument(metavar="URL", help="A folder or an fsspec URL; a relative path is from the root")
     ],
+    paths: Annotated[
+        list[str] | None,
+        typer.Option("--paths", metavar="PATTERN", help="What belongs to it alone, as in .gitignore (several times)"),
+    ] = None,
     make_default: Annotated[bool, typer.Option("--default", help="Use it when no remote is named")] = False,
     replace: Annotated[bool, typer.Option("--force", "-f", help="Replace a remote of this name")] = False,
     clone: Level = False,
@@ -192,7 +223,8 @@ def add(
 ) -> None:
     """Name a remote
 
-    The first one is the default. Nothing is contacted: `mlx remote check` does that.
+    The first one is the default. Tracked paths that --paths names, with all that is below them, go to this remote and
+    to no other; it takes nothing else, unless it is the default. Nothing is contacted: `mlx remote check` does that.
     """
     from mlops_cli.workspace.remotes import add_remote
 
@@ -203,13 +235,15 @@ def add(
         session.environ,
         name,
         url,
+        paths=paths or (),
         make_default=make_default,
         replace=replace,
         clone=clone,
         dry_run=dry_run,
     )
     text = f"remote `{name}` {'would be' if dry_run else 'is'} {url}"
-    value = {"dry_run": dry_run, "name": name, "url": url, "remotes": _remotes(session)}
+    text += f", for {' '.join(paths)}" if paths else ""
+    value = {"dry_run": dry_run, "name": name, "url": url, "paths": paths or [], "remotes": _remotes(session)}
     session.output(as_json).result("remote-add", value, [text])
 
 
@@ -218,8 +252,19 @@ def list_(context: typer.Context, as_json: Json = False) -> None:
     session = session_of(context)
     output = session.output(as_json)
     remotes = _remotes(session)
-    rows = [(item["name"], item["url"], "default" if item["default"] else "", item["origin"]) for item in remotes]
-    output.result("remote-list", {"remotes": remotes}, table(("name", "url", "", "from"), rows))
+    some = any(item["paths"] for item in remotes)
+    rows = [
+        (
+            item["name"],
+            item["url"],
+            "default" if item["default"] else "",
+            *([" ".join(item["paths"])] if some else []),
+            item["origin"],
+        )
+        for item in remotes
+    ]
+    headers = ("name", "url", "", *(["paths"] if some else []), "from")
+    output.result("remote-list", {"remotes": remotes}, table(headers, rows))
     if not rows:
         output.say("no remotes: `mlx remote add NAME URL` makes one")
 
@@ -288,7 +333,11 @@ COMMANDS = {
     "remote": Group(
         "Name the folders and buckets that share data",
         {
-            "add": command(add, "mlx remote add storage s3://bucket/project", "mlx remote add backup /mnt/backup"),
+            "add": command(
+                add,
+                "mlx remote add storage s3://bucket/project",
+                "mlx remote add private /mnt/private --paths 'data/private/**'",
+            ),
             "list": command(list_, "mlx remote list"),
             "default": command(default, "mlx remote default backup"),
             "remove": command(remove, "mlx remote remove backup"),

@@ -37,7 +37,7 @@ def get(context: typer.Context, key: Key, as_json: Json = False) -> None:
 
     session = session_of(context)
     setting = find_setting(session.project(), key)
-    session.output(as_json).result("config-get", setting._asdict(), [str(setting.value)])
+    session.output(as_json).result("config-get", setting._asdict(), [_text(setting.value)])
 
 
 def set_(
@@ -97,9 +97,13 @@ def list_(
 
     session = session_of(context)
     found = explain(session.project().layers)
-    rows = [(setting.key, str(setting.value), *([setting.origin] if show_origin else [])) for setting in found]
+    rows = [(setting.key, _text(setting.value), *([setting.origin] if show_origin else [])) for setting in found]
     headers = ("key", "value", "from") if show_origin else ("key", "value")
     session.output(as_json).result("config-list", {"settings": [s._asdict() for s in found]}, table(headers, rows))
+
+
+def _text(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def doctor(context: typer.Context, as_json: Json = False) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def status(
     context: typer.Context,
     check: Check = False,
-    remote: Annotated[bool, typer.Option("--remote", help="Also ask the default remote what it lacks")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Also ask the remotes what they lack")] = False,
     as_json: Json = False,
 ) -> None:
     """Show what differs from the records
@@ -36,7 +36,8 @@ def status(
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter:
         found = project_status(project, reporter)
-        there = _unpushed(project) if remote else None
+        there = _unpushed(project) if remote else []
+    lacking = any(each["lacking"] for each in there)
     value = {
         "clean": found.clean,
         "data": [item._asdict() for item in found.data],
@@ -44,29 +45,30 @@ def status(
             {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
         ],
         "problems": [{"message": error.message, "hint": error.hint} for error in found.problems],
-        "remote": there,
+        "remote": there[0] if there else None,
+        "remotes": there,
     }
-    output.result("status", value, [*_status_text(found), *_remote_text(there)])
+    output.result("status", value, [*_status_text(found), *(line for each in there for line in _remote_text(each))])
     for line in _status_hints(found, "pull" if project.config.remotes else "checkout", _naming(project, session)):
         output.say(line)
-    if there and there["lacking"]:
+    if lacking:
         output.say("next: `mlx push` uploads it")
     if found.problems:
         raise typer.Exit(found.problems[0].exit_code)
-    if check and not (found.clean and not (there and there["lacking"])):
+    if check and (lacking or not found.clean):
         raise typer.Exit(1)
 
 
-def _unpushed(project: Project) -> dict[str, Any]:
+def _unpushed(project: Project) -> list[dict[str, Any]]:
     from mlops_cli.workspace.sync import find_unpushed
 
-    remote, lacking = find_unpushed(project)
-    return {"name": remote.name, "url": remote.url, "lacking": [item._asdict() for item in lacking]}
+    return [
+        {"name": remote.name, "url": remote.url, "lacking": [item._asdict() for item in lacking]}
+        for remote, lacking in find_unpushed(project)
+    ]
 
 
-def _remote_text(there: Mapping[str, Any] | None) -> list[str]:
-    if there is None:
-        return []
+def _remote_text(there: Mapping[str, Any]) -> list[str]:
     if not there["lacking"]:
         return [f"remote `{there['name']}` has it all"]
     lacking = (

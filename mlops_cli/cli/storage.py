@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.completion import complete_paths
-from mlops_cli.cli.options import DryRun, Json, RemoteName
+from mlops_cli.cli.completion import complete_paths, complete_remotes
+from mlops_cli.cli.options import DryRun, Json
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, size_text, table
 from mlops_cli.errors import UsageError
@@ -97,7 +97,16 @@ def fsck(
         float | None, typer.Option("--max-duration", metavar="SECONDS", help="Begin nothing after that time")
     ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Bring good copies from the trash or a remote")] = False,
-    remote: RemoteName = None,
+    remote: Annotated[
+        str | None,
+        typer.Option(
+            "--remote",
+            "-r",
+            metavar="NAME",
+            help="Read that remote instead of the cache; with --repair, bring from there",
+            autocompletion=complete_remotes,
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -108,10 +117,15 @@ def fsck(
     what was not read for the longest time is read first, so that a little each day comes round to all. Exits with 5
     when something is damaged, 4 when something is only absent, 2 when a record of the workspace cannot be read, or
     says another size than its data has.
+
+    With --remote and no --repair, it is a remote that is read, and nothing is changed: whether the files are there that
+    its index names, whether their bytes are right, and whether files in chunks come together. `mlx push --repair` is
+    what mends a remote.
     """
     from mlops_cli.store.checkup import Scope
     from mlops_cli.workspace.integrity import examine
     from mlops_cli.workspace.remedies import remedies
+    from mlops_cli.workspace.remote_integrity import examine_remote, remote_remedies
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
@@ -122,9 +136,14 @@ def fsck(
         raise UsageError(f"in `--max-duration {max_duration:g}` nothing can be read", hint=hint)
     scope = Scope(sample, max_duration)
     with reporting(output) as reporter:
-        found = examine(project, scope, repair=repair, remote=remote, dry_run=dry_run, reporter=reporter)
+        if remote and not repair:
+            found = examine_remote(project, remote, scope, reporter=reporter)
+        else:
+            found = examine(project, scope, repair=repair, remote=remote, dry_run=dry_run, reporter=reporter)
     output.result("fsck", {"dry_run": dry_run, **_value(found)}, _findings(found, dry_run=dry_run))
-    for line in remedies(project, session.cwd, found):
+    paths = dict.fromkeys(path for fault in (*found.damaged, *found.absent) for path in fault.paths)
+    advice = remote_remedies(found, session.words(project, list(paths)[:_NAMED])) if found.examined else None
+    for line in remedies(project, session.cwd, found) if advice is None else advice:
         output.say(f"next: {line}")
     if found.exit_code:
         raise typer.Exit(found.exit_code)
@@ -137,6 +156,7 @@ _ABSENT = ("digest", "paths", "files", "stage", "mended", "in_trash", "source")
 def _value(found: Examination) -> dict[str, object]:
     checkup = found.checkup
     return {
+        "examined": found.examined,
         "complete": checkup.complete,
         "objects": checkup.objects,
         "bytes": checkup.bytes,
@@ -147,7 +167,8 @@ def _value(found: Examination) -> dict[str, object]:
         "false": [{"message": error.message, "hint": error.hint} for error in found.false],
         "strays": checkup.strays,
         "leftovers": checkup.leftovers,
-        "remote": found.remote,
+        "remote": found.remotes[0] if len(found.remotes) == 1 else "",
+        "remotes": list(found.remotes),
         "returned": found.returned,
         "repaired": found.repaired,
         "runs": {"count": found.runs.count, "unusable": found.runs.unusable},
@@ -157,6 +178,9 @@ def _value(found: Examination) -> dict[str, object]:
 def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
     checkup = found.checkup
     for file in checkup.files:
+        if found.examined:
+            yield Styled(f"damaged: {file.file}: {file.why}", Style.RED)
+            continue
         kept = "it is put away" if file.file.startswith("runs/") else "what is good in it was kept"
         rebuilt = kept if file.rebuilt else "it is as it was"
         yield Styled(f"damaged: {file.file}: {file.why}; {rebuilt}", Style.YELLOW if file.rebuilt else Style.RED)
@@ -164,7 +188,8 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
         moved = f"; it is in {fault.moved} now" if fault.moved else ""
         yield Styled(f"damaged: {_owner(fault)}: {fault.why}{moved}{_mended(fault, found)}", Style.RED)
     for fault in found.absent:
-        yield Styled(f"absent: {_owner(fault)}{_mended(fault, found)}", Style.YELLOW)
+        why = f": {fault.why}" if found.examined else ""
+        yield Styled(f"absent: {_owner(fault)}{why}{_mended(fault, found)}", Style.YELLOW)
     for error in found.unread:
         yield Styled(f"unread: {error.message}; what it needs was not looked for", Style.YELLOW)
     for error in found.false:
@@ -180,15 +205,17 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
     lost = [*found.damaged, *found.absent]
     ahead = [fault for fault in lost if fault.source and not fault.mended]
     if found.repaired:
-        places = [*["the trash"] * bool(found.returned), *[f"`{found.remote}`"] * bool(found.remote)]
+        places = [*["the trash"] * bool(found.returned), *[_remotes(found)] * bool(found.remotes)]
         yield f"repaired {count(found.repaired, 'object')} from {' and '.join(places)}"
     elif found.repairing and dry_run and lost:
         places = list(
             dict.fromkeys(_place(fault, found) for fault in sorted(ahead, key=lambda fault: fault.source != "trash"))
         )
         yield f"would repair {count(len(ahead), 'object')}{' from ' * bool(ahead)}{' and '.join(places)}"
-    share = "" if checkup.complete else f", {checkup.units:,} of {count(checkup.of_units, 'part')} of the cache"
-    read = f"read {count(checkup.objects, 'object')} ({size_text(checkup.bytes)}{share})"
+    place = f"remote `{found.examined}`" if found.examined else "the cache"
+    share = "" if checkup.complete else f", {checkup.units:,} of {count(checkup.of_units, 'part')} of {place}"
+    read = f"read {count(checkup.objects, 'object')}{f' of {place}' * bool(found.examined)} "
+    read += f"({size_text(checkup.bytes)}{share})"
     looked = checkup.units or checkup.complete
     well = looked and not (found.damaged or found.absent or checkup.files)
     yield f"{read}: all as stored" if well else read
@@ -213,10 +240,14 @@ def _mended(fault: Fault, found: Examination) -> str:
 
 
 def _place(fault: Fault, found: Examination) -> str:
-    return "the trash" if fault.source == "trash" else f"`{found.remote}`"
+    return "the trash" if fault.source == "trash" else _remotes(found)
+
+
+def _remotes(found: Examination) -> str:
+    return " or ".join(f"`{name}`" for name in found.remotes)
 
 
 COMMANDS = {
     "du": command(du, "mlx du", "mlx du data/raw --all-revisions"),
-    "fsck": command(fsck, "mlx fsck", "mlx fsck --sample 5", "mlx fsck --repair --remote storage"),
+    "fsck": command(fsck, "mlx fsck", "mlx fsck --sample 5", "mlx fsck --repair", "mlx fsck --remote storage"),
 }

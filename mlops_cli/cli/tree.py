@@ -41,6 +41,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "get": "imports",
         "du": "storage",
         "gc": "garbage",
+        "evict": "garbage",
         "fsck": "storage",
     },
     "Remotes": {

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mlops_cli.documents import Fields, check_version, describe, dump_yaml, nearest, parse_scalar, parse_yaml
-from mlops_cli.errors import UsageError
+from mlops_cli.errors import RecordError, UsageError
 from mlops_cli.records.sources import LOGIN
 
 DURABILITIES = ("batch", "strict", "none")
@@ -23,7 +24,9 @@ MAX_JOBS = 1024
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)([smhdw]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
-_REMOTE_KEY = re.compile(r"remotes\.(.+)\.(url|owner)\Z", re.DOTALL)
+_REMOTE_KEY = re.compile(r"remotes\.(.+)\.(url|paths|owner)\Z", re.DOTALL)
+# A pattern of .gitignore that may name something: no comment, no blank, no `.` or `..` or nothing between slashes.
+_PATTERN = re.compile(r"^(?:!(?=[^!])|(?=[^!#]))(?![ /]*$)(?!(?:.*/)?\.{1,2}(?:/|$))(?!.*//)[^\u0000-\u001f\u007f]+\Z")
 
 
 class Remote(NamedTuple):
@@ -34,7 +37,10 @@ class Remote(NamedTuple):
 
 
 class Config(NamedTuple):
-    """The settings in force; `None` means that nothing says. Times are in seconds."""
+    """The settings in force; `None` means that nothing says. Times are in seconds.
+
+    `remote_paths` are the patterns of what belongs to certain remotes, also to those that no URL is known of here.
+    """
 
     core_remote: str | None
     core_lock_timeout: float
@@ -44,6 +50,7 @@ class Config(NamedTuple):
     cache_link: str
     remotes: Mapping[str, Remote]
     gc_grace: float
+    remote_paths: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 class Layer(NamedTuple):
@@ -78,7 +85,12 @@ _OPTIONS: Mapping[str, _Option] = {
     "cache.link": _Option("choice", "reflink", LINKS),
     "gc.grace": _Option("duration", "14d"),
 }
-_OF_A_REMOTE = ("remotes.NAME.url", "remotes.NAME.owner")
+_OF_A_REMOTE: Mapping[str, _Option] = {
+    "url": _Option("url"),
+    "paths": _Option("patterns"),
+    "owner": _Option("choice", None, OWNERS),
+}
+_ALL = (*_OPTIONS, *(f"remotes.NAME.{part}" for part in _OF_A_REMOTE))
 _SECTIONS = ("core", "cache", "gc")
 _VARIABLES = tuple(f"MLX_{section.upper()}_" for section in _SECTIONS)
 
@@ -114,15 +126,21 @@ def _read_remotes(fields: Fields) -> Iterator[tuple[str, object]]:
         if fault is not None:
             raise fields.error(fault, name)
         remote = Fields(fields.document, (*fields.at, name), what=f"remote `{name}`")
-        remote.only(("url", "owner"))
+        remote.only(("url", "paths", "owner"))
         for part in ("url", "owner"):
-            if part not in remote.values and (part == "owner" or "owner" in remote.values):
-                continue  # one level may name the remote, another its owner
+            if part not in remote.values and (part == "owner" or len(remote.values)):
+                continue  # one level may name the remote, another its owner or its paths
             text = remote.text(part)
             fault = _find_fault(f"remotes.{name}.{part}", text)
             if fault is not None:
                 raise remote.error(fault, part, _LEAVE_IT_OUT if LOGIN.match(text) else None)
             yield f"remotes.{name}.{part}", text
+        if "paths" in remote.values:
+            paths = remote.texts("paths")
+            fault = _find_fault(f"remotes.{name}.paths", paths)
+            if fault is not None:
+                raise remote.error(fault, "paths")
+            yield f"remotes.{name}.paths", paths
 
 
 def write_config(values: Mapping[str, object]) -> bytes:
@@ -133,7 +151,7 @@ def write_config(values: Mapping[str, object]) -> bytes:
         if keys:
             document[section] = {key.partition(".")[2]: values[key] for key in keys}
     remotes: dict[str, dict[str, object]] = {}
-    for key in sorted(values, reverse=True):  # the URL before the owner
+    for key in sorted(values, reverse=True):  # the URL comes first, the owner last
         if match := _REMOTE_KEY.match(key):
             remotes.setdefault(match[1], {})[match[2]] = values[key]
     if remotes:
@@ -181,11 +199,15 @@ def _decide(key: str, layers: Sequence[Layer]) -> Setting | None:
 def resolve(layers: Sequence[Layer]) -> Config:
     """Return the settings in force; strongest layer first."""
     values = {setting.key: setting.value for setting in explain(layers)}
-    remotes = {
-        match[1]: Remote(str(url), _text_or_none(values.get(f"remotes.{match[1]}.owner")))
-        for key, url in values.items()
-        if (match := _REMOTE_KEY.match(key)) and match[2] == "url"
-    }
+    remotes: dict[str, Remote] = {}
+    paths: dict[str, tuple[str, ...]] = {}
+    for key, value in values.items():
+        match = _REMOTE_KEY.match(key)
+        if match is not None and match[2] == "url":
+            remotes[match[1]] = Remote(str(value), _text_or_none(values.get(f"remotes.{match[1]}.owner")))
+        elif match is not None and match[2] == "paths":
+            assert isinstance(value, tuple)
+            paths[match[1]] = value
     timeout, jobs = values["core.lock_timeout"], values["core.jobs"]
     assert isinstance(timeout, int | float)
     assert isinstance(jobs, int)
@@ -197,6 +219,7 @@ def resolve(layers: Sequence[Layer]) -> Config:
         cache_dir=_text_or_none(values.get("cache.dir")),
         cache_link=str(values["cache.link"]),
         remotes=remotes,
+        remote_paths=paths,
         gc_grace=parse_duration(str(values["gc.grace"])),
     )
 
@@ -213,10 +236,18 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def set_value(values: Mapping[str, object], key: str, text: str) -> dict[str, object]:
-    """Return `values` with `key` set to what `text` spells; UsageError for an unknown key or a wrong value."""
+def set_value(values: Mapping[str, object], key: str, value: str | Sequence[str]) -> dict[str, object]:
+    """Return `values` with `key` set to what `value`, a text or a list of texts, spells.
+
+    UsageError for an unknown key or a wrong value.
+    """
     check_key(key)
-    return {**values, key: _parse(key, text, f"`{key}`")}
+    if isinstance(value, str):
+        return {**values, key: _parse(key, value, f"`{key}`")}
+    fault = _find_fault(key, tuple(value))
+    if fault is not None:
+        raise UsageError(fault)
+    return {**values, key: tuple(value)}
 
 
 def unset_value(values: Mapping[str, object], key: str) -> dict[str, object]:
@@ -234,7 +265,7 @@ def check_key(key: str) -> None:
         if fault is not None:
             raise UsageError(fault)
     elif key not in _OPTIONS:
-        raise UsageError(f"`{key}` is not a setting", hint=_name_them(key, (*_OPTIONS, *_OF_A_REMOTE)))
+        raise UsageError(f"`{key}` is not a setting", hint=_name_them(key, _ALL))
 
 
 def _name_them(word: str, names: Sequence[str] | Mapping[str, str]) -> str:
@@ -244,9 +275,11 @@ def _name_them(word: str, names: Sequence[str] | Mapping[str, str]) -> str:
 
 def _parse(key: str, text: str, what: str) -> object:
     """Return `text`, which came from a terminal or the environment, as a value of `key`."""
-    option = _option_of(key)
+    option = _option(key)
     value: object = text
-    if option.kind in ("number", "count"):
+    if option.kind == "patterns":
+        value = _parse_list(text, what)
+    elif option.kind in ("number", "count"):
         try:
             value = parse_scalar(text)
         except ValueError as error:
@@ -259,18 +292,32 @@ def _parse(key: str, text: str, what: str) -> object:
     raise UsageError(fault if what == f"`{key}`" else f"{what}: {fault}", hint=hint)
 
 
+def _option(key: str) -> _Option:
+    """Return what the known `key` may hold."""
+    match = _REMOTE_KEY.match(key)
+    return _OPTIONS[key] if match is None else _OF_A_REMOTE[match[2]]
+
+
+def _parse_list(text: str, what: str) -> tuple[str, ...]:
+    """Return the texts of a YAML list on one line; any other text is the only one."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return (text,)
+    try:
+        return Fields(parse_yaml(f"paths: {text}\n".encode(), what)).texts("paths")
+    except RecordError as error:
+        raise UsageError(
+            f"{what} is no list: {error.message}", hint='a list is `["data/a/**", "data/b/**"]`'
+        ) from error
+
+
 _LEAVE_IT_OUT = "leave it out: credentials come from the storage's own tools, such as `aws configure` or its variables"
-
-
-def _option_of(key: str) -> _Option:
-    if key in _OPTIONS:
-        return _OPTIONS[key]
-    return _Option("choice", None, OWNERS) if key.endswith(".owner") else _Option("url")
 
 
 def _find_fault(key: str, value: object) -> str | None:
     """Say why `value` cannot be the value of the known `key`, or return None."""
-    option = _option_of(key)
+    option = _option(key)
+    if option.kind == "patterns":
+        return _find_patterns_fault(key, value)
     if option.kind == "number":
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             return f"`{key}` must be a number of seconds, 0 or more, not {describe(value)}"
@@ -288,6 +335,16 @@ def _find_fault(key: str, value: object) -> str | None:
     elif option.kind == "url" and LOGIN.match(value):
         return f"`{key}` holds a password, which must not be written down here"
     return None
+
+
+def _find_patterns_fault(key: str, value: object) -> str | None:
+    """Say why `value` cannot be patterns: one that names nothing would let what it was meant for go elsewhere."""
+    if not isinstance(value, tuple) or not value:
+        return f"`{key}` must be a list of patterns"
+    wrong = next((pattern for pattern in value if not _PATTERN.match(pattern)), None)
+    if wrong is None:
+        return None
+    return f"`{key}` holds `{wrong}`, which names no path: patterns are as in .gitignore, from the project's root"
 
 
 def _find_duration_fault(key: str, value: object) -> str | None:

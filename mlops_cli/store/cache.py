@@ -90,6 +90,10 @@ class Cache(PackedStore):
             return False
         return self.shares or self._freshen(path)  # a link's times are those of the user's file
 
+    def lend(self, digest: Digest, new_path: Callable[[], str]) -> tuple[str, bool]:  # noqa: ARG002
+        """Return a file with an object's bytes, as far as its name tells, and whether it is temporary: it is not."""
+        return self.object_path(digest), False
+
     def _may_be_loose(self, shard: str) -> bool:
         """Say whether loose objects were in a folder at the first look; what others store later is stored twice."""
         if self._loose is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 from blake3 import blake3
@@ -64,6 +65,8 @@ class Finder(Protocol):
 
     def reject(self, pack: str) -> None: ...
 
+    def doubt(self, digest: Digest) -> bool: ...
+
 
 class Download:
     """One fetch from the remote in `bucket` into `cache`."""
@@ -77,6 +80,7 @@ class Download:
         self._recipes = Recipes(cache)
         self._chunks: ChunkIndex | None = None
         self._named: set[Digest] = set()  # what was in packs that are gone
+        self._doubting = Lock()
         self.objects = 0
         self.bytes = 0
 
@@ -130,13 +134,20 @@ class Download:
         found = self._loaded(span)
         if found is None:
             return _Came([], [], [digest for digest, _ in span.objects])
-        records = []
+        records, elsewhere = [], []
         for digest, record in found:
-            if isinstance(record, DamagedObjects):
-                self._failures.add(digest, record)
-            else:
+            if not isinstance(record, DamagedObjects):
                 records.append((digest, record))
-        return _Came(records, [], [])
+            elif self._is_elsewhere(digest):
+                elsewhere.append(digest)
+            else:
+                self._failures.add(digest, record)
+        return _Came(records, [], elsewhere)
+
+    def _is_elsewhere(self, digest: Digest) -> bool:
+        """Say whether an object, damaged where it was looked for, may be in another pack, and look there next."""
+        with self._doubting:
+            return self._index.doubt(digest)
 
     def _loaded(self, span: Span) -> list[tuple[Digest, Record | DamagedObjects]] | None:
         """Return what is in a span; None when its pack is gone, which the index then leads to no more."""

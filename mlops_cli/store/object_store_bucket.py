@@ -151,7 +151,7 @@ class _ObjectStoreWire:
         path = self._folder + key
         try:
             if end is not None:
-                return bytes(obstore.get_range(self._reader, path, start=start, end=end))
+                return _bounded(obstore.get(self._reader, path, options={"range": (start, end)}), end - start)
             if start:
                 return bytes(obstore.get(self._reader, path, options={"range": {"offset": start}}).bytes())
             return bytes(obstore.get(self._reader, path).bytes())
@@ -222,6 +222,17 @@ def _stored(key: str, entry: Mapping[str, Any]) -> Stored:
     return Stored(key, int(entry["size"]), modified, plain_etag(entry["e_tag"]))
 
 
+def _bounded(answer: Any, wanted: int) -> bytes:
+    """Return what an answer brings, up to `wanted` bytes: what a server sends beyond that is not waited for."""
+    pieces, size = [], 0
+    for piece in answer.stream(min_chunk_size=min(wanted, PIECE)):
+        pieces.append(bytes(piece))
+        size += len(pieces[-1])
+        if size >= wanted:
+            break
+    return b"".join(pieces)[:wanted]
+
+
 _ANSWER = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _UNKNOWN = frozenset(
@@ -242,6 +253,8 @@ def judge_words(words: str) -> Judgement:
     if answer := _ANSWER.search(words):
         text = f"the server answers {answer.group(1)}{f' ({code})' if code else ''}"
         return judge_status(int(answer.group(1)), text)
+    if "Range request not supported" in words:
+        return Judgement(Fault.OTHER, "the server sends whole files only, and mlx reads parts of them (byte ranges)")
     if "redirect without LOCATION" in words:
         return Judgement(Fault.OTHER, "the bucket lies in another region: set AWS_REGION")
     if "kind: Connect" in details:

@@ -78,7 +78,7 @@ class Parcels:
         apart = set(chunked)
         for digest in (*wanted.blobs, *wanted.trees):
             if sizes[digest] > LARGEST and digest not in apart:
-                yield self._alone(digest, sizes[digest])
+                yield from self._alone(digest, sizes[digest])
         yield from self._chunked(chunked)
 
     # Objects that share packs ----------------------------------------------------------------------------------------
@@ -147,9 +147,14 @@ class Parcels:
 
     # Objects that do not ---------------------------------------------------------------------------------------------
 
-    def _alone(self, digest: Digest, size: int) -> Parcel:
+    def _alone(self, digest: Digest, size: int) -> Iterator[Parcel]:
         row = Row(raw_digest(digest), 0, min(size, _MOST), min(size, _MOST))
-        return Parcel(object_key(digest), self._cache.object_path(digest), LOOSE, [row], size, to_check=digest)
+        try:
+            path, temporary = self._cache.lend(digest, self._scratch.next_path)
+        except (MissingObject, CorruptObject) as error:
+            self._failures.add(digest, error)
+            return
+        yield Parcel(object_key(digest), path, LOOSE, [row], size, temporary, None if temporary else digest)
 
     def _chunked(self, digests: Iterable[Digest]) -> Iterator[Parcel]:
         made: list[tuple[Recipe, int]] = []
@@ -162,7 +167,7 @@ class Parcels:
             yield Parcel(recipe_key(recipe.digest), path, CHUNKED, [row], recipe.size - new, temporary=True)
             self._recipes.keep(recipe)
         for digest, size in whole:
-            yield self._alone(digest, size)
+            yield from self._alone(digest, size)
 
     def _chunks(
         self, digests: Iterable[Digest], made: list[tuple[Recipe, int]], whole: list[tuple[Digest, int]]

@@ -105,3 +105,7 @@ class Everything:
         """Believe no more what is said of a pack: it is not there."""
         self._index.reject(pack)
         self._trash.reject(pack)
+
+    def doubt(self, digest: Digest) -> bool:
+        """Look for an object that is damaged elsewhere from now on; returns whether it can be."""
+        return self._index.doubt(digest)

@@ -25,19 +25,23 @@ from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, parse_digest,
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.checkup import Scope
 from mlops_cli.store.chunking import CHUNKED_FROM
 from mlops_cli.store.download import Download, damaged_object, damaged_record
 from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.loose import RUN_SIZE_LIMIT
-from mlops_cli.store.objects import AbsentObjects, too_large
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects, too_large
 from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, PackError, Row, decode_record
 from mlops_cli.store.pack_index import Place, rows_table
 from mlops_cli.store.pack_writer import unpacked
+from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import Wanted, object_key, pack_key, recipe_key
-from mlops_cli.store.recipe import RECIPE_LIMIT, decode_recipe
+from mlops_cli.store.recipe import RECIPE_LIMIT, Recipe, decode_recipe
 from mlops_cli.store.reliance import Everything, Reliance
 from mlops_cli.store.remote_checkup import Fault, check_bytes, check_files, check_recipes
+from mlops_cli.store.remote_chunks import ChunkedRead, check_chunked
 from mlops_cli.store.remote_index import CHUNKED, LOOSE, TRASH, RemoteIndex
+from mlops_cli.store.remote_survey import Survey, survey
 from mlops_cli.store.tree_format import TREE_LIMIT
 from mlops_cli.store.upload import Upload
 
@@ -56,6 +60,10 @@ class Transferred(NamedTuple):
     bytes: int
 
 
+class UnreadableMarker(RemoteError):
+    """What is where the marker of a remote should be is none, of whatever version."""
+
+
 class Remote:
     """The remote in `bucket`; `kept` is a folder of this clone for what need not be asked twice.
 
@@ -67,6 +75,7 @@ class Remote:
         self.name = bucket.name
         self.url = bucket.url
         self.label = bucket.label
+        self._kept = kept
         self.index = RemoteIndex(bucket, kept)
         self.trash = RemoteIndex(bucket, f"{kept}/trash", TRASH)
         self._everything = Everything(self.index, self.trash)
@@ -96,7 +105,7 @@ class Remote:
             places = {digest_from_raw(raw): place for raw, place in self.index.rows()}
         else:
             places = self.index.find(digests)
-        faults, owners = check_recipes(self.bucket, self.index, places)  # and now `places` has the chunks instead
+        faults, owners, recipes = check_recipes(self.bucket, self.index, places)  # `places` has the chunks instead
         found = list(check_files(self.bucket, places))
         for pack in {places[fault.digest].pack for fault in found if isinstance(fault.error, AbsentObjects)}:
             if pack not in (LOOSE, CHUNKED):
@@ -104,6 +113,7 @@ class Remote:
         if read:
             for fault in found:
                 del places[fault.digest]
+            faults += self._check_whole(recipes, places, jobs, reporter)
             found += check_bytes(self.bucket, places, jobs, reporter)
         self.index.deny(fault.digest for fault in found)
         for fault in found:
@@ -111,6 +121,35 @@ class Remote:
         faults = list({fault.digest: fault for fault in faults}.values())
         self.index.deny(fault.digest for fault in faults)
         return faults
+
+    def _check_whole(
+        self, recipes: Collection[Recipe], places: dict[Digest, Place], jobs: int, reporter: Reporter
+    ) -> Iterator[Fault]:
+        """Yield the files whose chunks are well and do not make them; takes the chunks of the good ones from `places`.
+
+        Those of the others stay there, to be read one by one.
+        """
+
+        def read(recipe: Recipe) -> tuple[Recipe, ChunkedRead]:
+            return recipe, check_chunked(self.bucket, self.index, recipe)
+
+        whole = [recipe for recipe in recipes if all(digest_from_raw(chunk.raw) in places for chunk in recipe.chunks())]
+        good: set[Digest] = set()
+        for recipe, done in map_bounded(read, whole, jobs or self.bucket.parallel):
+            if not done.whole:
+                reporter.advance(recipe.size)
+                good.update(digest_from_raw(chunk.raw) for chunk in recipe.chunks())
+            elif not done.parts:
+                yield from done.whole
+        for digest in good:
+            del places[digest]
+
+    def survey(self, scope: Scope, *, jobs: int = 0, reporter: Reporter = SILENT) -> Survey:
+        """Examine all that the index names, reading as much of it as `scope` says; changes nothing."""
+        self._look()
+        if not self._layout:
+            return Survey()
+        return survey(self.bucket, self.index, self._kept, scope, jobs=jobs or self.bucket.parallel, reporter=reporter)
 
     def deny(self, digests: Collection[Digest]) -> None:
         """Take more for missing, as if `check` had found it wrong."""
@@ -122,10 +161,11 @@ class Remote:
         self.index.rewrite()
 
     def mend_index(self) -> list[str]:
-        """Make the index whole as far as it is known here; the rest goes.
+        """Make the index, and the marker, whole as far as they are known here; the rest goes.
 
         Returns the names of what had to go: what only that named is missing now.
         """
+        self._mend_marker()
         self._prepare()
         return self.index.mend()
 
@@ -183,6 +223,10 @@ class Remote:
                 data = self._read_at(digest, place, limit)
             except AbsentKey:
                 self._everything.reject(place.pack)
+                continue
+            except DamagedObjects:
+                if not self.index.doubt(digest):
+                    raise
                 continue
             if limit is not None and len(data) > limit:
                 raise too_large(digest, limit)
@@ -288,6 +332,23 @@ class Remote:
             self.index.supplement(rows_table(self._loose(), LOOSE))
         self._layout = layout
 
+    def _mend_marker(self) -> None:
+        """Write the marker of a remote anew that has one which is no JSON, as when it was cut short.
+
+        A place without an index of ours is left alone: its `mlx.json` may be somebody else's.
+        """
+        try:
+            layout_of(self.bucket.get(MARKER, 0, _LARGEST_MARKER), self.label)
+        except AbsentKey:
+            return
+        except UnreadableMarker:
+            if not self.index.exists():
+                raise
+            self._mark()
+
+    def _mark(self) -> None:
+        self.bucket.put(MARKER, json.dumps({"mlx": LAYOUT}).encode() + b"\n")
+
     def _loose(self) -> Iterator[Row]:
         for stored in self.bucket.list("objects"):
             with suppress(ValueError):
@@ -308,7 +369,7 @@ class Remote:
         if self._layout != LAYOUT:
             if self._layout == _WITHOUT_INDEX:
                 self.index.add([])
-            self.bucket.put(MARKER, json.dumps({"mlx": LAYOUT}).encode() + b"\n")
+            self._mark()
             self._layout = LAYOUT
 
 
@@ -327,8 +388,8 @@ def layout_of(data: bytes, label: str) -> int:
     try:
         layout = json.loads(data)["mlx"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        hint = "check that its URL names a remote of mlx"
-        raise RemoteError(f"{label} holds a `{MARKER}` that mlx cannot read", hint=hint) from None
+        hint = "check that its URL names a remote of mlx; if it does, `mlx push --repair` writes that file anew"
+        raise UnreadableMarker(f"{label} holds a `{MARKER}` that mlx cannot read", hint=hint) from None
     if type(layout) is not int or layout not in (_WITHOUT_INDEX, LAYOUT):
         message = f"{label} has layout version {layout}, and this mlx understands {LAYOUT}"
         raise RemoteError(message, hint="upgrade mlx: `pip install --upgrade mlops-cli`")

@@ -17,9 +17,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from mlops_cli.errors import CorruptObject, RemoteError
-from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, raw_digests
+from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, raw_digest, raw_digests
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.pack_folder import SEGMENT_SUFFIX
 from mlops_cli.store.pack_format import PackError, Row
@@ -60,6 +61,7 @@ class RemoteIndex:
         self._supplement: list[Table] = []
         self._gone: set[str] = set()  # packs that the index names and that are not there
         self._denied: set[Digest] = set()  # objects of which it says what is not so
+        self._wrong: set[tuple[bytes, str]] = set()  # objects that are damaged in a pack, and may be good in another
 
     def find(self, digests: Collection[Digest]) -> dict[Digest, Place]:
         """Return where each of `digests` is, as far as it is there."""
@@ -84,7 +86,7 @@ class RemoteIndex:
             except PackError as error:
                 raise self._segments.damaged(name, str(error)) from error
             for raw, place in hits.items():
-                if place.pack not in self._gone:
+                if place.pack not in self._gone and (raw, place.pack) not in self._wrong:
                     found[left.pop(raw)] = place
         for more in self._supplement:
             for raw, place in more.find_all(left).items():
@@ -216,10 +218,38 @@ class RemoteIndex:
         self._tell()
         return [segments.key(name) for name in lost]
 
+    def exists(self) -> bool:
+        """Say whether there is any segment."""
+        return bool(self._names())
+
+    def unsound(self) -> list[str]:
+        """Return the keys of segments that are not there as they were written, whatever is kept of them here."""
+        found = []
+        for name in self._names():
+            with suppress(AbsentKey):  # somebody has merged it with others
+                if not self._segments.is_sound(name):
+                    found.append(self._segments.key(name))
+        return found
+
     def reject(self, pack: str) -> None:
         """Believe no more what the index says of a pack: it is not there. A new look tells where its objects are."""
         self._gone.add(pack)
         self.forget()
+
+    def doubt(self, digest: Digest) -> bool:
+        """Look for an object, which is damaged where the index leads to, elsewhere from now on; returns whether it can.
+
+        When no segment knows another place, the index leads there all the same.
+        """
+        place = self.find([digest]).get(digest)
+        if place is None or place.pack == LOOSE:
+            return False
+        wrong = (raw_digest(digest), place.pack)
+        self._wrong.add(wrong)
+        if digest in self.find([digest]):
+            return True
+        self._wrong.remove(wrong)
+        return False
 
     def forget(self) -> None:
         """Look anew at the next verb."""

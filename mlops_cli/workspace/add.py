@@ -73,13 +73,13 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
                 scanner.store_in(batch)
                 entries = _entries(project, scanner, batch, snapshot, places)
             remove_seen(project, {*scanner.litter, *beside(project, entries)})
-    added = tuple(_added(snapshot, owner, entry) for owner, entry in entries.items())
+    added = tuple(added_entry(snapshot, owner, entry) for owner, entry in entries.items())
     if dry_run:
         return AddResult(added, ())
     hidden = hide_from_git(project.root, entries)
     for result, entry in zip(added, entries.values(), strict=True):
         if result.changed:
-            write_atomic(project.root / result.pointer, _pointer(snapshot, result.path, entry).to_bytes())
+            write_atomic(project.root / result.pointer, new_pointer(snapshot, result.path, entry).to_bytes())
     return AddResult(added, hidden)
 
 
@@ -275,12 +275,13 @@ def pointer_to(path: str, entry: Entry, source: Source | None = None) -> Pointer
     )
 
 
-def _pointer(snapshot: Snapshot, owner: str, entry: Entry) -> Pointer:
+def new_pointer(snapshot: Snapshot, owner: str, entry: Entry) -> Pointer:
     """Return the pointer to what `owner` is now; what was imported stays an import, whatever it was changed to."""
     old = snapshot.pointer(owner)
     return pointer_to(owner, entry, old.source if old else None)
 
 
-def _added(snapshot: Snapshot, owner: str, entry: Entry) -> Added:
-    changed = snapshot.pointer(owner) != _pointer(snapshot, owner, entry)
+def added_entry(snapshot: Snapshot, owner: str, entry: Entry) -> Added:
+    """Return what tracking `entry` at `owner` comes to."""
+    changed = snapshot.pointer(owner) != new_pointer(snapshot, owner, entry)
     return Added(owner, f"{owner}.mlx", entry.size, entry.files, changed)

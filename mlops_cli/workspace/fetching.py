@@ -19,8 +19,8 @@ from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.remotes import default_remote
 from mlops_cli.workspace.scan import is_stored
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
-from mlops_cli.workspace.sync import SyncResult
 from mlops_cli.workspace.sync import fetch as fetch_from_remote
+from mlops_cli.workspace.transfers import SyncResult
 from mlops_cli.workspace.versions import THE_WORKSPACE, Versions
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,7 +43,7 @@ class IgnoreRules(NamedTuple):
             text = data.decode()
         except UnicodeDecodeError as error:
             raise UsageError(f"`{name}` is not UTF-8 text", hint="save it as UTF-8") from error
-        return IgnoreRules((*self.specs, (folder, _compile(text, name))))
+        return IgnoreRules((*self.specs, (folder, compile_patterns(text.split("\n"), name))))
 
     def hides(self, path: str, *, is_folder: bool) -> bool:
         """Say whether `path` (project-relative) is to be left out."""
@@ -73,7 +74,8 @@ def leaves_out(root: Path, path: str, *, below: str) -> bool:
     return False
 
 
-def _compile(text: str, name: str) -> GitIgnoreSpec:
+def compile_patterns(lines: Iterable[str], name: str) -> GitIgnoreSpec:
+    """Return what matches as gitignore patterns do; UsageError, naming where they are from, for one that is none."""
     from pathspec import GitIgnoreSpec
     from pathspec.patterns.gitignore import GitIgnorePatternError
     from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
@@ -86,11 +88,10 @@ def _compile(text: str, name: str) -> GitIgnoreSpec:
             regex, include = super().pattern_to_regex(pattern)
             return (regex if regex is None else _without_retries(_CLASS.sub(_no_slash, regex))), include
 
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # `[[` and `--` in a class: they are characters there
-            return GitIgnoreSpec.from_lines(lines, Pattern, backend="simple")
+            return GitIgnoreSpec.from_lines([line.removesuffix("\r") for line in lines], Pattern, backend="simple")
     except (GitIgnorePatternError, re.error) as error:
         why = error.msg if isinstance(error, re.error) else error  # a place in it is none in the pattern
         raise UsageError(f"`{name}` holds a pattern that is not valid: {why}", hint="see `man gitignore`") from error

@@ -20,10 +20,10 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.checkup import Checkup, Scope, check_store
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
-from mlops_cli.store.remote import Remote
 from mlops_cli.store.trash import Trash
-from mlops_cli.store.trees import walk
+from mlops_cli.store.trees import TreeSource, walk
 from mlops_cli.workspace.claims import find_false
+from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.needs import Needs, SoundCache, reach_of
 from mlops_cli.workspace.project import Project
@@ -65,6 +65,8 @@ class Fault:
 class Examination:
     """What was found, how many objects were `repaired`, and how many files were `returned` from the trash for that.
 
+    `remotes` are those that were asked for good bytes; `examined` is the remote that was read instead of the cache, and
+    `promised` whether its index names something that is gone.
     `unread` says what is wrong with records of the workspace: what they need was not looked for. `false` are those that
     say another size than what they name has.
     """
@@ -73,11 +75,13 @@ class Examination:
     damaged: tuple[Fault, ...]
     absent: tuple[Fault, ...]
     runs: RunRecords
-    remote: str = ""
+    remotes: tuple[str, ...] = ()
     returned: int = 0
     repaired: int = 0
     repairing: bool = False
     unread: tuple[MlxError, ...] = ()
+    examined: str = ""
+    promised: bool = False
     false: tuple[MlxError, ...] = ()
 
     @property
@@ -109,22 +113,27 @@ def examine(
     They come from the trash, else from a remote; `mlx gc` is kept out meanwhile. A dry run moves, writes and brings
     nothing: it only asks where there are good ones. UsageError for a remote that there is none of; RemoteError.
     """
-    if remote and not repair:
-        raise UsageError("`--remote` says where `--repair` brings objects from", hint="give both, or neither")
     try:
-        sources = _Sources(project, remote, reporter) if repair else None
+        readable, unread = workspace_snapshot(project).readable()
+        tracked = [entry for entry in readable if not entry.git]
+        sources = _Sources(project, remote, tracked, reporter) if repair else None
         with project.guard.held() if sources and not dry_run else nullcontext():
-            return _examine(project, scope, sources, dry_run=dry_run, reporter=reporter)
+            found = _examine(project, scope, sources, tracked, dry_run=dry_run, reporter=reporter)
+            return replace(found, unread=unread)
     except OSError as error:
         place = f"`{error.filename}`, for the cache" if error.filename else "the cache"
         raise translate_os_error(error, f"read {place} `{project.cache.root}`") from error
 
 
 def _examine(
-    project: Project, scope: Scope, sources: _Sources | None, *, dry_run: bool, reporter: Reporter
+    project: Project,
+    scope: Scope,
+    sources: _Sources | None,
+    tracked: Sequence[Tracked],
+    *,
+    dry_run: bool,
+    reporter: Reporter,
 ) -> Examination:
-    readable, unread = workspace_snapshot(project).readable()
-    tracked = [entry for entry in readable if not entry.git]
     checkup = check_store(project.cache, scope, dry_run=dry_run, reporter=reporter)
     runs = check_run_records(project.cache, dry_run=dry_run)
     checkup = replace(checkup, files=checkup.files + runs.damaged)
@@ -140,31 +149,31 @@ def _examine(
             sources.bring(sound, wanted)
             needs = Needs(sound, tracked, reporter)  # a tree that came may name more
     lost = sorted({*sound.damaged, *needs.absent, *tried})
-    found = Examination(checkup, (), (), runs, repairing=sources is not None, unread=unread)
+    found = Examination(checkup, (), (), runs, repairing=sources is not None)
     found = replace(found, false=tuple(find_false(project.cache, sound, tracked)))
     if sources is not None:
         brought = len(tried) - len(sound.missing(tried))
-        found = replace(found, remote=sources.remote, returned=sources.returned, repaired=brought)
+        found = replace(found, remotes=sources.remotes, returned=sources.returned, repaired=brought)
     told = _told(project, sound, needs, lost, found, reporter)
     return told if sources is None else sources.named(told)
 
 
 class _Sources:
-    """Where good bytes may come from: the trash, then the remote that is named `remote`, if there is one.
+    """Where good bytes may come from: the trash, then the remote that is named `remote`, else those of `tracked`.
 
-    `returned` counts the files that came from the trash; `found` is which of the two has, or had, each object.
+    `returned` counts the files that came from the trash; `found` is what has, or had, each object.
     """
 
-    def __init__(self, project: Project, remote: str | None, reporter: Reporter) -> None:
-        self.remote = ""
+    def __init__(self, project: Project, remote: str | None, tracked: Sequence[Tracked], reporter: Reporter) -> None:
+        self.remotes: tuple[str, ...] = ()
         self.returned = 0
         self.found: dict[Digest, str] = {}
         self._project = project
         self._trash = Trash(project.cache)
         self._reporter = reporter
-        self._store: Remote | None = None
         if remote or project.config.remotes or not self._trash.thrown():
-            self.remote, self._store = open_project_remote(project, remote)
+            self.remotes = (remote,) if remote else Destinations(project).used(tracked)
+        self._stores = [open_project_remote(project, name)[1] for name in self.remotes]
 
     def bring(self, sound: SoundCache, wanted: Collection[Digest]) -> None:
         """Bring what there is of `wanted`; what does not come is not here afterwards."""
@@ -172,21 +181,26 @@ class _Sources:
         if files:
             self.returned += self._trash.bring_back(files).files
             sound.verify(wanted)
-        left = sorted(sound.missing(wanted))
-        self.found |= dict.fromkeys(set(wanted).difference(left), "trash")
-        if left and self._store is not None:
+        left = sound.missing(wanted)
+        self.found |= dict.fromkeys(set(wanted) - left, "trash")
+        for store in self._stores:
+            if not left:
+                break
             self._reporter.start("fetching", None, "bytes")
             with suppress(AbsentObjects, DamagedObjects):  # what did not come is told
                 jobs = self._project.config.core_jobs
-                self._store.bring(self._project.cache, left, jobs=jobs, reporter=self._reporter)
-            self.found |= dict.fromkeys(set(left) - sound.missing(left), "remote")
+                store.bring(self._project.cache, sorted(left), jobs=jobs, reporter=self._reporter)
+            came = left - sound.missing(left)
+            self.found |= dict.fromkeys(came, "remote")
+            left -= came
 
     def find(self, wanted: Collection[Digest]) -> None:
-        """Find out which of the two has each of `wanted`, and bring nothing; what is there is not read."""
+        """Find out what has each of `wanted`, and bring nothing; what is there is not read."""
         self.found = dict.fromkeys(self._trash.find({raw_digest(digest) for digest in wanted}), "trash")
-        left = set(wanted) - self.found.keys()
-        if left and self._store is not None:
-            self.found |= dict.fromkeys(left - self._store.missing(left), "remote")
+        for store in self._stores:
+            left = set(wanted) - self.found.keys()
+            if left:
+                self.found |= dict.fromkeys(left - store.missing(left), "remote")
 
     def named(self, told: Examination) -> Examination:
         """Return `told` with the source of each fault."""
@@ -208,7 +222,7 @@ def _told(
     older = dict(_find_owners(project, sound, unknown, reporter))
 
     needing = [*(entry for entries in owners.values() for entry in entries), *(entry for _, entry in older.values())]
-    places = _find_files(sound, needing, {*lost, *sound.damaged}) if needing else {}
+    places = find_files(sound, needing, {*lost, *sound.damaged}) if needing else {}
 
     def fault(digest: Digest, why: str, moved: str | None = None) -> Fault:
         revision, owner = older.get(digest, (None, None))
@@ -223,7 +237,7 @@ def _told(
     return replace(found, damaged=tuple(sorted(damaged, key=_order)), absent=tuple(sorted(absent, key=_order)))
 
 
-def _find_files(sound: SoundCache, tracked: Iterable[Tracked], wanted: Collection[Digest]) -> dict[Digest, list[str]]:
+def find_files(sound: TreeSource, tracked: Iterable[Tracked], wanted: Collection[Digest]) -> dict[Digest, list[str]]:
     """Return at which paths in and below `tracked` each of `wanted` is, as far as listings can be read."""
     found: dict[Digest, list[str]] = {}
     for entry in {(item.path, item.digest): item for item in tracked}.values():

@@ -15,11 +15,12 @@ from enum import StrEnum
 from mlops_cli.errors import MlxError
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.buckets import open_bucket
+from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.wire import safe_url
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.sync import choose_remote
+from mlops_cli.workspace.remotes import choose_remote
 
-FOLDER = "probe"
+PROBE = "probe-"  # with random digits a key of its own, in no folder, so that none is left behind
 SIZE = 1 << 16  # bytes of what is written, and read again
 _NEVER = "such a remote does not do that"
 
@@ -72,7 +73,7 @@ def check_remote(project: Project, name: str | None) -> RemoteCheck:
 
 def try_bucket(bucket: Bucket) -> Iterator[Step]:
     """Yield how each verb of a bucket comes out; the probe is gone afterwards where it can be removed."""
-    key, data = f"{FOLDER}/{os.urandom(16).hex()}", os.urandom(SIZE)
+    key, data = f"{PROBE}{os.urandom(16).hex()}", os.urandom(SIZE)
     reach = _step("reach", "answers", lambda: _ask(bucket, key))
     yield reach
     yield _step("list", "its keys can be listed", lambda: _list(bucket), reach, can=bucket.lists)
@@ -111,13 +112,21 @@ def _since(start: float) -> float:
 
 
 def _ask(bucket: Bucket, key: str) -> None:
+    _refuse_unmounted(bucket)
     with suppress(AbsentKey):
         bucket.get(key)
 
 
 def _list(bucket: Bucket) -> None:
-    for _ in bucket.list(FOLDER):
+    _refuse_unmounted(bucket)
+    for _ in bucket.list("index"):
         return
+
+
+def _refuse_unmounted(bucket: Bucket) -> None:
+    """Raise RemoteError for a folder that could not even be made: nothing in it is not the same as nothing there."""
+    if isinstance(bucket, FolderBucket):
+        bucket.refuse_unmounted()
 
 
 def _read(bucket: Bucket, key: str, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlops_cli.errors import UsageError
@@ -13,17 +13,38 @@ from mlops_cli.workspace.settings import change_settings, read_level, write_leve
 
 @dataclass(frozen=True, slots=True)
 class NamedRemote:
-    """One remote: its URL, whether it is the default, and the settings that name it."""
+    """One remote: its URL, whether it is the default, the settings that name it, and what belongs to it alone."""
 
     name: str
     url: str
     default: bool
     origin: str
+    paths: tuple[str, ...] = ()
 
 
 def default_remote(project: Project) -> str | None:
-    """Return the remote that is used when none is named: the chosen one, else the first."""
-    return project.config.core_remote or next(iter(project.config.remotes), None)
+    """Return the remote that is used when none is named: the chosen one, else the first that takes any path."""
+    config = project.config
+    return config.core_remote or next((name for name in config.remotes if name not in config.remote_paths), None)
+
+
+def choose_remote(project: Project, name: str | None) -> str:
+    """Return the name of the remote that `name`, or the default, means; UsageError when there is none of that name."""
+    remotes = project.config.remotes
+    chosen = name or default_remote(project)
+    if chosen is None and remotes:
+        raise UsageError(
+            "this project has no default remote: those that there are take only what their `paths` name",
+            hint="`mlx remote add storage URL` adds one, `mlx remote default NAME` chooses one of them",
+        )
+    if chosen is None:
+        raise UsageError(
+            "this project has no remote", hint="`mlx remote add storage URL` makes one; a folder is a URL too"
+        )
+    if chosen not in remotes:
+        known = ", ".join(f"`{remote}`" for remote in remotes) or "none"
+        raise UsageError(f"there is no remote `{chosen}` (there is: {known})", hint=f"`mlx remote add {chosen} URL`")
+    return chosen
 
 
 def list_remotes(project: Project) -> tuple[NamedRemote, ...]:
@@ -31,7 +52,13 @@ def list_remotes(project: Project) -> tuple[NamedRemote, ...]:
     origins = {setting.key: setting.origin for setting in settings.explain(project.layers)}
     chosen = default_remote(project)
     return tuple(
-        NamedRemote(name, remote.url, name == chosen, origins.get(f"remotes.{name}.url", ""))
+        NamedRemote(
+            name,
+            remote.url,
+            name == chosen,
+            origins.get(f"remotes.{name}.url", ""),
+            project.config.remote_paths.get(name, ()),
+        )
         for name, remote in project.config.remotes.items()
     )
 
@@ -42,17 +69,24 @@ def add_remote(
     name: str,
     url: str,
     *,
+    paths: Sequence[str] = (),
     make_default: bool = False,
     replace: bool = False,
     clone: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Name a remote in the project's settings (or this clone's); UsageError for a name taken, unless `replace`."""
+    """Name a remote in the project's settings (or this clone's); UsageError for a name taken, unless `replace`.
+
+    What `paths` name, if any, belongs to it alone; a remote that has some is the default only if that is asked for.
+    """
     if name in project.config.remotes and not replace:
         taken = project.config.remotes[name].url
         raise UsageError(f"remote `{name}` is there already: {taken}", hint="`--force` replaces its URL")
-    changes = {f"remotes.{name}.url": url}
-    if make_default or (default_remote(project) is None):
+    changes: dict[str, str | Sequence[str]] = {f"remotes.{name}.url": url}
+    if paths:
+        changes[f"remotes.{name}.paths"] = paths
+    has_paths = paths or name in project.config.remote_paths
+    if make_default or (default_remote(project) is None and not has_paths):
         changes["core.remote"] = name
     change_settings(project, environ, "clone" if clone else "project", changes, dry_run=dry_run)
 
@@ -68,7 +102,7 @@ def choose_default(
 def remove_remote(project: Project, environ: Mapping[str, str], name: str, *, dry_run: bool = False) -> None:
     """Take `name` out of every settings file that names it; UsageError when none does."""
     _refuse_unknown(project, name)
-    gone = {f"remotes.{name}.{part}" for part in ("url", "owner")}
+    gone = {f"remotes.{name}.{part}" for part in ("url", "paths", "owner")}
     with project.editing("mlx remote remove"):
         for level in config_files(project.root, project.git, environ):
             values = read_level(project, environ, level)

@@ -14,7 +14,7 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -123,6 +123,32 @@ class Marker:
         """Add what trees need that were not here before, and have come."""
         self._marks.retry()
 
+    def look_beside(self, is_left: Callable[[str], bool], passed: Collection[str]) -> None:
+        """Add what is needed now besides some records of this checkout, as `look` does.
+
+        That is all that other clones need, and what the worktrees of this one have in their files, index and HEAD: what
+        older commits name does not count. Of this checkout, record files (from its top) that `is_left` says are left
+        out, and links at or below the places `passed`.
+        """
+        self._marks.retry()
+        common_dir = self._checkout.common_dir
+        own = os.path.realpath(common_dir)
+        for checkout in self._list_checkouts():
+            if os.path.realpath(checkout.common_dir) != own:
+                self._look_at_clone(Path(os.path.realpath(checkout.common_dir)), [checkout])
+        for worktree in repository.list_worktrees(common_dir):
+            mine = os.path.realpath(worktree.git_dir) == os.path.realpath(self._checkout.git_dir)
+            places = [*repository.in_index(worktree.git_dir)]
+            if repository.list_tips(worktree.git_dir):
+                places += repository.in_tree(worktree.git_dir, "HEAD")
+            counting = (place for place in places if not (mine and is_left(place.path)))
+            self._take_blobs(Source.INDEX, common_dir, counting)
+            if worktree.top is not None:
+                self._look_at_files(worktree.git_dir, worktree.top, is_left if mine else None, passed if mine else ())
+        self._look_at_journal(common_dir / "mlx" / "journal")
+        self._look_at_failed(common_dir / "mlx" / "failed")
+        self._marks.refuse_lost()
+
     def _list_checkouts(self) -> Iterator[Checkout]:
         """Yield the checkouts that are known of here; their clones may have more."""
         yield self._checkout
@@ -204,14 +230,22 @@ class Marker:
                 self._take_blobs(Source.HISTORY, common_dir, repository.in_tree(git_dir, tree))
                 known.add(tree)
 
-    def _look_at_files(self, git_dir: Path, top: Path) -> None:
+    def _look_at_files(
+        self,
+        git_dir: Path,
+        top: Path,
+        is_left: Callable[[str], bool] | None = None,
+        passed: Collection[str] = (),
+    ) -> None:
         files = WorkspaceFiles(top)
         for path in filter(_is_record, repository.in_files(git_dir, top)):
+            if is_left is not None and is_left(path):
+                continue
             try:
                 self._take_file(files, top, path)
             except OSError as error:
                 raise translate_os_error(error, f"read `{top / path}`, a record") from error
-        self._look_at_links(top)
+        self._look_at_links(top, passed)
 
     def _take_file(self, files: WorkspaceFiles, top: Path, path: str) -> None:
         """Keep what a record in a workspace names: one that Git has yet to finish writing once it has."""
@@ -256,8 +290,11 @@ class Marker:
                 self._keep_spelled(data, str(path))
         self._look_at_links(folder)
 
-    def _look_at_links(self, folder: Path) -> None:
-        """Keep the objects that symlinks below `folder` lead to, whatever `cache.link` is now: they are files."""
+    def _look_at_links(self, folder: Path, passed: Collection[str] = ()) -> None:
+        """Keep the objects that symlinks below `folder` lead to, whatever `cache.link` is now: they are files.
+
+        Places (absolute paths) that are `passed` over do not count.
+        """
 
         def tell(place: str) -> None:
             refused = Inconclusive(
@@ -268,7 +305,7 @@ class Marker:
                 self._doubts.pass_over(refused)
             self._doubts.note(f"{refused.message}: they do not count")
 
-        self.needed.objects.update(map(raw_digest, linked_objects(folder, tell)))
+        self.needed.objects.update(map(raw_digest, linked_objects(folder, tell, passed)))
 
     # What is in them -------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlops_cli.errors import CheckFailed
@@ -30,18 +30,20 @@ def change_settings(
     project: Project,
     environ: Mapping[str, str],
     level: str,
-    changes: Mapping[str, str | None],
+    changes: Mapping[str, str | Sequence[str] | None],
     *,
     dry_run: bool = False,
 ) -> Path:
     """Set (or, for None, unset) dotted keys at one level; UsageError for an unknown key or a wrong value.
 
+    A value is text as it is typed, or a list of texts.
+
     Returns the file that was (or, in a dry run, would be) written.
     """
     with project.editing("mlx config"):
         values = read_level(project, environ, level)
-        for key, text in changes.items():
-            values = config.unset_value(values, key) if text is None else config.set_value(values, key, text)
+        for key, value in changes.items():
+            values = config.unset_value(values, key) if value is None else config.set_value(values, key, value)
         if not dry_run:
             return write_level(project, environ, level, values)
     return config_files(project.root, project.git, environ)[level]

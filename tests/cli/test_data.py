@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from tests.cli.conftest import PIPELINE, Project
+from tests.objects import stored
 
 
 def next_steps(project: Project) -> list[str]:
@@ -175,3 +176,36 @@ def test_status_tells_what_a_removed_stage_has_left_in_gitignore(project: Projec
     )
     (project.root / "sub" / ".gitignore").unlink()
     assert project("status").stderr == ""
+
+
+# Straight to a remote ------------------------------------------------------------------------------------------------
+
+
+def test_add_to_remote_tells_what_was_sent(project: Project) -> None:
+    project.write("images/a.png", "pixels of a\n")
+    before = stored(project.cache)
+
+    planned = project.must("add", "images", "--to-remote", "--dry-run")
+    done = project.must("add", "images", "--to-remote", "--remote", "backup")
+
+    added, sent = planned.stdout.splitlines()
+    assert added == "would add images (1 file, 12 B)"
+    assert sent.startswith("would send 2 objects (")
+    assert sent.endswith(") to `storage`")
+    assert done.stdout == planned.stdout.replace("would add", "added").replace("would send", "sent").replace(
+        "storage", "backup"
+    )
+    assert "next: git add images.mlx" in done.stderr
+    assert len(stored(project.cache) - before) == 1  # its listing
+    assert project.must("push", "images", "--remote", "backup", "--json").json()["objects"] == 0
+    again = project.must("add", "images", "--to-remote", "--json").json()
+    assert [item["name"] for item in again["remotes"]] == ["storage"]
+
+
+def test_add_refuses_a_remote_it_would_not_use(project: Project) -> None:
+    project.write("images/a.png", "pixels of a\n")
+
+    done = project("add", "images", "--remote", "backup")
+
+    assert done.code == 2
+    assert "hint: give `--to-remote` as well, or neither" in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import Any
 
 import pytest
@@ -163,3 +165,49 @@ def test_a_project_that_is_gone_can_be_forgotten(project: Project) -> None:
     assert project.must("gc", "--forget", "../gone", "--json").json()["action"] == "forget"
 
     project.must("gc", "--yes")
+
+
+# Evicting ------------------------------------------------------------------------------------------------------------
+
+
+def test_evict_tells_what_went_and_how_it_comes_back(project: Project) -> None:
+    planned = project.must("evict", "data/raw", "--dry-run").stdout
+    done = project("evict", "data/raw", "--yes")
+
+    assert done.code == 0
+    assert re.fullmatch(
+        r"evicted data/raw: \d+ objects? of the cache \(.*\), 7 files of the workspace \(.*\); `storage` has it\n",
+        done.stdout,
+    )
+    assert planned == done.stdout.replace("evicted", "would evict")
+    assert done.stderr == "next: `mlx pull data/raw` brings it back\n"
+    assert not (project.root / "data" / "raw").exists()
+    assert "  not here   data/raw\n" in project("status").stdout
+    project.must("pull", "data/raw")
+    assert project("evict", "data/raw", "--yes", "--cache-only", "--json").json()["paths"][0]["files"] == 0
+
+
+def test_evict_refuses_what_is_nowhere_else(project: Project) -> None:
+    project.write("data/raw/new.png", "new\n")
+    project.must("add", "data/raw")
+
+    done = project("evict", "data/raw", "--yes")
+
+    assert done.code == 2
+    assert "remote `storage` does not hold 2 objects of `data/raw`: what is here may be the only copy" in done.stderr
+    assert "hint: `mlx push data/raw` first" in done.stderr
+    assert (project.root / "data" / "raw" / "new.png").exists()
+
+
+def test_evict_asks_and_a_no_ends_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = project("evict", "data/raw")
+    assert refused.code == 2
+    assert "hint: add `--yes`" in refused.stderr
+    monkeypatch.setattr(garbage, "_can_ask", lambda output: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+
+    asked = project("evict", "data/raw")
+
+    assert asked.code == 1
+    assert "here? [y/N]" in asked.stderr
+    assert (project.root / "data" / "raw" / "a.png").exists()

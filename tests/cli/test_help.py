@@ -28,6 +28,7 @@ CHANGES_SOMETHING = {
     "move",
     "push",
     "pull",
+    "evict",
     "fetch",
     "import",
     "update",

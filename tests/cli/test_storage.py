@@ -342,3 +342,46 @@ def test_a_record_that_says_another_size_than_its_data_has_is_told(project: Proj
     assert project("run", "--force").code == 0
     assert project("fsck").code == 0
     assert {name: place.read_text() for name, place in places.items()} == true
+
+
+# A remote ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_remote_that_is_well_is_one_line(project: Project) -> None:
+    result = project("fsck", "--remote", "storage")
+
+    assert result.code == 0
+    assert re.fullmatch(r"read \d+ objects of remote `storage` \(.*\): all as stored\n", result.stdout)
+    assert result.stderr == ""
+
+
+def test_a_remote_that_is_damaged_is_told_with_what_mends_it(project: Project) -> None:
+    packs = project.root.parent / "storage" / "packs"
+    before = set(packs.iterdir())
+    add_large(project)
+    project.must("push", "large.bin")
+    (pack,) = set(packs.iterdir()) - before
+    pack.chmod(0o644)
+    pack.write_bytes(pack.read_bytes()[:100])
+
+    found = project("fsck", "--remote", "storage")
+    document = project("fsck", "--remote", "storage", "--json").json()
+
+    assert found.code == 5
+    assert " of large.bin: " in found.stdout
+    assert found.stderr == (
+        "next: `mlx push --repair --remote storage large.bin`, in a clone that has the data, sends it again\n"
+    )
+    assert document["examined"] == "storage"
+    assert [fault["paths"] for fault in document["damaged"]] == [["large.bin"]]
+    project.must("push", "--repair", "--remote", "storage", "large.bin")
+    assert project("fsck", "--remote", "storage").code == 0
+
+
+def test_a_remote_that_lacks_everything_is_told(project: Project) -> None:
+    found = project("fsck", "--remote", "backup")
+
+    assert found.code == 4
+    assert "absent: blake3:" in found.stdout
+    assert ": remote `backup` does not have it" in found.stdout
+    assert found.stderr.startswith("next: `mlx push --remote backup ")

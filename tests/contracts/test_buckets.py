@@ -11,11 +11,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -567,3 +569,61 @@ def test_a_web_server_is_read_from(tmp_path: Path) -> None:
                 act()
         with pytest.raises(RemoteError, match="cannot be listed"):
             [*bucket.list("")]
+
+
+@contextmanager
+def odd_web_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[int]:
+    """Run a web server of this process that answers every request with `answer`, and yield its port."""
+
+    class Odd(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            answer(self)
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_of_an_answer_no_more_is_read_than_was_asked_for() -> None:
+    promised, sent = 1 << 30, []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(206)
+        request.send_header("Content-Range", f"bytes 10-109/{promised}")
+        request.send_header("Content-Length", str(promised))
+        request.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+        request.end_headers()
+        request.close_connection = True
+        with suppress(OSError):
+            while len(sent) < 1024:
+                request.wfile.write(b"x" * (1 << 20))
+                sent.append(1 << 20)
+
+    with odd_web_server(answer) as port:
+        assert HttpBucket("public", f"http://127.0.0.1:{port}").get("key", 10, 110) == b"x" * 100
+    assert len(sent) < 1024
+
+
+def test_a_server_that_knows_no_ranges_is_told_as_such() -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "1000")
+        request.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+        request.end_headers()
+        with suppress(OSError):
+            request.wfile.write(b"x" * 1000)
+
+    with odd_web_server(answer) as port, pytest.raises(RemoteError) as caught:
+        HttpBucket("public", f"http://127.0.0.1:{port}", patience=1).get("key", 10, 110)
+
+    assert "the server sends whole files only, and mlx reads parts of them" in caught.value.message

@@ -21,8 +21,14 @@ remotes:
   a.b:
     url: ../elsewhere
     owner: single
+  private:
+    paths:
+      - data/private/**
   storage:
     url: s3://bucket/prefix
+    paths:
+      - data/big
+      - "!*.txt"
 """
 FLAT = {
     "core.remote": "storage",
@@ -33,13 +39,22 @@ FLAT = {
     "cache.link": "hardlink",
     "remotes.a.b.url": "../elsewhere",
     "remotes.a.b.owner": "single",
+    "remotes.private.paths": ("data/private/**",),
     "remotes.storage.url": "s3://bucket/prefix",
+    "remotes.storage.paths": ("data/big", "!*.txt"),
 }
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0@"), min_size=1, max_size=20)
+PATTERNS = st.lists(st.from_regex(r"!?[a-z*]{1,5}(/[a-z*]{1,5}){0,2}/?", fullmatch=True), min_size=1, max_size=3).map(
+    tuple
+)
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)
 LAYERS = st.builds(
-    lambda values, remotes: {**values, **{f"remotes.{name}.url": url for name, url in remotes.items()}},
+    lambda values, remotes, paths: {
+        **values,
+        **{f"remotes.{name}.url": url for name, url in remotes.items()},
+        **{f"remotes.{name}.paths": patterns for name, patterns in paths.items()},
+    },
     st.fixed_dictionaries(
         {},
         optional={
@@ -52,6 +67,7 @@ LAYERS = st.builds(
         },
     ),
     st.dictionaries(NAMES, TEXTS, max_size=3),
+    st.dictionaries(NAMES, PATTERNS, max_size=3),
 )
 
 
@@ -108,6 +124,16 @@ def test_an_edit_keeps_the_canonical_form(values: dict[str, object], name: str) 
         (b"mlx: 1\nremotes: {a: x}\n", "2: remote `a` must be a mapping (`key: value`), not text", None),
         (b"mlx: 1\nremotes:\n  a: {urls: x}\n", "3: unknown key `urls` in remote `a`", "did you mean `url`?"),
         (b"mlx: 1\nremotes: {a: {}}\n", "2: `url` is missing in remote `a`", None),
+        (b"mlx: 1\nremotes: {a: {paths: x}}\n", "2: `paths` must be a list", None),
+        (b"mlx: 1\nremotes: {a: {paths: []}}\n", "2: `remotes.a.paths` must be a list of patterns", None),
+        *(
+            (
+                f'mlx: 1\nremotes: {{a: {{paths: ["ok", "{pattern}"]}}}}\n'.encode(),
+                f"2: `remotes.a.paths` holds `{pattern}`, which names no path",
+                None,
+            )
+            for pattern in ("", " ", "#x", "/", "!", "!!x", "./x", "x/../y", "..", "x//y", "! /")
+        ),
         (
             b"mlx: 1\nremotes:\n  a:\n    url: s3://key:hunter2@bucket\n",
             "4: `remotes.a.url` holds a password, which must not be written down here",
@@ -175,6 +201,38 @@ def test_the_strongest_layer_decides_each_key() -> None:
         Setting("remotes.r.url", "one", "clone"),
         Setting("remotes.s.url", "three", "project"),
     )
+
+
+def test_what_belongs_to_a_remote_is_known_without_its_url() -> None:
+    layers = (
+        Layer("clone", {"remotes.r.url": "one", "remotes.s.paths": ("mine",)}),
+        Layer("project", {"remotes.r.paths": ("a", "b"), "remotes.s.paths": ("theirs",)}),
+    )
+
+    found = config.resolve(layers)
+
+    assert found.remotes == {"r": Remote("one")}
+    assert found.remote_paths == {"r": ("a", "b"), "s": ("mine",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [
+        ("data/private/**", ("data/private/**",)),
+        ("[ab]*.csv", ("[ab]*.csv",)),
+        ('["data/a", "!data/a/b c"]', ("data/a", "!data/a/b c")),
+        ("[data/a, data/b]", ("data/a", "data/b")),
+    ],
+)
+def test_patterns_are_typed_as_one_or_as_a_list(text: str, patterns: tuple[str, ...]) -> None:
+    assert config.set_value({}, "remotes.a.paths", text) == {"remotes.a.paths": patterns}
+    assert config.set_value({}, "remotes.a.paths", patterns) == {"remotes.a.paths": patterns}
+
+
+@pytest.mark.parametrize("value", ["#x", "[]", "[1]", ["a", "."], []])
+def test_other_patterns_are_refused(value: str | list[str]) -> None:
+    with pytest.raises(UsageError, match=r"`remotes\.a\.paths` (holds|must be|is no list)"):
+        config.set_value({}, "remotes.a.paths", value)
 
 
 def test_without_layers_there_are_defaults() -> None:

@@ -66,7 +66,11 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "mlx": 1,
             "core": {"remote": "a", "lock_timeout": 1.5, "durability": "none", "jobs": 3},
             "cache": {"dir": "/x", "link": "copy"},
-            "remotes": {"a": {"url": "s3://b"}, "b.c": {"url": "ssh://me@host:22/x"}},
+            "remotes": {
+                "a": {"url": "s3://b"},
+                "b.c": {"url": "ssh://me@host:22/x", "paths": ["data/private/**", "!*.txt"]},
+                "d": {"paths": ["/x y/"]},
+            },
         },
     ],
     "pipeline": [

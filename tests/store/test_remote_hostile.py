@@ -76,6 +76,72 @@ def segment_of(rows: Iterable[Row], pack: str) -> bytes:
     return b"".join(encode_segment([rows_table(rows, pack)]))
 
 
+# --- an object in two packs -----------------------------------------------------------------------------------------
+
+
+def test_an_object_that_is_damaged_in_one_pack_comes_from_the_other(here, there, store, tmp_path):
+    (digest,) = here.put(b"in two packs")
+    here.push([digest])
+    (first,) = packs(store)
+    other = Site(tmp_path / "other", str(store))
+    other.put(b"in two packs", b"and another")
+    hidden = store.parent / "hidden"
+    (store / "index").rename(hidden)
+    other.push(list(other.sizes))
+    for path in hidden.glob("*.idx"):
+        path.rename(store / "index" / path.name)
+    (second,) = set(packs(store)) - {first}
+    for bad, good in ((first, second), (second, first)):
+        whole = bad.read_bytes()
+        flip(bad, whole.index(b"in two packs"))
+
+        assert there.remote().read(digest) == b"in two packs"
+        Site(tmp_path / bad.stem, str(store)).fetch([digest])
+
+        flip(good, good.read_bytes().index(b"in two packs"))
+        with pytest.raises(DamagedObjects):
+            there.remote().read(digest)
+        with pytest.raises(DamagedObjects):
+            there.fetch([digest])
+        for path, data in ((bad, whole), (good, None)):
+            if data is None:
+                flip(path, path.read_bytes().index(b"hn two packs"))
+            else:
+                path.write_bytes(data)
+
+
+# --- the marker -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("marker", [b"", b'{"ml', b"[]", b"\0" * 11])
+def test_a_marker_that_was_cut_short_is_mended(here, there, store, marker):
+    (digest,) = here.put(b"some data")
+    here.push([digest])
+    (store / "mlx.json").write_bytes(marker)
+    with pytest.raises(RemoteError, match="cannot read") as caught:
+        there.fetch([digest])
+    assert "`mlx push --repair`" in (caught.value.hint or "")
+
+    assert here.remote().mend_index() == []
+
+    there.fetch([digest])
+    assert there.cache.read(digest) == b"some data"
+
+
+@pytest.mark.parametrize("marker", [b"somebody else's", b'{"mlx": 3}'])
+def test_a_marker_that_may_be_somebody_elses_stays(here, store, marker):
+    store.mkdir()
+    (store / "mlx.json").write_bytes(marker)
+    if marker.startswith(b"{"):
+        (store / "index").mkdir()
+        (store / "index" / f"{'0' * 64}.idx").touch()
+
+    with pytest.raises(RemoteError):
+        here.remote().mend_index()
+
+    assert (store / "mlx.json").read_bytes() == marker
+
+
 # --- large files ----------------------------------------------------------------------------------------------------
 
 

@@ -260,7 +260,7 @@ def test_the_trash_mends_before_a_remote_is_asked(again: bool, filled: Sandbox) 
     faults = (*offered.damaged, *offered.absent)
     assert {fault.path for fault in faults} == {"data", "large.bin"}
     assert all(fault.in_trash for fault in faults)
-    assert (found.exit_code, found.remote, found.returned) == (0, "", 2)
+    assert (found.exit_code, found.remotes, found.returned) == (0, (), 2)
     assert all(fault.mended and not fault.in_trash for fault in (*found.damaged, *found.absent))
     assert fsck(filled).exit_code == 0
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.store.bucket import Bucket
+from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.fsspec_bucket import FsspecBucket
 from mlops_cli.store.object_store_bucket import HttpBucket, S3Bucket
+from mlops_cli.store.objects import Durability
 from mlops_cli.workspace.probe import Outcome, RemoteCheck, Step, try_bucket
 from tests.servers.proxy import Proxy, proxy
 from tests.servers.s3 import S3Server, s3_server
@@ -90,6 +92,24 @@ def test_a_web_server_need_not_take_anything(tmp_path: Path) -> None:
     assert steps[0].outcome is Outcome.WORKS
     assert RemoteCheck("public", "", steps).usable
     assert not RemoteCheck("public", "", (*steps, Step("read", Outcome.FAILED, 0.0, "no"))).usable
+
+
+def test_nothing_is_left_in_a_folder(tmp_path: Path) -> None:
+    bucket = open_bucket("storage", "../storage", tmp_path / "project", durability=Durability.NONE)
+
+    assert outcomes(bucket) == dict.fromkeys(NAMES, "works")
+    assert [path.name for path in (tmp_path / "storage").iterdir() if path.name != "tmp"] == []
+
+
+def test_a_folder_that_could_not_be_made_is_not_reached(tmp_path: Path) -> None:
+    bucket = open_bucket("storage", str(tmp_path / "gone" / "storage"), tmp_path, durability=Durability.NONE)
+    steps = {step.name: step for step in try_bucket(bucket)}
+
+    assert {name: step.outcome.value for name, step in steps.items()} == {
+        **dict.fromkeys(NAMES, "untried"),
+        "reach": "failed",
+    }
+    assert f"there is no folder `{tmp_path / 'gone'}` to make it in" in steps["reach"].detail
 
 
 def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:

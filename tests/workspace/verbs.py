@@ -17,6 +17,7 @@ from mlops_cli.store.checkup import Scope
 from mlops_cli.store.contents import read_contents
 from mlops_cli.workspace import sync
 from mlops_cli.workspace.collect import collect, empty_trash, restore_trash
+from mlops_cli.workspace.evict import evict
 from mlops_cli.workspace.integrity import examine
 from mlops_cli.workspace.move import move
 from mlops_cli.workspace.project import Project
@@ -169,6 +170,17 @@ def pushed(box: Sandbox) -> None:
     sync.push(box.project())
 
 
+def shared_with_another(box: Sandbox) -> None:
+    """Push, and let another path need some of what the first has."""
+    box.remote()
+    fill(box, "old")
+    box.write("other/three", content("sub/three of old", 400))
+    box.write("other/one.large", content("one of old", LARGE))
+    box.add("data", "other")
+    box.commit("old")
+    sync.push(box.project())
+
+
 def lost(box: Sandbox) -> None:
     """Lose what the cache has of what the remote has, too."""
     pushed(box)
@@ -226,6 +238,9 @@ CASES = {
     "unprotect": Case(added, alone(lambda project: unprotect(project, ["data"])), ("hardlink", "symlink")),
     "push": Case(lambda box: (box.remote(), added(box)), lambda box: sync.push(box.project())),
     "pull": Case(lost, pull, ("copy", "hardlink")),
+    "evict": Case(pushed, alone(lambda project: evict(project, ["data"])), ("copy", "hardlink", "symlink"), 12),
+    "evict a part": Case(shared_with_another, alone(lambda project: evict(project, ["data/sub", "data/one.large"]))),
+    "evict --cache-only": Case(pushed, alone(lambda project: evict(project, ["data"], cache_only=True)), at_least=6),
     "fsck --repair": Case(spoilt, repair, damaged=True),
 }
 
