@@ -14,17 +14,18 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from mlops_cli.hashing import digest_from_raw
+from mlops_cli.errors import MlxError
+from mlops_cli.hashing import Digest, digest_from_raw, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.download import Span, records_in, spans_of
-from mlops_cli.store.objects import DamagedObjects
 from mlops_cli.store.pack_format import Record
 from mlops_cli.store.pack_index import Place, read_footer
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import pack_key
+from mlops_cli.store.remote_checkup import absent_file, check_bytes
 from mlops_cli.store.remote_contents import RemoteContents, Rows, end_of, read_names, written
-from mlops_cli.store.remote_index import RemoteIndex, tables_of
+from mlops_cli.store.remote_index import CHUNKED, RemoteIndex, tables_of
 from mlops_cli.store.remote_lease import Lease
 from mlops_cli.store.remote_sweep import file_of, sweep
 from mlops_cli.store.repacker import Repacker
@@ -40,12 +41,14 @@ class Change(NamedTuple):
     """What is to become of the files that the index names.
 
     `dead` go; of those in `anew` the rows that are given are copied, then they go; of `reduced` only objects that are
-    needed stay in the index. `restored` are rows of the trash that go back into it.
+    needed stay in the index. `twins` are needed objects in files that go, each with the place elsewhere where it stays,
+    which had better be good. `restored` are rows of the trash that go back into the index.
     """
 
     dead: frozenset[str] = frozenset()
     anew: Mapping[str, Rows] = {}
     reduced: frozenset[str] = frozenset()
+    twins: Mapping[bytes, Place] = {}
     restored: Rows = ()
 
 
@@ -74,17 +77,21 @@ class Collector:
 
         What is gone may be sent again then.
         """
-        copied, damaged = self._copy(change.anew, scratch)
-        going = (change.dead | change.anew.keys() | contents.gone) - damaged
+        copied, bad = self._copy(change.anew, scratch)
+        bad |= self._bad_twins(change.twins)
+        only, spared = _what_stays_for(bad, contents)
+        going = (change.dead | change.anew.keys() | contents.gone) - spared
 
-        def stays(raw: bytes, key: str) -> bool:
+        def stays(raw: bytes, place: Place, key: str) -> bool:
+            if (raw, place.pack) in bad:
+                return raw in only
             return key not in going and (key not in change.reduced or raw in needed)
 
         kept = [*copied, *change.restored]
         condemned: list[tuple[bytes, Place]] = []
         for table in contents.tables:
             for row in table.rows():
-                (kept if stays(row[0], file_of(*row)) else condemned).append(row)
+                (kept if stays(*row, file_of(*row)) else condemned).append(row)
         if not (condemned or copied or change.restored or (merge and len(contents.segments) > 1)):
             return
         self._lease.check()
@@ -92,39 +99,48 @@ class Collector:
             self._trash.add(tables_of(condemned))
         self._index.replace(contents.segments, tables_of(kept), self._lease.check)
 
-    def _copy(self, anew: Mapping[str, Rows], scratch: Scratch) -> tuple[list[tuple[bytes, Place]], set[str]]:
-        """Copy objects into new packs; return where they are now, and the packs in which some are damaged."""
+    def _copy(
+        self, anew: Mapping[str, Rows], scratch: Scratch
+    ) -> tuple[list[tuple[bytes, Place]], set[tuple[bytes, str]]]:
+        """Copy objects into new packs; return where they are now, and which are damaged in which pack."""
         objects = [(digest_from_raw(raw), place) for rows in anew.values() for raw, place in rows]
         copied: list[tuple[bytes, Place]] = []
-        damaged: set[str] = set()
+        bad: set[tuple[bytes, str]] = set()
+        if not objects:
+            return copied, bad
         repacker = Repacker(scratch.next_path, durable=False)
         self._reporter.start("writing packs anew", sum(place.length for _, place in objects), "bytes")
         try:
             for pack, records in map_bounded(self._read, spans_of(objects), min(_READERS, self._bucket.parallel)):
-                for record in records or ():
+                for digest, record in records:
+                    if isinstance(record, MlxError):
+                        bad.add((raw_digest(digest), pack))
+                        self._reporter.note(record.message)
+                        continue
                     repacker.add(record)
                     self._reporter.advance(record.length)
                     copied += self._put(repacker.full())
-                if records is None:
-                    damaged.add(pack_key(pack))
-                    self._reporter.note(f"`{pack_key(pack)}` is damaged, and stays as it is: `mlx push --repair`")
             copied += self._put(repacker.seal())
         finally:
             repacker.close()
-        return copied, damaged
+        return copied, bad
 
-    def _read(self, span: Span) -> tuple[str, list[Record] | None]:
-        """Return what is in a span; None when not all of it is as it was written."""
+    def _read(self, span: Span) -> tuple[str, list[tuple[Digest, Record | MlxError]]]:
+        """Return the pack of a span, and each object in it with its record or with what is wrong with it."""
         try:
             data = self._bucket.get(pack_key(span.pack), span.start, span.end)
-        except AbsentKey:
-            return span.pack, None
-        records = []
-        for _, record in records_in(data, span, self._bucket.label):
-            if isinstance(record, DamagedObjects):
-                return span.pack, None
-            records.append(record)
-        return span.pack, records
+        except AbsentKey as error:
+            return span.pack, [(digest, absent_file(digest, self._bucket, error.key)) for digest, _ in span.objects]
+        return span.pack, list(records_in(data, span, self._bucket.label))
+
+    def _bad_twins(self, twins: Mapping[bytes, Place]) -> set[tuple[bytes, str]]:
+        """Return those of the objects whose place is not known to be good, after reading them there."""
+        places = {digest_from_raw(raw): place for raw, place in twins.items() if place.pack != CHUNKED}
+        bad = {(raw, place.pack) for raw, place in twins.items() if place.pack == CHUNKED}
+        for fault in check_bytes(self._bucket, places, min(_READERS, self._bucket.parallel), SILENT):
+            bad.add((raw_digest(fault.digest), places[fault.digest].pack))
+            self._reporter.note(fault.error.message)
+        return bad
 
     def _put(self, sealed: list[tuple[str, str]]) -> Iterator[tuple[bytes, Place]]:
         for path, name in sealed:
@@ -147,6 +163,19 @@ class Collector:
         """Delete files that are no objects."""
         self._lease.check()
         self._bucket.delete(sorted(keys))
+
+
+def _what_stays_for(bad: Collection[tuple[bytes, str]], contents: RemoteContents) -> tuple[set[bytes], set[str]]:
+    """Return which of the damaged objects are in no other place, and the files that must stay for any of them."""
+    raws = {raw for raw, _ in bad}
+    others: dict[bytes, set[str]] = {raw: set() for raw in raws}
+    same: dict[bytes, set[str]] = {raw: set() for raw in raws}
+    for held in contents.files if raws else ():
+        for raw, place in held.rows:
+            if raw in raws:
+                (same if (raw, place.pack) in bad else others)[raw].add(held.key)
+    only = {raw for raw in raws if not others[raw]}
+    return only, {key for raw in raws for key in (same if raw in only else others)[raw]}
 
 
 def find_litter(bucket: Bucket, now: float) -> list[str]:

@@ -112,7 +112,15 @@ def plan_collection(files: Collection[HeldFile], needed: Collection[bytes], befo
         else:
             reduced.add(held.key)
             amounts["staying"] += rest
-    return RemotePlan(**amounts, change=Change(frozenset(dead), anew, frozenset(reduced)))
+    going = [held for held in ranked if held.key in dead or held.key in anew]
+    doubles = {raw for held in going for raw, _ in held.rows if raw in needed and owners[raw] != held.key}
+    twins = {
+        raw: place
+        for held in (ranked if doubles else ())
+        for raw, place in held.rows
+        if raw in doubles and owners[raw] == held.key and held.key not in anew
+    }
+    return RemotePlan(**amounts, change=Change(frozenset(dead), anew, frozenset(reduced), twins))
 
 
 def plan_optimization(files: Collection[HeldFile]) -> Change:
@@ -251,6 +259,7 @@ def _look(store: Remote, mark: Callable[[], set[bytes]], now: float, age: float,
     """Find out what is needed, then what lies there; what comes in between is young."""
     bucket, before = store.bucket, now - age
     needed = mark()
+    reporter.start("looking through the remote", None, "files")
     contents = read_remote(bucket, store.index, store.trash)
     needed = needed | needed_chunks(bucket, contents, needed)
     if contents.gone or contents.short:
@@ -308,7 +317,7 @@ def _mark(
             tried |= wanted
             there = store.find_small(wanted)
             if there:
-                store.bring(project.cache, there, jobs=project.config.core_jobs, reporter=reporter)
+                store.bring(project.cache, there, jobs=project.config.core_jobs)
             marker.look_below()
     lost = marker.absent(promised=True)
     if lost and not allow_absent:

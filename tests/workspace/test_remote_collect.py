@@ -287,6 +287,43 @@ def test_a_damaged_pack_is_not_written_anew(here: Site, store: Path) -> None:
     assert remote_of(here).missing(digests[:1]) == set()
 
 
+@pytest.mark.parametrize("damage", ["larger", "smaller"])
+@pytest.mark.parametrize("needed", [1, 10])
+def test_of_an_object_in_two_packs_the_good_one_stays(
+    here: Site, there: Site, store: Path, tmp_path: Path, needed: int, damage: str
+) -> None:
+    """Two that push at once both send it; which of the two is read may be damaged, and rewritten or not."""
+    shared = os.urandom(4000)
+    first, second = here.put(shared, os.urandom(9000)), there.put(shared, *(os.urandom(4000) for _ in range(9)))
+    remote = remote_of(there)
+    remote.missing(second)
+    push(here, first)
+    remote.send(there.cache, Wanted(second, [], there.sizes))
+    packs = {path.stat().st_size: path for path in (store / "packs").iterdir()}
+    damaged = packs[(max if damage == "larger" else min)(packs)]
+    flip(damaged, damaged.read_bytes().index(shared) + 100)
+
+    for _ in range(3):
+        collect(here, second[:needed])
+
+    assert fetched(here, tmp_path, second[:needed])
+
+
+def test_two_copies_of_an_object_become_one(here: Site, there: Site, store: Path, tmp_path: Path) -> None:
+    digests = here.put(*KEPT)
+    more = there.put(*KEPT, *ADDED)
+    remote = remote_of(there)
+    remote.missing(more)
+    push(here, digests)
+    remote.send(there.cache, Wanted(more, [], there.sizes))
+
+    for _ in range(2):
+        collect(here, more)
+
+    assert len(list((store / "packs").iterdir())) == 1
+    assert fetched(here, tmp_path, more)
+
+
 def test_a_file_whose_recipe_is_damaged_stops_it(here: Site, store: Path) -> None:
     digests = here.put(HUGE)
     push(here, digests)
