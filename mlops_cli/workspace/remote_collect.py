@@ -334,7 +334,7 @@ def _mark(
 
 def _look_upstream(project: Project, name: str, marker: Marker) -> None:
     """Let `marker` see what the Git remotes name by now; Inconclusive when some of it is not here."""
-    upstream = repository.list_upstream(project.git.common_dir)
+    upstream = repository.list_upstream(project.git.common_dir, project.git.top)
     if not upstream:
         raise Inconclusive(
             "this repository has no Git remote that could tell which commits others have",

@@ -134,12 +134,15 @@ class Named(NamedTuple):
     absent: frozenset[str]
 
 
-def list_upstream(common_dir: Path) -> dict[str, dict[str, str]]:
-    """Return, for each Git remote of a clone, its refs and what they name; OutsideError when one cannot be asked."""
+def list_upstream(common_dir: Path, top: Path) -> dict[str, dict[str, str]]:
+    """Return, for each Git remote of a clone, its refs and what they name; OutsideError when one cannot be asked.
+
+    `top` is where the paths of remotes begin: the top of a worktree.
+    """
     found: dict[str, dict[str, str]] = {}
     for name in _run(common_dir, "remote").decode().split():
         try:
-            lines = _run(common_dir, "ls-remote", name).decode(errors="replace").splitlines()
+            lines = _run(common_dir, "ls-remote", name, folder=top).decode(errors="replace").splitlines()
         except OutsideError as error:
             raise OutsideError(
                 f"Git remote `{name}` cannot be asked which commits it has: {error.message.rpartition(': ')[2]}",

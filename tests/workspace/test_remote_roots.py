@@ -51,7 +51,7 @@ def origin(tmp_path: Path) -> Path:
 def box(tmp_path: Path, origin: Path) -> Sandbox:
     """Return a clone with a data remote, and data of a month ago: `old` is in no commit any more, `data` is."""
     box = make_project(tmp_path / "project")
-    box.git("remote", "add", "origin", origin)
+    box.git("remote", "add", "origin", f"../{origin.name}")
     box.remote()
     box.write("data/a", "content of a")
     box.write("data/sub/b", "content of b")
@@ -198,7 +198,7 @@ def test_a_record_that_cannot_be_read_stops_it(box: Sandbox) -> None:
 def test_listings_that_only_the_remote_has_are_read_there(box: Sandbox, store: Path, tmp_path: Path) -> None:
     """A clone that never fetched anything knows all the same what its folders need."""
     other = clone(box, tmp_path / "clone")
-    other.git("remote", "set-url", "origin", box.git("remote", "get-url", "origin"))
+    other.git("remote", "set-url", "origin", store.parent / "origin.git")
 
     gc(other)
 
