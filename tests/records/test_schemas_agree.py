@@ -68,7 +68,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "cache": {"dir": "/x", "link": "copy"},
             "remotes": {
                 "a": {"url": "s3://b"},
-                "b.c": {"url": "ssh://me@host:22/x", "paths": ["data/private/**", "!*.txt"]},
+                "b.c": {"url": "ssh://me@host:22/x", "paths": ["data/private/**", "!*.txt"], "owner": "single"},
                 "d": {"paths": ["/x y/"]},
             },
         },
