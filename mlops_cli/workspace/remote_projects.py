@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from mlops_cli.errors import Inconclusive, OutsideError, UsageError
-from mlops_cli.files import write_atomic
+from mlops_cli.errors import Inconclusive, UsageError
 from mlops_cli.hashing import fingerprint
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.workspace import repository
@@ -46,9 +45,9 @@ def announce(project: Project, bucket: Bucket, url: str) -> None:
         return  # nothing is committed yet: the next push tells
     value = {"mlx": 1, "first": first, "git": _origin(project)}
     bucket.put(f"{FOLDER}/{fingerprint(first)}.json", json.dumps(value).encode() + b"\n")
-    with suppress(OSError, OutsideError):
+    with suppress(OSError):
         done.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(done, b"")
+        done.touch()
 
 
 def list_projects(bucket: Bucket) -> list[RemoteProject]:
