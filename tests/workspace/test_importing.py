@@ -14,6 +14,7 @@ from mlops_cli.errors import MissingObject, MlxError, OutsideError, RemoteError,
 from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.records.pointers import Pointer, read_pointer
 from mlops_cli.records.sources import RepoSource, UrlSource
+from mlops_cli.store.object_store_bucket import S3Bucket
 from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.getting import Got, get_data
 from mlops_cli.workspace.importing import PLAINLY, Imported, Manner, Updated, import_data, update
@@ -21,6 +22,7 @@ from mlops_cli.workspace.origins import Origin, RepoOrigin, UrlOrigin, read_word
 from mlops_cli.workspace.sync import push
 from tests.crashing import killed_at
 from tests.objects import lose_all
+from tests.servers.s3 import s3_server
 from tests.servers.ssh import SSHD, ssh_server
 from tests.servers.web import web_server
 from tests.workspace.projects import Sandbox, listing, make_project
@@ -112,6 +114,27 @@ def test_a_folder_of_this_machine(box: Sandbox, shared: Path):
     assert outcomes(box, "raw") == {"raw": "updated"}
     assert files_of(box.root / "raw") == {"one": "one", "three": "three"}
     assert box.clean()
+
+
+def test_a_folder_of_s3(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    with s3_server() as server:
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        bucket = S3Bucket("there", server.make_bucket("team"))
+        bucket.put("raw/one", b"one")
+        bucket.put("raw/sub/two", b"two")
+        done = imported(box, words(box, "s3://team/raw"), "data/raw")
+        assert (done.files, done.size) == (2, 6)
+        assert files_of(box.root / "data/raw") == {"one": "one", "sub/two": "two"}
+        assert outcomes(box) == {"data/raw": "unchanged"}
+        bucket.put("raw/sub/two", b"changed")
+        assert outcomes(box) == {"data/raw": "updated"}
+        assert box.read("data/raw/sub/two") == "changed"
+        bucket.put("raw/one", b"one")  # the same bytes have the same ETag
+        assert outcomes(box)["data/raw"] in ("unchanged", "same")
+        bucket.delete(["raw/one", "raw/sub/two"])
+        assert outcomes(box) == {"data/raw": "failed"}
+        assert box.clean()
 
 
 def test_sources_of_this_machine_are_followed_only_when_asked_for(box: Sandbox, shared: Path):
