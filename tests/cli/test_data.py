@@ -64,7 +64,7 @@ def test_what_was_edited_beside_something_deleted_is_undone_by_force(project: Pr
     project.must("checkout", "data/labels.csv")
     project.must("pull", "--force", "data/raw")
     assert project.must("status", "--json").json()["data"] == [
-        {"path": path, "state": "ok", "added": 0, "modified": 0, "deleted": 0}
+        {"path": path, "state": "ok", "added": 0, "modified": 0, "deleted": 0, "source": ""}
         for path in ("data/labels.csv", "data/raw")
     ]
 
