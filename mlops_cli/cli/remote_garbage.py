@@ -66,7 +66,7 @@ def gc(
             reporter=reporter,
         )
     output.result("remote-gc", _value(found, dry_run=not yes), _text(found, dry_run=not yes))
-    if not yes:
+    if not yes and not found.empty:
         output.say("next: add `--yes` to do it")
 
 
@@ -85,7 +85,7 @@ def optimize(context: typer.Context, name: Name = None, yes: Really = False, as_
     value = {"dry_run": not yes, **asdict(found)}
     value["packs"] = _amount(found.packs, "packs")
     output.result("remote-optimize", value, [_joined(found, dry_run=not yes)])
-    if not yes:
+    if not yes and (found.packs.objects or found.segments):
         output.say("next: add `--yes` to do it")
 
 

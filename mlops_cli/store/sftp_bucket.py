@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import stat
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ PIECE = 1 << 15  # bytes in one packet: what every server takes
 LOGIN = 15.0  # s for which a server may think about who we are
 _ALIVE = 15  # s between signs of life, so that nothing on the way forgets the connection
 
+# The URL may be in a record of somebody else, and `~/.ssh/config` may put the host into a command.
+_HOST = re.compile(r"(?!-)[\w.:%-]+")
 _HINT = "see that `ssh` itself gets there: it takes keys from the agent and `~/.ssh`, hosts from `~/.ssh/known_hosts`"
 
 
@@ -58,8 +61,9 @@ class SftpBucket(WireBucket):
                 host, port = parts.hostname, parts.port
             except ValueError:
                 host = port = None
-            if not host:
-                raise RemoteError(f"remote `{name}` (`{safe_url(url)}`) names no host", hint="`ssh://HOST/FOLDER`")
+            if not host or not _HOST.fullmatch(host):
+                what = "a host that is none" if host else "no host"
+                raise RemoteError(f"remote `{name}` (`{safe_url(url)}`) names {what}", hint="`ssh://HOST/FOLDER`")
             path = unquote(parts.path).rstrip("/")
             folder = path.removeprefix("/~/") if path.startswith("/~/") else "." if path == "/~" else path or "/"
             account = _Account(host, port, unquote(parts.username or ""), unquote(parts.password or ""))

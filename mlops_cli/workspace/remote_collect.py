@@ -71,6 +71,12 @@ class RemoteCollected:
     litter: int
     false: int
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        leaving = self.plan.going.objects or self.plan.staying.objects
+        return not (leaving or self.restored or self.deleted.objects or self.litter or self.false)
+
 
 @dataclass(frozen=True, slots=True)
 class Optimized:

@@ -51,6 +51,7 @@ def test_it_only_says_what_it_would_do_until_it_is_told_to(project: Project, sto
     assert done[1].startswith("deleted for good: 1 file (")
     assert done[2:] == ["nothing to put into its trash"]
     project.must("pull", "--force")
+    assert project.must("remote", "gc").stderr == ""
 
 
 def test_a_grace_age_that_is_none(project: Project, store: Path) -> None:

@@ -458,6 +458,12 @@ def test_a_host_that_is_not_there_is_told_without_secrets(make, url: str, tmp_pa
     assert "secret" not in f"{caught.value.message}{caught.value.hint}{make('storage', url).url}"
 
 
+@pytest.mark.parametrize("host", ["-oProxyCommand=touch${IFS}x", "h%20-oX=y", "a b", "a;b", "a$(b)"])
+def test_a_host_that_could_be_an_option_of_ssh_is_refused(host: str) -> None:
+    with pytest.raises(RemoteError, match=r"names (a host that is none|no host)"):
+        SftpBucket("storage", f"ssh://{host}/folder").get("a")
+
+
 @pytest.mark.parametrize("bed", beds("s3"), indirect=True)
 def test_an_s3_bucket_that_is_not_there(bed: Bed) -> None:
     bucket = S3Bucket("storage", "s3://never-made/project")
