@@ -336,7 +336,7 @@ COMMANDS = {
             "add": command(
                 add,
                 "mlx remote add storage s3://bucket/project",
-                "mlx remote add private /mnt/private --paths 'data/private/**'",
+                "mlx remote add private /mnt/private --paths 'private/**'",
             ),
             "list": command(list_, "mlx remote list"),
             "default": command(default, "mlx remote default backup"),

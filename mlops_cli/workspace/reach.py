@@ -156,7 +156,7 @@ def naming_listing(path: str, *revisions: str | None) -> Iterator[None]:
     try:
         yield
     except MissingObject as error:
-        named = "".join(f"--rev {shlex.quote(revision)} " for revision in revisions if revision is not None)
+        named = "".join(f"--rev {revision} " for revision in revisions if revision is not None)
         hint = f"`mlx fetch {named}{shlex.quote(path)}` brings it"
         raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
     except CorruptObject as error:

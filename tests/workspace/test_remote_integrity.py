@@ -68,7 +68,7 @@ def owners(faults: tuple[Fault, ...]) -> set[tuple[str, ...]]:
 def pack_of(box: Sandbox, digest: Digest) -> Path:
     """Return the pack of the remote that has an object."""
     _, store = open_project_remote(box.project(), "storage")
-    place = store._index.find([digest])[digest]
+    place = store.index.find([digest])[digest]
     return box.root.parent / "remote" / "packs" / f"{place.pack}.pack"
 
 
@@ -225,10 +225,10 @@ def test_an_index_that_lies_is_found_out(box: Sandbox, remote: Path) -> None:
     """It leads to bytes that are another object's."""
     digest = hash_bytes(b"content of a")
     _, store = open_project_remote(box.project(), "storage")
-    places = store._index.find([digest, hash_bytes(b"content of b")])
+    places = store.index.find([digest, hash_bytes(b"content of b")])
     wrong = places[hash_bytes(b"content of b")]
     by_pack: dict[str, list[Row]] = {}
-    for raw, place in store._index.rows():
+    for raw, place in store.index.rows():
         at = wrong if raw == raw_digest(digest) else place
         by_pack.setdefault(place.pack, []).append(Row(raw, at.offset, at.length, at.stored))
     for segment in (remote / "index").glob("*.idx"):
