@@ -60,8 +60,11 @@ def gc(
     entry names, in every project that uses the cache. The rest goes to the trash once it is older than --grace; what
     has been there for as long is deleted, unless it is needed by then: that comes back. Remotes are left alone.
     """
+    from mlops_cli.workspace.elsewhere import refuse_elsewhere
+
     session = session_of(context)
     output, project = session.output(as_json), session.project()
+    refuse_elsewhere(project, "`mlx remote gc cache` collects it")
     action = _chosen({"restore": restore, "empty-trash": empty_trash, "forget": forget is not None})
     if not (dry_run or action in ("restore", "forget") or yes or _can_ask(output)):
         raise UsageError("`mlx gc` asks before it does anything, and nobody is there to ask", hint="add `--yes`")

@@ -122,10 +122,13 @@ def fsck(
     its index names, whether their bytes are right, and whether files in chunks come together. `mlx push --repair` is
     what mends a remote.
     """
+    from mlops_cli.records.config import CACHE_REMOTE
     from mlops_cli.store.checkup import Scope
+    from mlops_cli.workspace.elsewhere import refuse_elsewhere
     from mlops_cli.workspace.integrity import examine
     from mlops_cli.workspace.remedies import remedies
     from mlops_cli.workspace.remote_integrity import examine_remote, remote_remedies
+    from mlops_cli.workspace.remotes import is_cache
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
@@ -136,13 +139,17 @@ def fsck(
         raise UsageError(f"in `--max-duration {max_duration:g}` nothing can be read", hint=hint)
     scope = Scope(sample, max_duration)
     with reporting(output) as reporter:
-        if remote and not repair:
-            found = examine_remote(project, remote, scope, reporter=reporter)
+        if repair:
+            refuse_elsewhere(project, "`mlx push --repair` forgets what is damaged there, `mlx add` stores it again")
+        if not repair and (remote or project.cache.url is not None):
+            found = examine_remote(project, remote or CACHE_REMOTE, scope, reporter=reporter)
         else:
             found = examine(project, scope, repair=repair, remote=remote, dry_run=dry_run, reporter=reporter)
     output.result("fsck", {"dry_run": dry_run, **_value(found)}, _findings(found, dry_run=dry_run))
     paths = dict.fromkeys(path for fault in (*found.damaged, *found.absent) for path in fault.paths)
-    advice = remote_remedies(found, session.words(project, list(paths)[:_NAMED])) if found.examined else None
+    words = session.words(project, list(paths)[:_NAMED])
+    stores = found.examined and is_cache(project, found.examined)
+    advice = remote_remedies(found, words, is_cache=bool(stores)) if found.examined else None
     for line in remedies(project, session.cwd, found) if advice is None else advice:
         output.say(f"next: {line}")
     if found.exit_code:

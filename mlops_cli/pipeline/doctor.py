@@ -118,6 +118,10 @@ def _versions(project: Project) -> Iterator[Finding]:
 def _places(project: Project) -> Iterator[Finding]:
     yield Finding("project", Health.OK, str(project.root))
     root = Path(project.cache.root)
+    if project.cache.url is not None:
+        detail = f"{project.cache.url} (listings of folders in {root}); `mlx remote check cache` tries it"
+        yield Finding("cache", Health.OK, detail)
+        return
     try:
         root.mkdir(parents=True, exist_ok=True)
         modes = supported_modes(root, project.root)

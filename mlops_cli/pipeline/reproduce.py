@@ -26,6 +26,7 @@ from mlops_cli.pipeline.inputs import Observer, open_observer
 from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes
 from mlops_cli.pipeline.processes import Group, is_running, stop_group
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.config import with_cache
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.remote import Remote
@@ -148,7 +149,7 @@ def _scratch(project: Project, revision: str) -> Iterator[tuple[Project, str]]:
         if not (root / ".mlx").is_dir():
             raise UsageError(f"revision `{revision}` is from before `mlx init`", hint="choose a later one")
         try:
-            config = project.config._replace(cache_dir=str(project.cache.root))
+            config = with_cache(project.config, project.cache.url or str(project.cache.root))
             yield Project(root, checkout, project.layers, config), name
         finally:
             _forget(project, folder)

@@ -24,7 +24,7 @@ from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.stages import Stage
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.trees import Entry, Kind
 from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore

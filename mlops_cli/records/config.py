@@ -20,6 +20,8 @@ DURABILITIES = ("batch", "strict", "none")
 OWNERS = ("single",)
 LINKS = ("copy", "reflink", "hardlink", "symlink")
 MAX_JOBS = 1024
+CACHE_REMOTE = "cache"
+"""What a cache behind a URL is called as a remote."""
 
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)([smhdw]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
@@ -81,7 +83,7 @@ _OPTIONS: Mapping[str, _Option] = {
     "core.lock_timeout": _Option("number", 10),
     "core.durability": _Option("choice", "batch", DURABILITIES),
     "core.jobs": _Option("count", 0),
-    "cache.dir": _Option("text"),
+    "cache.dir": _Option("url"),
     "cache.link": _Option("choice", "reflink", LINKS),
     "gc.grace": _Option("duration", "14d"),
 }
@@ -211,17 +213,31 @@ def resolve(layers: Sequence[Layer]) -> Config:
     timeout, jobs = values["core.lock_timeout"], values["core.jobs"]
     assert isinstance(timeout, int | float)
     assert isinstance(jobs, int)
-    return Config(
+    config = Config(
         core_remote=_text_or_none(values.get("core.remote")),
         core_lock_timeout=float(timeout),
         core_durability=str(values["core.durability"]),
         core_jobs=jobs,
-        cache_dir=_text_or_none(values.get("cache.dir")),
+        cache_dir=None,
         cache_link=str(values["cache.link"]),
         remotes=remotes,
         remote_paths=paths,
         gc_grace=parse_duration(str(values["gc.grace"])),
     )
+    place = values.get("cache.dir")
+    return config if place is None else with_cache(config, str(place))
+
+
+def with_cache(config: Config, place: str) -> Config:
+    """Return `config` with the cache at `place`, a folder or a URL.
+
+    Behind a URL it is a remote too; as the last of them, it is the default when there is no other.
+    """
+    remotes = config.remotes
+    named = remotes.get(CACHE_REMOTE)
+    if "://" in place and (named is None or named.url == config.cache_dir):
+        remotes = {**remotes, CACHE_REMOTE: Remote(place)}
+    return config._replace(cache_dir=place, remotes=remotes)
 
 
 def _text_or_none(value: object) -> str | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,25 +40,12 @@ _HEAD = 1 << 12  # bytes that are read at once, whatever becomes of them
 _TARGET_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EEXIST})
 
 
-@contextmanager
-def open_batch(cache: Cache) -> Iterator[Batch]:
-    """Collect objects that become durable and then visible when the block ends.
-
-    When the block raises, none of them does, and nothing is left behind.
-    """
-    batch = Batch(cache)
-    try:
-        yield batch
-        batch.publish()
-    finally:
-        batch.close()
-
-
 class Added(NamedTuple):
     """What a worker added to a batch, all of it plain values that can travel between processes.
 
     Packs (file, name) with the raw digests of what is in them, loose objects with their files, and those files of the
     workspace that become objects (path, file under `tmp/`) or give way to symlinks (path, digest), with their `Stat`.
+    `files` (path, digest, bytes) go to the cache from where they lie.
     """
 
     sealed: list[tuple[str, str]]
@@ -67,6 +53,7 @@ class Added(NamedTuple):
     pending: list[tuple[Digest, str]]
     adopted: list[tuple[str, str, tuple[int, ...]]]
     replaced: list[tuple[str, Digest, tuple[int, ...]]]
+    files: Sequence[tuple[str, Digest, int]] = ()
 
 
 class Batch:
@@ -203,7 +190,7 @@ class Batch:
 
     def absorb(self, part: Added) -> None:
         """Take over what a worker added."""
-        sealed, raws, pending, adopted, replaced = part
+        sealed, raws, pending, adopted, replaced, _ = part
         self._packer.absorb(sealed, raws)
         new = {digest: name for digest, name in pending if digest not in self._pending}  # or two had the same file
         self._pending.update(new)

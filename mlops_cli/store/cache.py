@@ -7,14 +7,15 @@ a folder of objects works `loose` and `packed`; which objects are wanted where i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_all
 from mlops_cli.hashing import Digest, hash_bytes
+from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.copying import SMALL, copy_descriptor
 from mlops_cli.store.links import UNSUPPORTED, LinkMode, reflink
 from mlops_cli.store.objects import AbsentObjects, Durability
@@ -39,6 +40,8 @@ class Cache(PackedStore):
     """The local store of objects below `root`; several processes may use it at once."""
 
     label = "the cache"
+    url: str | None = None  # where its objects are, when that is not below `root`
+    most_at_once: int | None = None  # bytes of objects that may be near at once; None: all are
 
     def __init__(self, root: Path, *, link: LinkMode, durability: Durability, packs: Packs | None = None) -> None:
         self.link = link
@@ -89,6 +92,19 @@ class Cache(PackedStore):
         except (MissingObject, CorruptObject):
             return False
         return self.shares or self._freshen(path)  # a link's times are those of the user's file
+
+    @property
+    def window(self) -> Cache:
+        """What of this cache is on this machine, as a cache: this one."""
+        return self
+
+    @contextmanager
+    def near(self, uses: Mapping[Digest, int], jobs: int = 0, reporter: Reporter = SILENT) -> Iterator[Cache]:  # noqa: ARG002
+        """Yield a cache on this machine that has these objects, each to be placed so many times: this one."""
+        yield self
+
+    def bring_trees(self, digests: Collection[Digest]) -> None:
+        """Have listings at hand that are about to be read, where that takes something: not here."""
 
     def lend(self, digest: Digest, new_path: Callable[[], str]) -> tuple[str, bool]:  # noqa: ARG002
         """Return a file with an object's bytes, as far as its name tells, and whether it is temporary: it is not."""

@@ -19,7 +19,7 @@ from mlops_cli.store.damage import quarantine_place
 from mlops_cli.store.loose import LooseStore
 from mlops_cli.store.objects import DamagedObjects, Durability, cut, too_large
 from mlops_cli.store.pack_folder import SUFFIX
-from mlops_cli.store.pack_format import LARGEST, PackError
+from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, PackError
 from mlops_cli.store.pack_index import read_footer
 from mlops_cli.store.packs import Packs
 from mlops_cli.store.scratch import Scratch
@@ -124,6 +124,13 @@ class PackedStore(LooseStore):
                     self.packs.reindex(scratch.next_path)
         except OSError as error:
             raise self.trouble(error, f"remove objects from {self.label}") from error
+
+    def stored_size(self, digest: Digest, size: int) -> int | None:
+        """Return the bytes that an object of `size` bytes takes here, None when it is not here."""
+        place = self.packs.find(digest)
+        if place is not None:
+            return place.stored + RECORD_SIZE
+        return size if os.access(self.object_path(digest), os.F_OK) else None
 
     def packed(self, digest: Digest) -> bytes | None:
         """Return the verified bytes of an object that is in a pack; None when it is in none.

@@ -59,6 +59,10 @@ class Transferred(NamedTuple):
     objects: int
     bytes: int
 
+    def plus(self, other: Transferred) -> Transferred:
+        """Return what both moved."""
+        return Transferred(self.objects + other.objects, self.bytes + other.bytes)
+
 
 class UnreadableMarker(RemoteError):
     """What is where the marker of a remote should be is none, of whatever version."""
@@ -81,6 +85,7 @@ class Remote:
         self._everything = Everything(self.index, self.trash)
         self._reliance = Reliance(bucket, self.index, self.trash)
         self._asked: list[Collection[Digest]] = []
+        self._held: set[Digest] = set()
         self._layout: int | None = None  # 0 while there is no marker
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
@@ -89,6 +94,23 @@ class Remote:
         self._reliance.believe(found)
         self._asked.append(found)
         return set(digests) - found
+
+    def holds(self, digest: Digest) -> bool:
+        """Say whether an object is here, as the index says: `missing` for those that come one by one."""
+        if not self._find([digest]):
+            return False
+        if not self._held:
+            self._asked.append(self._held)
+            self._reliance.believe(self._held)
+        self._held.add(digest)
+        return True
+
+    def stored_size(self, digest: Digest) -> int | None:
+        """Return the bytes that an object takes here, a large file with all its chunks; None when it is not here."""
+        place = self._find([digest]).get(digest)
+        if place is None:
+            return None
+        return place.length if place.pack in (LOOSE, CHUNKED) else place.stored + RECORD_SIZE
 
     def check(
         self, digests: Collection[Digest] | None = None, *, read: bool, jobs: int = 0, reporter: Reporter = SILENT

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -127,11 +128,14 @@ def find_abandoned(folder: str) -> Iterator[str]:
 
 
 def _remove_folder(folder: str) -> bool:
-    """Remove a flat folder and its files; return whether it is gone now."""
+    """Remove a folder and what is in it; return whether it is gone now."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                os.unlink(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
         os.rmdir(folder)
     except FileNotFoundError:
         return True

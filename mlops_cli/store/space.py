@@ -8,10 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlops_cli.hashing import Digest
-from mlops_cli.store.pack_format import RECORD_SIZE
-from mlops_cli.store.packed import PackedStore
-
 _PARTS = ("objects", "packs", "index", "runs", "trash", "quarantine", "tmp")
 
 
@@ -22,14 +18,6 @@ class Part:
     name: str
     files: int
     bytes: int
-
-
-def stored_size(store: PackedStore, digest: Digest, size: int) -> int | None:
-    """Return the bytes that an object of `size` bytes takes in a store, None when it is not there."""
-    place = store.packs.find(digest)
-    if place is not None:
-        return place.stored + RECORD_SIZE
-    return size if os.access(store.object_path(digest), os.F_OK) else None
 
 
 def measure_parts(root: Path) -> tuple[Part, ...]:

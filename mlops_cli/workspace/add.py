@@ -19,7 +19,8 @@ from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES
 from mlops_cli.records.pointers import SUFFIX, ObjectKind, Pointer
 from mlops_cli.records.sources import Source
 from mlops_cli.records.stages import Stage
-from mlops_cli.store.batch import Batch, open_batch
+from mlops_cli.store.batch import Batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.links import object_at
 from mlops_cli.store.trees import Entry, Kind, find, split_path
 from mlops_cli.workspace import git

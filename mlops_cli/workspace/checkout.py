@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mlops_cli.errors import CorruptObject, MissingObject
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import EMPTY_TREE, Change, Entry, Kind, TreeSource, check_folder, check_links, diff
 from mlops_cli.workspace import git
@@ -20,7 +21,7 @@ from mlops_cli.workspace.compare import as_entry, same
 from mlops_cli.workspace.hazards import Edited, refuse_folded, refuse_harm
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.reach import damaged_at, find_part, not_cached
+from mlops_cli.workspace.reach import bring_listings, damaged_at, find_part, not_cached
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 from mlops_cli.workspace.writing import apply_changes
@@ -76,6 +77,9 @@ def bring(
     """Do what `checkout` does for tracked paths, or parts of them, that the caller knows."""
     with open_scanner(project, reporter=reporter) as scanner:
         reporter.start("checking", None, "files")
+        bring_listings(
+            project.cache, [entry.digest for entry, part in chosen if entry.kind is ObjectKind.TREE and not part]
+        )
         plans = [(entry, _plan(project.cache, scanner, entry, part)) for entry, part in chosen]
         changes = [change for _, plan in plans for change in plan]
         _refuse_absent(project.cache, plans)
@@ -143,6 +147,7 @@ def restore(
     ignore is never linked: Git would commit a link into this machine's cache.
     """
     plans: dict[str, list[Change]] = {}
+    bring_listings(project.cache, [entry.digest for entry in wanted.values() if entry and entry.kind == Kind.FOLDER])
     for path, entry in wanted.items():
         present = scanner.look(path)
         is_something = present is not None and present.digest != EMPTY_TREE

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
-from mlops_cli.errors import MissingObject, UsageError
+from mlops_cli.errors import MissingObject, RemoteError, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.store.trees import Entry, Kind, TreeSource, diff
@@ -76,7 +76,10 @@ def data_status(
 def _status(project: Project, present: Entry | None, trees: TreeSource, tracked: Tracked) -> DataStatus:
     if present is None:
         lone = Kind.FILE if tracked.kind is ObjectKind.BLOB else Kind.FOLDER
-        here = is_stored(project.cache, Entry(b"", lone, tracked.size, tracked.files, tracked.digest))
+        # A cache behind a URL is not asked: `status` uses no network.
+        here = project.cache.url is not None or is_stored(
+            project.cache, Entry(b"", lone, tracked.size, tracked.files, tracked.digest)
+        )
         state = DataState.MISSING if here else DataState.NOT_CACHED
         return DataStatus(tracked.path, state, deleted=max(tracked.files, 1))
     if same(tracked, present):
@@ -85,7 +88,7 @@ def _status(project: Project, present: Entry | None, trees: TreeSource, tracked:
         return DataStatus(tracked.path, DataState.MODIFIED, modified=1)
     try:
         changes = diff(trees, tracked.digest, present.digest)
-    except MissingObject:  # what it was cannot be known here: only that it differs
+    except (MissingObject, RemoteError):  # what it was cannot be known here: only that it differs
         return DataStatus(tracked.path, DataState.MODIFIED)
     return DataStatus(tracked.path, DataState.MODIFIED, len(changes.added), len(changes.modified), len(changes.deleted))
 

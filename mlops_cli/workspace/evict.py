@@ -24,7 +24,6 @@ from mlops_cli.store.cache import Cache
 from mlops_cli.store.guard import alone
 from mlops_cli.store.objects import DamagedObjects
 from mlops_cli.store.recipes import Recipes
-from mlops_cli.store.space import stored_size
 from mlops_cli.store.trees import Change, Kind, diff, walk
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.destinations import Destinations
@@ -111,7 +110,8 @@ def evict(
             changes = [change for plan in files.values() for change in plan.changes]
             reporter.start("evicting", len(changes), "files")
             apply_changes(project, scanner, changes, reporter, spare=True)
-            _drop(project.cache, _going(project.cache, chosen, needed), reporter)
+            here = project.cache.window
+            _drop(here, _going(here, chosen, needed), reporter)
     return found
 
 
@@ -299,7 +299,7 @@ def _foresee(
     needed: Collection[bytes],
     files: Mapping[tuple[str, str], _Files],
 ) -> Eviction:
-    cache = project.cache
+    cache = project.cache.window
     going = _going(cache, chosen, needed)
     told: dict[str, Evicted] = {}
     counted: set[Digest] = set()
@@ -313,7 +313,7 @@ def _foresee(
         told[entry.path] = replace(
             found,
             objects=found.objects + len(new),
-            size=found.size + sum(stored_size(cache, digest, going[digest]) or 0 for digest in new),
+            size=found.size + sum(cache.stored_size(digest, going[digest]) or 0 for digest in new),
             files=found.files + len(plan.changes),
             removed=found.removed + plan.size,
             kept=found.kept + len(staying - cache.missing(staying)),

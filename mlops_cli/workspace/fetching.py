@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.sources import RepoSource, UrlSource
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.place import Place
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.origins import OpenedUrl, RepoOrigin

@@ -18,7 +18,8 @@ from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.files import folders_above, translate_os_error, write_atomic
 from mlops_cli.records.pointers import SUFFIX, ObjectKind
 from mlops_cli.records.stages import Stage
-from mlops_cli.store.batch import Batch, open_batch
+from mlops_cli.store.batch import Batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.trees import Entry, Kind, find, split_path
 from mlops_cli.workspace.add import place_of, pointer_to, refuse_reserved, refuse_unfit
 from mlops_cli.workspace.compare import as_entry

@@ -30,7 +30,8 @@ from mlops_cli.records.sources import (
     holds_password,
     holds_secret,
 )
-from mlops_cli.store.batch import Batch, open_batch
+from mlops_cli.store.batch import Batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.place import Contents, Place
 from mlops_cli.store.trees import Entry, Kind, write_tree

@@ -16,9 +16,12 @@ from mlops_cli import files
 from mlops_cli.errors import UsageError
 from mlops_cli.hashing import fingerprint
 from mlops_cli.records import config as settings
-from mlops_cli.store.cache import Cache, Durability
+from mlops_cli.store.bucket import Bucket
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.caches import is_url, open_cache
 from mlops_cli.store.guard import Guard
 from mlops_cli.store.links import LinkMode
+from mlops_cli.store.objects import Durability
 from mlops_cli.workspace.clients import register
 from mlops_cli.workspace.git import Checkout, find_checkout, is_bare
 
@@ -48,10 +51,29 @@ class Project:
 
     @cached_property
     def cache(self) -> Cache:
-        """The local store; one object, since it remembers what it has looked up."""
+        """The store that files of the workspace come from; one object, since it remembers what it has looked up."""
         place = self.config.cache_dir
-        root = self.local / "cache" if place is None else self.root / Path(place).expanduser()
-        return Cache(root, link=LinkMode(self.config.cache_link), durability=Durability(self.config.core_durability))
+        if is_url(place) and (other := self.config.remotes[settings.CACHE_REMOTE].url) != place:
+            raise UsageError(
+                f"a remote is called `cache`, which is what the cache behind `{place}` is called as a remote",
+                hint=f"give it another name: `mlx remote remove cache`, `mlx remote add NAME {other}`",
+            )
+        return open_cache(
+            place,
+            name=settings.CACHE_REMOTE,
+            root=self.root,
+            inside=self.local / "cache",
+            kept=self.local / "remotes" / fingerprint(str(place)),
+            link=LinkMode(self.config.cache_link),
+            durability=Durability(self.config.core_durability),
+            announce=self._announce,
+        )
+
+    def _announce(self, bucket: Bucket, url: str) -> None:
+        # Only who sends to a cache behind a URL needs to know what Git says of commits.
+        from mlops_cli.workspace.remote_note import leave_note  # noqa: PLC0415
+
+        leave_note(self.git, self.local, bucket, url)
 
     @cached_property
     def guard(self) -> Guard:

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import Entry, Index, Kind, TreeSource, decode_tree, find, split_path
 from mlops_cli.workspace.snapshot import Tracked
 
@@ -53,6 +54,11 @@ class Reach:
 
 def reach(cache: Holder, chosen: Chosen) -> Reach:
     """Return what `chosen` needs; UsageError for a part that its tracked path does not have."""
+    chosen = list(chosen)
+    if isinstance(cache, Cache):
+        bring_listings(
+            cache, [tracked.digest for tracked, part in chosen if tracked.kind is ObjectKind.TREE and not part]
+        )
     found = Reach()
     levels: list[dict[Digest, int]] = []
     frontier: list[Digest] = []
@@ -75,6 +81,16 @@ def reach(cache: Holder, chosen: Chosen) -> Reach:
         found.steps.append([digest for digest in level if digest not in found.sizes])
         found.sizes.update(level)
     return found
+
+
+def bring_listings(cache: Cache, trees: Iterable[Digest]) -> None:
+    """Have `trees` and all trees below them at hand, as far as they are stored: one request a level, not one a tree."""
+    level = [] if cache.url is None else list(dict.fromkeys(trees))
+    while level:
+        cache.bring_trees(level)
+        lacking = cache.window.missing(level)
+        below = (children(cache.window.read(digest), digest)[0] for digest in level if digest not in lacking)
+        level = list(dict.fromkeys(digest for inner in below for digest in inner))
 
 
 def _descend(cache: Holder, trees: Iterable[Digest], level: dict[Digest, int], found: Reach) -> list[Digest]:

@@ -79,12 +79,17 @@ def _order(fault: Fault) -> tuple[str, str]:
     return fault.path, fault.digest
 
 
-def remote_remedies(found: Examination, words: str) -> Iterator[str]:
-    """Yield what mends a remote; `words` are the paths that need what it lacks, for a shell."""
+def remote_remedies(found: Examination, words: str, *, is_cache: bool) -> Iterator[str]:
+    """Yield what mends a remote, or the cache behind a URL; `words` are the paths that lack something, for a shell."""
     lost = [*found.damaged, *found.absent]
     if not lost and not found.checkup.files:
         return
     repair = " --repair" if found.damaged or found.checkup.files or found.promised else ""
+    if is_cache:
+        if repair:
+            yield f"`mlx push --repair --remote {found.examined}` forgets what is damaged there"
+        yield f"`mlx add {words or 'PATH'}`, where the files are in the workspace, stores them again"
+        return
     push = f"mlx push{repair} --remote {found.examined}{f' {words}' if words else ''}"
     yield f"`{push}`, in a clone that has the data, sends it again"
     if any(not fault.paths for fault in lost):

@@ -1,10 +1,4 @@
-"""Which repositories use a remote: each leaves a note there with its first push, so that none collects another's data.
-
-    projects/<id>.json    {"mlx": 1, "first": ["<commit>", …], "git": "<URL>"}
-
-A repository is known by the commits that have no parent, which all its clones share. A clone notes itself once and
-remembers that, so a push costs no request for it.
-"""
+"""Which repositories use a remote, as the notes say that each has left there with its first push (`remote_note`)."""
 
 from __future__ import annotations
 
@@ -15,15 +9,13 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from mlops_cli.errors import Inconclusive, UsageError
-from mlops_cli.hashing import fingerprint
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.workspace import repository
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.remote_note import FOLDER, leave_note
 
-FOLDER = "projects"
 _NAME = re.compile(rf"{FOLDER}/([0-9a-f]{{32}})\.json")
 _LARGEST = 1 << 16
-_LOGIN = re.compile(r"//[^/@]*@")
 
 
 class RemoteProject(NamedTuple):
@@ -36,18 +28,7 @@ class RemoteProject(NamedTuple):
 
 def announce(project: Project, bucket: Bucket, url: str) -> None:
     """Leave this repository's note on a remote, unless this clone has done so; one that is shallow cannot tell."""
-    common_dir = project.git.common_dir
-    done = project.local / "remotes" / fingerprint(url) / "announced"
-    if done.exists() or repository.find_incomplete(common_dir) == "shallow":
-        return
-    first = repository.list_first_commits(project.git.git_dir)
-    if not first:
-        return  # nothing is committed yet: the next push tells
-    value = {"mlx": 1, "first": first, "git": _origin(project)}
-    bucket.put(f"{FOLDER}/{fingerprint(first)}.json", json.dumps(value).encode() + b"\n")
-    with suppress(OSError):
-        done.parent.mkdir(parents=True, exist_ok=True)
-        done.touch()
+    leave_note(project.git, project.local, bucket, url)
 
 
 def list_projects(bucket: Bucket) -> list[RemoteProject]:
@@ -104,9 +85,3 @@ def _readable(bucket: Bucket) -> Iterable[RemoteProject]:
     with suppress(Inconclusive):
         return list_projects(bucket)
     return ()
-
-
-def _origin(project: Project) -> str:
-    """Return the URL of a Git remote of this clone, without who one is there; empty when there is none."""
-    urls = repository.list_upstream_urls(project.git.common_dir)
-    return _LOGIN.sub("//", urls[0]) if urls else ""

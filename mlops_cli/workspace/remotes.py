@@ -50,6 +50,8 @@ def choose_remote(project: Project, name: str | None) -> str:
 def list_remotes(project: Project) -> tuple[NamedRemote, ...]:
     """Return every remote, in the order of the settings."""
     origins = {setting.key: setting.origin for setting in settings.explain(project.layers)}
+    if project.config.cache_dir and settings.CACHE_REMOTE in project.config.remotes:
+        origins.setdefault(f"remotes.{settings.CACHE_REMOTE}.url", origins["cache.dir"])
     chosen = default_remote(project)
     return tuple(
         NamedRemote(
@@ -102,6 +104,11 @@ def choose_default(
 def remove_remote(project: Project, environ: Mapping[str, str], name: str, *, dry_run: bool = False) -> None:
     """Take `name` out of every settings file that names it; UsageError when none does."""
     _refuse_unknown(project, name)
+    if is_cache(project, name):
+        raise UsageError(
+            f"`{name}` is the cache at `{project.config.cache_dir}`, which the settings name as `cache.dir`",
+            hint="`mlx config unset cache.dir` puts the cache into this clone again",
+        )
     gone = {f"remotes.{name}.{part}" for part in ("url", "paths", "owner")}
     with project.editing("mlx remote remove"):
         for level in config_files(project.root, project.git, environ):
@@ -111,6 +118,12 @@ def remove_remote(project: Project, environ: Mapping[str, str], name: str, *, dr
                 del kept["core.remote"]
             if kept != values and not dry_run:
                 write_level(project, environ, level, kept)
+
+
+def is_cache(project: Project, name: str) -> bool:
+    """Say whether the remote `name` is the cache, behind a URL, and not one that the settings name as a remote."""
+    named = any(f"remotes.{name}.url" in layer.values for layer in project.layers)
+    return name == settings.CACHE_REMOTE and not named and name in project.config.remotes
 
 
 def _refuse_unknown(project: Project, name: str) -> None:

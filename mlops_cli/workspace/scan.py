@@ -92,8 +92,9 @@ class Scanner:
     def store_in(self, batch: Batch) -> None:
         """From now on, store what is read in `batch`. When that is published before `save`, the index knows it."""
         self._reader.batch = batch
-        self._witness = Witness.of(self._cache)
-        self._held = self._witness.stamp
+        if self._cache.url is None:  # of what is not here, others may take away without a trace
+            self._witness = Witness.of(self._cache)
+            self._held = self._witness.stamp
 
     def look(self, path: str, *, follow: bool = False, copied: bool = False) -> Entry | None:
         """Return the entry of the file, symlink or folder at `path`, or None when nothing is there.

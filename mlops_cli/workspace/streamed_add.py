@@ -17,7 +17,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.backed_cache import BackedCache
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.objects import DamagedObjects
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.trees import Entry, Kind, walk
@@ -91,7 +91,7 @@ def _look(scanner: Scanner, owner: str) -> Entry:
 
 
 def _keep_listings(project: Project, scanner: Scanner, trees: Collection[Digest]) -> None:
-    with open_batch(project.cache) as batch:
+    with open_batch(project.cache.window) as batch:
         for digest in trees:
             batch.add_bytes(scanner.read(digest))
 

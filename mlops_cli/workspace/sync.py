@@ -7,10 +7,9 @@ which blobs are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 from mlops_cli.errors import UsageError
 from mlops_cli.hashing import Digest, fingerprint
@@ -22,9 +21,12 @@ from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote import Remote, Transferred
 from mlops_cli.store.remote_checkup import Fault
+from mlops_cli.store.rounds import rounds_of
+from mlops_cli.store.url_cache import UrlCache
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import Reach, children, measure_unread, reach, resolve_part, trees_above
+from mlops_cli.workspace.relay import Bringing, relay
 from mlops_cli.workspace.remote_projects import announce
 from mlops_cli.workspace.remotes import choose_remote, default_remote
 from mlops_cli.workspace.shortfalls import (
@@ -158,9 +160,12 @@ def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
     try:
         with project.guard.held():
             blobs, *levels = ([digest for digest in step if digest in missing] for step in needed.steps)
-            wanted = Wanted(blobs, [digest for level in levels for digest in level], needed.sizes)
             announce(project, store.bucket, store.url)
-            store.send(project.cache, wanted, jobs=jobs, reporter=reporter)
+            rounds = list(rounds_of(blobs, needed.sizes.__getitem__, project.cache.most_at_once))
+            for share in rounds:
+                trees = [digest for level in levels for digest in level] if share is rounds[-1] else []
+                with project.cache.near(dict.fromkeys((*share, *trees), 1), jobs) as near:
+                    store.send(near, Wanted(share, trees, needed.sizes), jobs=jobs, reporter=reporter)
     except DamagedObjects as error:
         hint = "`mlx add {path}` or `mlx run` makes a good one again"
         raise damaged_on_the_way(needed, error, hint) from error
@@ -314,12 +319,6 @@ def _fetchable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) ->
     return tuple((entry, part) for entry, part in data if entry.push or entry.path in targets or part)
 
 
-class Bringing(Protocol):
-    """Something that brings objects into a cache, verified: a remote, or what stands for one."""
-
-    def bring(self, cache: Cache, digests: Collection[Digest], *, jobs: int, reporter: Reporter) -> Transferred: ...
-
-
 def fetch_objects(
     cache: Cache,
     store: Bringing,
@@ -329,7 +328,8 @@ def fetch_objects(
     reporter: Reporter = SILENT,
 ) -> Transferred:
     """Copy into `cache` everything that each tracked path (or the part of it that is meant) needs."""
-    fetched = _Fetching(cache, store, jobs, reporter)
+    fetched = _Fetching(cache.window, store, jobs, reporter)
+    levels: list[list[Digest]] = []
     blobs: dict[Digest, int] = {}
     frontier: list[Digest] = []
     for tracked, part in chosen:
@@ -341,11 +341,14 @@ def fetch_objects(
     while frontier:  # level by level: one batch a level, however many folders
         level = list(dict.fromkeys(frontier))
         fetched.bring(level)
+        levels.append(level)
         frontier = []
         for digest in level:
-            below_trees, below_blobs = children(cache.read(digest), digest)
+            below_trees, below_blobs = children(cache.window.read(digest), digest)
             frontier.extend(below_trees)
             blobs.update(below_blobs)
+    if isinstance(cache, UrlCache):
+        return fetched.done.plus(relay(cache, store, blobs, levels, jobs=jobs, reporter=reporter))
     fetched.bring(list(blobs))
     return fetched.done
 
@@ -362,8 +365,9 @@ class _Fetching:
 
     def bring(self, digests: Sequence[Digest]) -> None:
         if digests:
-            more = self._store.bring(self._cache, digests, jobs=self._jobs, reporter=self._reporter)
-            self.done = Transferred(self.done.objects + more.objects, self.done.bytes + more.bytes)
+            self.done = self.done.plus(
+                self._store.bring(self._cache, digests, jobs=self._jobs, reporter=self._reporter)
+            )
 
     def read(self, digest: Digest) -> bytes:
         self.bring([digest])

@@ -15,7 +15,7 @@ from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
-from mlops_cli.store.space import Part, measure_parts, stored_size
+from mlops_cli.store.space import Part, measure_parts
 from mlops_cli.store.trees import TreeSource, tree_objects
 from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.project import Project
@@ -143,7 +143,7 @@ class _Count:
                 if seen % _REPORT_EVERY == 0:
                     self._reporter.advance(_REPORT_EVERY)
                 raw = raw_digest(digest)
-                stored = stored_size(self._cache, digest, size)
+                stored = self._cache.stored_size(digest, size)
                 if stored is None:
                     need.lack()
                     continue

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import groupby
@@ -18,10 +19,11 @@ from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, OutsideError, UsageError
 from mlops_cli.files import translate_os_error
-from mlops_cli.hashing import hash_alone
+from mlops_cli.hashing import Digest, hash_alone
 from mlops_cli.progress import Reporter
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import rename_new
+from mlops_cli.store.rounds import rounds_of
 from mlops_cli.store.sources import Stat
 from mlops_cli.store.trees import Change, Kind, read_link
 from mlops_cli.workers import END, carried_out, crew_size, cut_into_tasks
@@ -194,10 +196,37 @@ def apply_changes(
             else:
                 folders.delete(change.path, partial(spare_edited, change, seen=seen))
     written = sorted((change for change in changes if change.new is not None), key=_by_folder)
+    source = cache or project.cache
+    damaged: list[CorruptObject] = []
+    for share in rounds_of(written, _size, source.most_at_once):
+        with source.near({} if source.most_at_once is None else _uses(share)) as near:
+            damaged += _write_share(project, scanner, share, near, seen, reporter)
+    if damaged:
+        raise damaged[0]
+
+
+def _size(change: Change) -> int:
+    return 0 if change.new is None else change.new.size
+
+
+def _uses(written: Sequence[Change]) -> Mapping[Digest, int]:
+    """Return how many files of `written` have each object."""
+    return Counter(change.new.digest for change in written if change.new is not None and change.new.kind != Kind.FOLDER)
+
+
+def _write_share(
+    project: Project,
+    scanner: Scanner,
+    written: Sequence[Change],
+    cache: Cache,
+    seen: Clock | None,
+    reporter: Reporter,
+) -> list[CorruptObject]:
+    """Write files, sorted by folder, from `cache`; return what is damaged, the first folder's first."""
     tasks = _cut(os.fsencode(project.root), written)
     damaged: list[tuple[int, CorruptObject]] = []
     crew = crew_size() if len(written) >= WRITTEN_BY_MANY else 0
-    for number, value in carried_out(_Writer(project, cache or project.cache, tasks, seen), len(tasks), crew):
+    for number, value in carried_out(_Writer(project, cache, tasks, seen), len(tasks), crew):
         if number == END:
             continue
         placed, failed = value
@@ -209,8 +238,7 @@ def apply_changes(
         if failed:
             damaged.append((number, pickle.loads(failed)))  # noqa: S301 - this process or its child wrote it
         reporter.advance(len(files))
-    if damaged:
-        raise min(damaged, key=itemgetter(0))[1]
+    return [error for _, error in sorted(damaged, key=itemgetter(0))]
 
 
 def _by_folder(change: Change) -> tuple[bytes, bytes, bytes]:

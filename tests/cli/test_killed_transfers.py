@@ -146,3 +146,39 @@ def test_a_pull_that_is_killed_at_any_request(project: Clone, door: Proxy, answe
         assert clone.data() == wanted
         assert at < MOST
     assert at > 3
+
+
+def test_adding_to_a_cache_behind_a_url(project: Clone, door: Proxy, server: S3Server) -> None:
+    bucket = server.make_bucket("added")
+    wanted = project.data()
+    for at in count():
+        assert project("config", "set", "--clone", "cache.dir", f"{bucket}/{at}") == 0
+        (project.root / "data.mlx").unlink()
+        if not killed(door, project, "add", "data", at=at, answered=bool(at % 2)):
+            break
+        assert not (project.root / "data.mlx").exists()  # it comes last
+        assert project("add", "data") == 0
+        reader = clone_of(project, f"reader-{at}")
+        assert reader("config", "set", "--clone", "cache.dir", f"{bucket}/{at}") == 0
+        assert reader("checkout") == 0
+        assert reader.data() == wanted
+        assert at < MOST
+    assert at > 4
+
+
+def test_checkout_from_a_cache_behind_a_url(project: Clone, door: Proxy, server: S3Server) -> None:
+    bucket = server.make_bucket("checked-out")
+    assert project("config", "set", "cache.dir", f"{bucket}/cache") == 0
+    assert project("add", "data") == 0
+    project.git("commit", "--all", "--quiet", "--message=cache")
+    wanted = project.data()
+    for at in count():
+        clone = clone_of(project, f"clone-{at}")
+        if not killed(door, clone, "checkout", at=at, answered=True):
+            break
+        assert all(wanted[path] == data for path, data in clone.data().items())
+        assert clone("checkout") == 0
+        assert clone.data() == wanted
+        assert at < MOST
+    assert at > 3
+    assert clone("fsck") == 0

@@ -19,7 +19,7 @@ from mlops_cli.errors import CorruptObject, OutsideError, RemoteError
 from mlops_cli.hashing import hash_bytes, hash_raw
 from mlops_cli.store import assembly
 from mlops_cli.store.assembly import assemble
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.recipe import Recipe
 from mlops_cli.store.recipes import ChunkIndex
 from tests.crashing import crashes

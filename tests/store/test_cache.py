@@ -22,7 +22,7 @@ from mlops_cli.hashing import hash_bytes
 from mlops_cli.store import batch as batch_module
 from mlops_cli.store import cache as cache_module
 from mlops_cli.store import sources
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import LinkMode, object_at
 from mlops_cli.store.objects import Durability
@@ -866,7 +866,7 @@ def test_a_killed_process_is_cleaned_up_after_and_a_living_one_is_not(cache):
 def test_several_processes_add_the_same_files_at_once(tmp_path):
     code = (
         "import sys, pathlib\n"
-        "from mlops_cli.store.batch import open_batch\n"
+        "from mlops_cli.store.batches import open_batch\n"
         "from mlops_cli.store.cache import Cache\n"
         "from mlops_cli.store.links import LinkMode\n"
         "from mlops_cli.store.objects import Durability\n"

@@ -11,7 +11,7 @@ import pytest
 
 from mlops_cli.errors import CorruptObject, MissingObject, OutsideError
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import LinkMode
 from mlops_cli.store.objects import DamagedObjects, Durability

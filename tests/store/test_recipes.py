@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlops_cli.hashing import hash_bytes, hash_raw
 from mlops_cli.store import recipes as module
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.checkup import check_store
 from mlops_cli.store.contents import read_contents
 from mlops_cli.store.recipe import Recipe

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mlops_cli.errors import LockedError
 from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes
 from mlops_cli.progress import SILENT
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.contents import Contents, Loose, Packed, Run, read_contents
 from mlops_cli.store.guard import alone
 from mlops_cli.store.recipe import Recipe

@@ -13,7 +13,7 @@ import pytest
 from mlops_cli.errors import CorruptObject, UsageError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store import trees
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.tree_format import TREE_LIMIT, Entry, Kind, encode_entries, totals
 from mlops_cli.store.trees import EMPTY_TREE
 from mlops_cli.workspace import scan

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.store import packs
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from tests.crashing import killed_at
 from tests.workspace.verbs import CASES, Place, assert_no_mix, assert_well, kept, leftovers, visible
 

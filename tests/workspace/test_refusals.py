@@ -12,7 +12,7 @@ import pytest
 
 from mlops_cli.errors import MlxError, OutsideError
 from mlops_cli.store import packs
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from tests.faults import BROKEN, FULL, QUOTA, TOO_MANY, Refusal, refusing
 from tests.workspace.verbs import CASES, Place, assert_no_mix, assert_well, kept, leftovers, visible
 

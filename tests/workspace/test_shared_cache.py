@@ -25,7 +25,7 @@ os._exit(9)
 MANY_PACKS = """
 import sys
 from pathlib import Path
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.cache import Cache, Durability
 from mlops_cli.store.links import LinkMode
 for number in range(20):

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlops_cli.errors import UsageError
 from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.store import packs
-from mlops_cli.store.batch import open_batch
+from mlops_cli.store.batches import open_batch
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.contents import read_contents
 from mlops_cli.workspace import sync

@@ -1,0 +1,52 @@
+"""Which cache a setting names: a folder of this machine, or a place behind a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mlops_cli.errors import UsageError
+from mlops_cli.store.bucket import Bucket
+from mlops_cli.store.cache import Cache
+from mlops_cli.store.links import LinkMode
+from mlops_cli.store.objects import Durability
+
+_OF_A_FOLDER = ("file://", "local://")
+
+
+def is_url(place: str | None) -> bool:
+    """Say whether `cache.dir` names a place behind a URL."""
+    return place is not None and "://" in place
+
+
+def open_cache(
+    place: str | None,
+    *,
+    name: str,
+    root: Path,
+    inside: Path,
+    kept: Path,
+    link: LinkMode,
+    durability: Durability,
+    announce: Callable[[Bucket, str], None],
+) -> Cache:
+    """Return the cache at `place`: a URL, a folder (relative ones start from `root`), or when None the folder `inside`.
+
+    A cache behind a URL is called `name`; what it keeps here is `inside`, what is known of its index below `kept`;
+    `announce` is called before anything goes there. UsageError for links to what is not on this machine.
+    """
+    if place is None or not is_url(place):
+        return Cache(inside if place is None else root / Path(place).expanduser(), link=link, durability=durability)
+    if link in (LinkMode.HARDLINK, LinkMode.SYMLINK):
+        raise UsageError(
+            f"`cache.link` is `{link}`, and the cache is not on this machine (`{place}`)",
+            hint="`mlx config set cache.link copy`, or a folder as `cache.dir`",
+        )
+    # What speaks over a network loads more than a command on a folder needs.
+    from mlops_cli.store.buckets import folder_of, open_bucket  # noqa: PLC0415
+    from mlops_cli.store.url_cache import UrlCache  # noqa: PLC0415
+
+    if place.startswith(_OF_A_FOLDER):  # relative ones would be others in a worktree elsewhere
+        place = folder_of(place, root).absolute().as_uri()
+    bucket = open_bucket(name, place, root, durability=durability)
+    return UrlCache(inside, bucket, str(kept), durability=durability, announce=announce)
