@@ -225,10 +225,11 @@ def resolve(layers: Sequence[Layer]) -> Config:
         gc_grace=parse_duration(str(values["gc.grace"])),
     )
     place = values.get("cache.dir")
-    return config if place is None else with_cache(config, str(place))
+    owner = _text_or_none(values.get(f"remotes.{CACHE_REMOTE}.owner"))
+    return config if place is None else with_cache(config, str(place), owner)
 
 
-def with_cache(config: Config, place: str) -> Config:
+def with_cache(config: Config, place: str, owner: str | None = None) -> Config:
     """Return `config` with the cache at `place`, a folder or a URL.
 
     Behind a URL it is a remote too; as the last of them, it is the default when there is no other.
@@ -236,7 +237,7 @@ def with_cache(config: Config, place: str) -> Config:
     remotes = config.remotes
     named = remotes.get(CACHE_REMOTE)
     if "://" in place and (named is None or named.url == config.cache_dir):
-        remotes = {**remotes, CACHE_REMOTE: Remote(place)}
+        remotes = {**remotes, CACHE_REMOTE: Remote(place, owner)}
     return config._replace(cache_dir=place, remotes=remotes)
 
 

@@ -319,6 +319,8 @@ def test_it_is_a_remote(box: Sandbox) -> None:
     assert caught.value.hint == "`mlx config unset cache.dir` puts the cache into this clone again"
     with pytest.raises(UsageError, match="is there already"):
         add_remote(box.project(), os.environ, "cache", "/elsewhere")
+    box.configure("remotes.cache.owner", "single")
+    assert box.project().config.remotes["cache"].owner == "single"
     box.remote()
     assert [(remote.name, remote.default) for remote in list_remotes(box.project())] == [
         ("storage", True),
