@@ -84,6 +84,9 @@ class Bucket(Protocol):
     def put_file(self, key: str, path: str) -> None:
         """Store the bytes of a local file."""
 
+    def move_file(self, key: str, path: str) -> None:
+        """Store the bytes of a local file of ours, which is gone then; on the same disk they need not be copied."""
+
     def size(self, key: str) -> int | None:
         """Return the bytes of a value, None when there is none."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
@@ -17,6 +18,7 @@ from mlops_cli.errors import RemoteError
 from mlops_cli.files import sync_folder, translate_os_error, write_all
 from mlops_cli.store.bucket import AbsentKey, Stored, Traffic
 from mlops_cli.store.copying import copy_bytes
+from mlops_cli.store.links import UNSUPPORTED
 from mlops_cli.store.objects import Durability
 from mlops_cli.store.scratch import CREATE_FLAGS, OBJECT_MODE, Scratch
 from mlops_cli.store.sharing import grant, make_folder
@@ -96,6 +98,31 @@ class FolderBucket:
             self.traffic.count(sent=os.fstat(source).st_size)
         finally:
             os.close(source)
+
+    def move_file(self, key: str, path: str) -> None:
+        """Store the bytes of a local file of ours, which is gone then; on the same disk they are not copied."""
+        try:
+            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise translate_os_error(error, f"read `{path}`") from error
+        try:
+            self._store(key, lambda target: self._moved(source, path, target))
+            self.traffic.count(sent=os.fstat(source).st_size)
+        finally:
+            os.close(source)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def _moved(self, source: int, path: str, target: str) -> None:
+        try:
+            os.chmod(path, OBJECT_MODE)
+            os.rename(path, target)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            _copied(source, target, self._sync)
+        else:
+            self._sync(source)
 
     def size(self, key: str) -> int | None:
         """Return the bytes of a value, None when there is none."""

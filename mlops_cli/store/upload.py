@@ -6,7 +6,6 @@ a promise about everything beneath it.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
@@ -83,7 +82,8 @@ class Upload:
             except (MissingObject, CorruptObject) as error:
                 self._failures.add(parcel.to_check, error)
                 return None
-        self._bucket.put_file(parcel.key, parcel.path)
         if parcel.temporary:
-            os.unlink(parcel.path)
+            self._bucket.move_file(parcel.key, parcel.path)
+        else:
+            self._bucket.put_file(parcel.key, parcel.path)
         return parcel

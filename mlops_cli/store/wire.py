@@ -161,6 +161,11 @@ class WireBucket:
         self._try("write to", None, lambda wire: _telling_local(path, lambda: wire.put_file(key, path)))
         self.traffic.count(requests=0, sent=size)
 
+    def move_file(self, key: str, path: str) -> None:
+        """Store the bytes of a local file of ours, which is gone then."""
+        self.put_file(key, path)
+        remove(path)
+
     def size(self, key: str) -> int | None:
         """Return the bytes of a value, None when there is none."""
         found = self.stat(key)

@@ -195,6 +195,15 @@ def test_what_is_put_again_replaces_what_was_there(bucket: Bucket, folder: str, 
 
 
 @on_all
+def test_a_file_that_is_moved_there(bucket: Bucket, folder: str, tmp_path: Path) -> None:
+    for number, content in enumerate((b"first", b"", b"again" * 100_000)):
+        (tmp_path / "file").write_bytes(content)
+        bucket.move_file(f"{folder}/{number % 2}", str(tmp_path / "file"))
+        assert bucket.get(f"{folder}/{number % 2}") == content
+        assert not (tmp_path / "file").exists()
+
+
+@on_all
 def test_absent_keys(bucket: Bucket, folder: str, tmp_path: Path) -> None:
     bucket.put(f"{folder}/a", b"one")
     for key in (f"{folder}/b", f"{folder}/b/c", f"{folder}/a.b", f"never-{folder}/a"):

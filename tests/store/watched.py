@@ -39,6 +39,10 @@ class Watched:
         self._ask("put", key)
         self._bucket.put_file(key, path)
 
+    def move_file(self, key: str, path: str) -> None:
+        self._ask("put", key)
+        self._bucket.move_file(key, path)
+
     def size(self, key: str) -> int | None:
         self._ask("size", key)
         return self._bucket.size(key)
