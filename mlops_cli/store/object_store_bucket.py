@@ -169,6 +169,7 @@ class _ObjectStoreWire:
         with open(path, "wb") as file:
             for piece in answer.stream(min_chunk_size=PIECE):
                 total += file.write(piece)
+                self._traffic.arrived(path, total)
         return total
 
     def put(self, key: str, data: bytes) -> None:

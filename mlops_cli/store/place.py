@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from mlops_cli.errors import RemoteError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, check_relative
 from mlops_cli.hashing import fingerprint
-from mlops_cli.progress import Reporter
+from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.objects import Durability
@@ -117,26 +117,56 @@ class Place:
     ) -> Iterator[tuple[Item, str]]:
         """Yield each of `items` with the new file `target` named for it, in order; the reporter advances by bytes.
 
-        RemoteError for one that is gone, or of another size than it was.
+        It does so while a lone file comes. RemoteError for one that is gone, or of another size than it was.
         """
-        fetch = partial(self._fetch, target=target)
-        for item, path, size in map_bounded(fetch, items, jobs or self.bucket.parallel):
-            reporter.advance(size)
+        coming = _Coming(self.url, reporter if len(items) == 1 else SILENT)
+        self.bucket.traffic.watcher = coming.watch
+        fetch = partial(self._fetch, target=target, coming=coming)
+        for item, path, size in map_bounded(fetch, items, min(jobs or self.bucket.parallel, len(items))):
+            reporter.advance(max(size - coming.told, 0))
             yield item, path
 
-    def _fetch(self, item: Item, target: Callable[[Item], str]) -> tuple[Item, str, int]:
+    def _fetch(self, item: Item, target: Callable[[Item], str], coming: _Coming) -> tuple[Item, str, int]:
         path = target(item)
-        what = f"`{self.url}{'/' * bool(item.path)}{item.path}`"
+        coming.items[path] = item
         try:
             size = self.bucket.get_file(item.key, path)
         except AbsentKey:
+            what = coming.name_of(item)
             raise RemoteError(f"{what} went away meanwhile", hint="run the same command again") from None
+        finally:
+            del coming.items[path]
         if item.size not in (-1, size):
             raise RemoteError(
-                f"{what} had {item.size:,} bytes, and {size:,} came: it changed meanwhile, or was cut short",
+                f"{coming.name_of(item)} had {item.size:,} bytes, and {size:,} came: "
+                "it changed meanwhile, or was cut short",
                 hint="run the same command again",
             )
         return item, path, size
+
+
+class _Coming:
+    """The files that are under way: none gets more bytes than it had, and the reporter hears of each piece."""
+
+    def __init__(self, url: str, reporter: Reporter) -> None:
+        self.items: dict[str, Item] = {}
+        self.told = 0
+        self._url = url
+        self._reporter = reporter
+
+    def name_of(self, item: Item) -> str:
+        """Return what people call a file."""
+        return f"`{self._url}{'/' * bool(item.path)}{item.path}`"
+
+    def watch(self, path: str, size: int) -> None:
+        """See that the file at `path` has `size` bytes now; RemoteError when these are more than it had."""
+        item = self.items[path]
+        if 0 <= item.size < size:
+            message = f"{self.name_of(item)} had {item.size:,} bytes, and more came: it changed meanwhile"
+            raise RemoteError(message, hint="run the same command again")
+        if self._reporter is not SILENT and size > self.told:  # from the start again, it tells nothing twice
+            self._reporter.advance(size - self.told)
+            self.told = size
 
 
 def version_of(stored: Stored) -> str | None:

@@ -120,6 +120,7 @@ class _WebdavWire:
             with open(path, "wb") as file:
                 for piece in answer.iter_bytes(PIECE):
                     total += file.write(piece)
+                    self._traffic.arrived(path, total)
         return total
 
     def put(self, key: str, data: bytes) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.sources import RepoSource, UrlSource
 from mlops_cli.store.batch import open_batch
 from mlops_cli.store.place import Place
@@ -85,8 +86,12 @@ def _lacking(project: Project, targets: Sequence[str]) -> Iterator[tuple[Tracked
 def _bring_from_url(project: Project, tracked: Tracked, source: UrlSource, jobs: int, reporter: Reporter) -> None:
     place = Place(source.url)
     contents = place.look()
-    if source.etag is not None and contents.version != source.etag:
+    is_folder = tracked.kind is ObjectKind.TREE
+    same = source.etag in (None, contents.version) and contents.size in (None, tracked.size)
+    if not same or contents.is_folder != is_folder:
         raise MissingObject(f"`{source.url}` has another version now")
+    if not is_folder:  # so that no more comes, when the place does not tell how much there is
+        contents = contents._replace(items=(contents.items[0]._replace(size=tracked.size),))
     with open_batch(project.cache) as batch:
         entry = OpenedUrl(source.url, place, contents).fetch_into(batch, jobs, reporter)
         if entry.digest != tracked.digest:

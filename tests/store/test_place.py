@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import RemoteError, UsageError
-from mlops_cli.progress import SILENT
+from mlops_cli.progress import SILENT, Silent
 from mlops_cli.store.place import Contents, Place
 from tests.servers.processes import free_port, running
 from tests.servers.proxy import Proxy, proxy
@@ -223,9 +223,21 @@ class Handler(BaseHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path} {self.headers.get('Range')} {self.headers.get('Authorization')}")
         if self.path.startswith("/away"):
             self.send_response(302)
-            self.send_header("Location", "file:///etc/passwd" if self.path == "/away-file" else "/resumed")
+            places = {"/away-file": "file:///etc/passwd", "/away-ftp": "ftp://127.0.0.1/x", "/away-circle": self.path}
+            self.send_header("Location", places.get(self.path, "/resumed"))
             self.send_header("Content-Length", "0")
             return self.end_headers()
+        if self.path == "/more":  # than it says, without end
+            if self.command == "HEAD":
+                return self.whole(b"secret")
+            self.send_response(200)
+            self.end_headers()
+            self.close_connection = True
+            try:
+                while True:
+                    self.wfile.write(bytes(1 << 16))
+            except OSError:
+                return
         if self.path.startswith("/chunks"):
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
@@ -290,6 +302,38 @@ def test_a_download_goes_on_where_it_broke(strange: str, tmp_path: Path):
     assert ranges == ["None", "bytes=700000-", "bytes=1400000-"]
 
 
+def test_a_download_that_goes_on_is_never_out_of_patience(strange: str, tmp_path: Path):
+    place = Place(f"{strange}/resumed?slow", patience=0.25)  # the second pause may pass it, counted from the start
+    assert brought(place, place.look(), tmp_path) == {"": b"0123456789" * 200_000}
+
+
+class Heard(Silent):
+    """Adds up what a reporter is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def advance(self, amount: int) -> None:
+        self.steps.append(amount)
+
+
+def test_one_file_tells_while_it_comes(strange: str, tmp_path: Path):
+    place = Place(f"{strange}/resumed")
+    contents, heard = place.look(), Heard()
+    [*_] = place.bring(contents.items, lambda _: str(tmp_path / "came"), 4, heard)
+    assert len(heard.steps) > 3
+    assert sum(heard.steps) == 2_000_000
+    assert min(heard.steps) >= 0
+
+
+def test_more_than_was_told_is_not_taken(strange: str, tmp_path: Path):
+    place = Place(f"{strange}/more")
+    contents = place.look()
+    with pytest.raises(RemoteError, match="had 6 bytes, and more came"):
+        brought(place, contents, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_answer_without_a_length_is_whole_or_refused(strange: str, tmp_path: Path):
     place = Place(f"{strange}/chunks")
     contents = place.look()
@@ -302,8 +346,9 @@ def test_an_answer_without_a_length_is_whole_or_refused(strange: str, tmp_path: 
 
 def test_a_redirect_is_followed_to_web_pages_only(strange: str, tmp_path: Path):
     assert Place(f"{strange}/away").look().version == "v1"
-    with pytest.raises(RemoteError):
-        Place(f"{strange}/away-file", patience=0.3).look()
+    for away in ("away-file", "away-ftp", "away-circle"):
+        with pytest.raises(RemoteError, match=rf"`{strange}/{away}` leads on to no page, or in circles"):
+            Place(f"{strange}/{away}", patience=0.3).look()
 
 
 def test_a_login_comes_from_the_url_or_netrc(strange: str, tmp_path: Path, home: Path):
