@@ -8,6 +8,7 @@ links and empty folders it does not know.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ _HINTS = Hints("check its URL", "check its URL and the network", "run the same c
 _UNQUOTED = frozenset({"http", "https", "ssh", "sftp", "webdav", "webdavs", "dav", "davs", "file", "local"})
 _WEB = frozenset({"http", "https"})
 _OWN = _UNQUOTED | {"s3", "s3a"}
+_LONGEST = 256  # characters of a version that is written down as it is
 
 
 class Item(NamedTuple):
@@ -57,11 +59,13 @@ class Place:
     def __init__(self, url: str, *, patience: float | None = None) -> None:
         protocol, _, rest = url.partition("://")
         protocol = protocol.lower()
-        path = urlsplit(url).path if protocol in _UNQUOTED else rest.partition("?")[0] if protocol in _OWN else rest
+        self.url = safe_url(url)
+        path = (
+            _path_of(self.url, url) if protocol in _UNQUOTED else rest.partition("?")[0] if protocol in _OWN else rest
+        )
         name = path.rstrip("/").rpartition("/")[2]
         if protocol in _UNQUOTED:
-            name = unquote(name)
-        self.url = safe_url(url)
+            name = unquote(name, errors="surrogateescape")
         if "/" in name or name in (".", ".."):
             raise UsageError(f"`{self.url}` does not end in a name", hint="name a file or a folder")
         self.name = name
@@ -76,7 +80,9 @@ class Place:
             if not name or "/" not in rest.rstrip("/"):
                 raise UsageError(f"`{self.url}` names a whole store", hint="name a file or a folder in it")
             above = url[: len(url.rstrip("/")) - len(url.rstrip("/").rpartition("/")[2])]
-            self.bucket = open_bucket(self.url, above.rstrip("/") or above, Path("/"), durability=Durability.NONE)
+            if not above.endswith(":///"):  # as of a folder at the very top of this machine
+                above = above.rstrip("/")
+            self.bucket = open_bucket(self.url, above, Path("/"), durability=Durability.NONE)
         self.bucket.label = "its source"
         if isinstance(self.bucket, WireBucket):
             self.bucket.hints = _HINTS
@@ -85,11 +91,8 @@ class Place:
 
     def look(self) -> Contents:
         """Return what is there; RemoteError when nothing is, or when it cannot be a folder of files."""
-        try:
+        with _no_remote():
             return self._look()
-        except RemoteError as error:  # buckets take it for a remote of that name
-            hint = _HINTS.no_place if "`mlx remote" in (error.hint or "") else error.hint
-            raise RemoteError(error.message.replace("remote `", "`"), hint=hint) from error
 
     def _look(self) -> Contents:
         found = None if self._must_be_folder and self.bucket.lists else self.bucket.stat(self.name)
@@ -130,7 +133,8 @@ class Place:
         path = target(item)
         coming.items[path] = item
         try:
-            size = self.bucket.get_file(item.key, path)
+            with _no_remote():
+                size = self.bucket.get_file(item.key, path)
         except AbsentKey:
             what = coming.name_of(item)
             raise RemoteError(f"{what} went away meanwhile", hint="run the same command again") from None
@@ -143,6 +147,16 @@ class Place:
                 hint="run the same command again",
             )
         return item, path, size
+
+
+@contextmanager
+def _no_remote() -> Iterator[None]:
+    """Say of errors what they are: buckets take every place for a remote."""
+    try:
+        yield
+    except RemoteError as error:
+        hint = _HINTS.no_place if "`mlx " in (error.hint or "") else error.hint
+        raise RemoteError(error.message.replace("remote `", "`"), hint=hint) from error
 
 
 class _Coming:
@@ -172,11 +186,21 @@ class _Coming:
 def version_of(stored: Stored) -> str | None:
     """Return what stands for a file's version: the name that its store has for it, else when it was written."""
     if stored.etag:
-        return stored.etag
+        return stored.etag if len(stored.etag) <= _LONGEST else f"long:{fingerprint(stored.etag)}"
     if stored.modified is None:
         return None
-    moment = datetime.fromtimestamp(stored.modified, UTC).isoformat().replace("+00:00", "Z")
+    try:
+        moment = datetime.fromtimestamp(stored.modified, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # in no year that calendars know
+        moment = f"{stored.modified:.6f}"
     return f"{moment}/{stored.size}"
+
+
+def _path_of(name: str, url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError as error:
+        raise UsageError(f"`{name}` is no URL: {str(error).lower()}", hint="as in `https://host/data.csv`") from error
 
 
 def _version_of_all(files: Sequence[tuple[str, Stored]]) -> str | None:

@@ -264,7 +264,10 @@ def is_local_repository(place: Path) -> bool:
 
 
 def _local(text: str, cwd: Path) -> Path:
-    path = unquote(urlsplit(text).path) if text.startswith("file://") else text
+    try:
+        path = unquote(urlsplit(text).path, errors="surrogateescape") if text.startswith("file://") else text
+    except ValueError as error:
+        raise UsageError(f"`{text}` is no URL", hint="as in `file:///folder/data`") from error
     return Path(os.path.normpath(cwd / Path(path).expanduser()))
 
 

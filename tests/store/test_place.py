@@ -12,7 +12,8 @@ import pytest
 
 from mlops_cli.errors import RemoteError, UsageError
 from mlops_cli.progress import SILENT, Silent
-from mlops_cli.store.place import Contents, Place
+from mlops_cli.store.bucket import Stored
+from mlops_cli.store.place import Contents, Place, version_of
 from tests.servers.processes import free_port, running
 from tests.servers.proxy import Proxy, proxy
 from tests.servers.s3 import S3Server, s3_server
@@ -367,6 +368,41 @@ def test_a_login_comes_from_the_url_or_netrc(strange: str, tmp_path: Path, home:
 def test_a_whole_store_is_refused(url: str):
     with pytest.raises(UsageError, match="names a whole store"):
         Place(url)
+
+
+def test_what_is_no_url_is_refused():
+    with pytest.raises(UsageError, match=r"`http://\[::1` is no URL"):
+        Place("http://[::1")
+
+
+def test_names_are_bytes(tmp_path: Path):
+    name = os.fsdecode(b"odd \xff%41")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "file").write_bytes(b"x")
+    place = Place((tmp_path / name).as_uri())
+    assert place.name == name
+    assert brought(place, place.look(), tmp_path / "came") == {"file": b"x"}
+
+
+def test_a_file_at_the_very_top():
+    name = next(path for path in sorted(Path("/").iterdir()) if path.is_dir() and not path.is_symlink()).name
+    assert Place(f"file:///{name}").bucket.url == "file:///"
+
+
+def test_any_time_is_a_version(tmp_path: Path):
+    assert version_of(Stored("x", 1, 1e15)) == "1000000000000000.000000/1"
+    long = version_of(Stored("x", 1, None, "a" * 60_000))
+    assert long is not None
+    assert len(long) < 60
+    assert long != version_of(Stored("x", 1, None, "b" * 60_000))
+
+
+def test_what_is_no_file_is_told_without_words_about_remotes(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    place = Place((tmp_path / "pipe").as_uri())
+    with pytest.raises(RemoteError, match="no file is in the way") as caught:
+        brought(place, place.look(), tmp_path / "came")
+    assert "mlx" not in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("url", ["https://host/..%2F..%2Fx", "https://host/%2e%2e", "file:///x/.."])
