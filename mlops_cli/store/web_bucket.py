@@ -148,17 +148,20 @@ def _astray(url: str, where: str) -> RemoteError:
 
 
 def _login(host: str, user: str | None, password: str | None) -> str:
-    """Return the header that says who asks: by the URL, else by `~/.netrc`; empty when neither knows."""
-    if not user:
+    """Return the header that says who asks: by the URL, else by `~/.netrc`; empty when neither knows.
+
+    What is in there for every host (`default`) is not sent: a record may be somebody else's, and its host too.
+    """
+    user, password = unquote(user or ""), None if password is None else unquote(password)
+    if password is None:
         found = None
-        with suppress(OSError, netrc.NetrcParseError):
-            found = netrc.netrc(os.path.expanduser("~/.netrc")).authenticators(host)
-        if not found:
-            return ""
-        user, password = found[0], found[2]
-    else:
-        user, password = unquote(user), unquote(password or "")
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        with suppress(OSError, ValueError, netrc.NetrcParseError):
+            found = netrc.netrc(os.path.expanduser("~/.netrc")).hosts.get(host)
+        if found and user in ("", found[0]):
+            user, password = found[0], found[2]
+    if not user:
+        return ""
+    return "Basic " + base64.b64encode(f"{user}:{password or ''}".encode()).decode()
 
 
 def _begins_at(answer: Any, start: int) -> bool:

@@ -306,16 +306,16 @@ _SHAPE = "`https://host/data.csv`, `s3://bucket/folder` or the like"
 
 def refuse_secret(origin: Origin) -> None:
     """Raise UsageError for an origin that a record must not name, because it holds a secret or is no URL at all."""
-    if not isinstance(origin, UrlOrigin):
-        return
-    url = origin.url
-    if holds_secret(url):
+    urls = (origin.url,) if isinstance(origin, UrlOrigin) else (origin.repo, origin.remote or "")
+    if (url := next(filter(holds_secret, urls), None)) is not None:
         hint = "`mlx get` it, then `mlx add` what came"
         raise UsageError(f"`{safe_url(url)}` has a signature or token, which must not be written down here", hint=hint)
+    if not isinstance(origin, UrlOrigin):
+        return
     try:
-        check_url(url)
+        check_url(origin.url)
     except ValueError as error:
-        raise _refusal(url, error) from error
+        raise _refusal(origin.url, error) from error
 
 
 def _refusal(text: str, error: ValueError) -> UsageError:

@@ -359,9 +359,14 @@ def test_a_login_comes_from_the_url_or_netrc(strange: str, tmp_path: Path, home:
     (home / ".netrc").write_text("machine 127.0.0.1 login bob password secret\n")
     (home / ".netrc").chmod(0o600)
     Place(f"{strange}/netrc").look()
+    (home / ".netrc").write_text("machine 127.0.0.1 login bob password secret\ndefault login any password for-all\n")
+    Place(strange.replace("127.0.0.1", "localhost") + "/default").look()
+    Place(strange.replace("//", "//bob@") + "/user").look()
     logins = {line.split()[1]: line.split(maxsplit=3)[3] for line in asked(strange)}
     assert logins["/login"] == "Basic YWRhOnBhc3Mgd29yZA=="
     assert logins["/netrc"] == "Basic Ym9iOnNlY3JldA=="
+    assert logins["/user"] == "Basic Ym9iOnNlY3JldA=="
+    assert logins["/default"] == "None"
 
 
 @pytest.mark.parametrize("url", ["s3://bucket", "gs://bucket/", "ssh://host/"])

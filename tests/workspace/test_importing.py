@@ -152,7 +152,8 @@ def test_a_record_of_somebody_else_reads_no_file_here(box: Sandbox, tmp_path: Pa
     box.write("x", "x")
     box.add("x")
     pointer = pointer_at(box, "x")
-    for url in (f"file://{tmp_path}/secret", f"local://{tmp_path}/secret", f"dir://x::file://{tmp_path}/secret"):
+    for place in ("file://", "local://", "dir://x::file://", "hf://x::file://"):
+        url = f"{place}{tmp_path}/secret"
         box.write("x.mlx", pointer._replace(source=UrlSource(url, None, pointer.digest)).to_bytes())
         assert updated(box, local=False)["x"].outcome == "left"
         assert box.read("x") == "x"
@@ -219,6 +220,9 @@ def test_what_is_no_import_is_not_updated(box: Sandbox):
         ("https://ada:secret@host/x", "`https://host/x` has a password"),
         ("https://host/x?X-Amz-Signature=abc", "has a signature or token"),
         ("https://host/x?a=b&access_token=abc", "has a signature or token"),
+        ("https://host/x?private_token=abc", "has a signature or token"),
+        ("https://host/x?a=b;X-Amz-Credential=abc", "has a signature or token"),
+        ("https://github_pat_secret@host/x", "`https://host/x` has a password"),
         ("ssh://-oProxyCommand=x/y", "is no place"),
     ],
 )
@@ -227,6 +231,18 @@ def test_a_url_with_a_secret_is_refused(url: str, message: str, box: Sandbox):
         imported(box, UrlOrigin(url), "x")
     assert "secret@" not in caught.value.message
     assert not box.exists("x.mlx")
+
+
+def test_a_repository_with_a_secret_is_refused(box: Sandbox):
+    for origin in (
+        RepoOrigin("https://host/x.git?private_token=abc", "y"),
+        RepoOrigin("https://host/x.git", "y", None, "https://host/x?sig=abc"),
+    ):
+        with pytest.raises(UsageError, match="has a signature or token"):
+            imported(box, origin, "x")
+        assert not box.exists("x.mlx")
+    with pytest.raises(UsageError, match="`https://host/x.git` has a password"):
+        words(box, f"https://{'a' * 40}@host/x.git", "y")
 
 
 def test_a_url_cannot_be_pinned(box: Sandbox, shared: Path):
