@@ -241,7 +241,7 @@ def test_a_repository_with_a_secret_is_refused(box: Sandbox):
         with pytest.raises(UsageError, match="has a signature or token"):
             imported(box, origin, "x")
         assert not box.exists("x.mlx")
-    with pytest.raises(UsageError, match="`https://host/x.git` has a password"):
+    with pytest.raises(UsageError, match=r"`https://host/x\.git` has a password"):
         words(box, f"https://{'a' * 40}@host/x.git", "y")
 
 
