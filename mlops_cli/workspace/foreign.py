@@ -218,4 +218,5 @@ def named(repo: str) -> Iterator[None]:
     except UsageError as error:
         if repo in error.message:
             raise
-        raise type(error)(f"in `{repo}`: {error.message}", hint=error.hint) from error
+        hint = f"there, {error.hint}" if (error.hint or "").startswith("`mlx ") else error.hint
+        raise type(error)(f"in `{repo}`: {error.message}", hint=hint) from error

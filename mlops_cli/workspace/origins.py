@@ -159,11 +159,13 @@ class RepoOrigin:
     @contextmanager
     def open(self, local: Path) -> Iterator[OpenedRepo]:
         """Yield what is there now."""
-        with scratch_folder(local / "tmp") as folder, named(self.repo):
-            clone = Clone(self.repo, self.rev, folder / "clone")
-            wanted = find_wanted(clone, self.repo, self.path)
-            store = open_store(clone, self.repo, wanted.prefix, self.remote, local / "remotes")
-            yield OpenedRepo(self, clone, wanted, store, folder)
+        with scratch_folder(local / "tmp") as folder:
+            with named(self.repo):  # what the caller does then is about this project again
+                clone = Clone(self.repo, self.rev, folder / "clone")
+                wanted = find_wanted(clone, self.repo, self.path)
+                store = open_store(clone, self.repo, wanted.prefix, self.remote, local / "remotes")
+                opened = OpenedRepo(self, clone, wanted, store, folder)
+            yield opened
 
 
 class OpenedRepo:
@@ -192,7 +194,8 @@ class OpenedRepo:
         assert self._wanted.tracked is not None
         assert self._entry is not None
         tracked: Tracked = self._wanted.tracked
-        fetch_objects(cache, self._store, [(tracked, self._wanted.part)], jobs=jobs, reporter=reporter)
+        with named(self._origin.repo):
+            fetch_objects(cache, self._store, [(tracked, self._wanted.part)], jobs=jobs, reporter=reporter)
         return self._entry
 
     def _fetch_from_git(self, cache: Cache) -> Entry:

@@ -376,6 +376,36 @@ def test_a_pin_needs_no_bytes(box: Sandbox, other: Sandbox):
     assert not box.exists("raw/new")
 
 
+def test_a_pin_does_not_keep_the_rest_from_a_push(box: Sandbox, other: Sandbox):
+    imported(box, words(box, repo(other), "ml/data/raw", "raw"), "raw", PINNED)
+    imported(box, words(box, repo(other), "ml/lone", "lone"), "lone", PINNED)
+    box.write("mine", "mine")
+    box.add("mine")
+    box.remote()
+    assert push(box.project(), reporter=box.heard).remotes[0].paths == ("mine",)
+    assert [note.partition(":")[0] for note in box.heard.notes] == ["`lone` is not pushed", "`raw` is not pushed"]
+    for path in ("raw", "lone"):
+        with pytest.raises(MissingObject) as caught:
+            push(box.project(), [path])
+        assert "the same `mlx import`" in (caught.value.hint or "")
+    with pytest.raises(MissingObject):
+        fetch(box.project(), reporter=box.heard)
+    assert "`lone` is from this machine" in box.heard.notes[-2]
+    imported(box, words(box, repo(other), "ml/data/raw", "raw"), "raw")
+    assert push(box.project(), reporter=box.heard).remotes[0].paths == ("mine", "raw")
+
+
+def test_errors_name_the_project_that_they_are_about(box: Sandbox, other: Sandbox):
+    imported(box, words(box, repo(other), "ml/data/raw/one", "one", rev="v1"), "one")
+    box.write("one", "edited")
+    error = updated(box, "one", rev="main")["one"].error
+    assert error is not None
+    assert error.message.startswith("`one` would be overwritten")
+    with pytest.raises(UsageError, match="in `file://") as caught:
+        imported(box, words(box, repo(other), "ml/data/raw/absent", "x"), "x")
+    assert (caught.value.hint or "").startswith("there, `mlx ls")
+
+
 def test_a_file_in_git_cannot_be_pinned(box: Sandbox, other: Sandbox):
     with pytest.raises(UsageError, match="cannot be pinned"):
         imported(box, words(box, repo(other), "ml/tool.sh", "x"), "x", PINNED)
