@@ -500,6 +500,7 @@ def test_links_in_git_are_not_followed(box: Sandbox, other: Sandbox, tmp_path: P
 
 def test_another_projects_broken_record_is_told(box: Sandbox, other: Sandbox):
     other.write("lone.mlx", "mlx: 1\npath: ../lone\n")
+    other.write("a.mlx", "not a record")
     other.commit("broken")
     with pytest.raises(UsageError, match=r"in `file://.*`: lone\.mlx:2: `path`"):
         imported(box, words(box, repo(other), "ml/lone", "x"), "x")
