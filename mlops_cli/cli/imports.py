@@ -56,7 +56,7 @@ def import_(
     output, project = session.output(as_json), session.project()
     _refuse_many(words, 3, "import")
     origin, target = read_words(tuple(words), session.cwd, rev=rev, remote=remote)
-    path = session.targets(project, [_name_of(origin) if target is None else target])[0]
+    path = session.targets(project, [_name_of(origin, "`mlx import URL PATH`") if target is None else target])[0]
     with reporting(output) as reporter, exclusive(project, "mlx import", reporter, dry_run=dry_run):
         done = import_data(project, origin, path, Manner(force, not no_download, dry_run, jobs, reporter))
     output.result("import", {"dry_run": dry_run, **asdict(done)}, [_imported(done, dry_run=dry_run)])
@@ -65,11 +65,9 @@ def import_(
         output.say(f"next: git add {session.words(project, written)}")
 
 
-def _name_of(origin: Origin) -> str:
+def _name_of(origin: Origin, how: str) -> str:
     if not origin.name:
-        raise UsageError(
-            f"`{origin.place}` ends in no name", hint="say where to put it: `mlx import URL PATH`, `-o PATH`"
-        )
+        raise UsageError(f"`{origin.place}` ends in no name", hint=f"say where to put it: {how}")
     return origin.name
 
 
@@ -188,7 +186,9 @@ def get(
     else:
         origin, _ = read_words(tuple(words), session.cwd, rev=rev, remote=remote)  # type: ignore[assignment]
     with reporting(output) as reporter:
-        done = get_data(origin, session.cwd / (target or _name_of(origin)), jobs=jobs, reporter=reporter)
+        done = get_data(
+            origin, session.cwd / (target or _name_of(origin, "`mlx get URL -o PATH`")), jobs=jobs, reporter=reporter
+        )
     text = f"got {done.path} ({count(done.files, 'file')}, {size_text(done.size)}) from {done.place}"
     output.result("get", asdict(done), [f"{text}{_version(done.version)}"])
 
