@@ -192,15 +192,33 @@ def test_what_was_not_pushed_is_never_dropped(box: Sandbox) -> None:
 
 
 def test_an_edit_stays(box: Sandbox) -> None:
-    box.write("data/3", "edited")
-    box.write("data/new", "new")
-    box.write("lone", "edited, too")
+    box.write("lone", "edited")
 
-    done = run(box, "data", "lone")
+    done = run(box, "lone")
 
-    assert listing(box.root / "data") == {b"3": ("file", b"edited"), b"new": ("file", b"new")}
-    assert box.read("lone") == "edited, too"
-    assert [each.edited for each in done.paths] == [2, 1]
+    assert box.read("lone") == "edited"
+    assert [each.edited for each in done.paths] == [1]
+
+
+@pytest.mark.parametrize("edit", ["data/3", "data/new", "data/sub/new"])
+def test_a_folder_with_edits_is_not_torn(box: Sandbox, edit: str) -> None:
+    """What is left would look as if the rest had been deleted, and the next add would record that."""
+    box.write(edit, "edited")
+    before, had = listing(box.root / "data"), here(box)
+
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match="`data` is not as recorded") as caught:
+            run(box, "data", "lone", dry_run=dry_run)
+        assert "--cache-only" in (caught.value.hint or "")
+    assert (listing(box.root / "data"), here(box)) == (before, had)
+    assert box.exists("lone")
+    run(box, "data", cache_only=True)
+    assert listing(box.root / "data") == before
+
+
+def test_a_part_that_went_is_no_deletion_and_that_is_told(box: Sandbox) -> None:
+    run(box, "data/sub")
+    assert box.heard.notes == ["`data` is here in part now: `mlx add data` would record the rest as deleted"]
 
 
 def test_a_file_that_changes_meanwhile_stays(box: Sandbox) -> None:
