@@ -15,6 +15,7 @@ from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.importing import Imported, Updated
+    from mlops_cli.workspace.origins import Origin
 
 Words = Annotated[
     list[str],
@@ -55,13 +56,19 @@ def import_(
     output, project = session.output(as_json), session.project()
     _refuse_many(words, 3, "import")
     origin, target = read_words(tuple(words), session.cwd, rev=rev, remote=remote)
-    path = session.targets(project, [origin.name if target is None else target])[0]
+    path = session.targets(project, [_name_of(origin, "`mlx import URL PATH`") if target is None else target])[0]
     with reporting(output) as reporter, exclusive(project, "mlx import", reporter, dry_run=dry_run):
         done = import_data(project, origin, path, Manner(force, not no_download, dry_run, jobs, reporter))
     output.result("import", {"dry_run": dry_run, **asdict(done)}, [_imported(done, dry_run=dry_run)])
     written = [done.pointer, *done.gitignores] if done.changed else list(done.gitignores)
     if written and not dry_run:
         output.say(f"next: git add {session.words(project, written)}")
+
+
+def _name_of(origin: Origin, how: str) -> str:
+    if not origin.name:
+        raise UsageError(f"`{origin.place}` ends in no name", hint=f"say where to put it: {how}")
+    return origin.name
 
 
 def _imported(done: Imported, *, dry_run: bool) -> str:
@@ -179,7 +186,9 @@ def get(
     else:
         origin, _ = read_words(tuple(words), session.cwd, rev=rev, remote=remote)  # type: ignore[assignment]
     with reporting(output) as reporter:
-        done = get_data(origin, session.cwd / (target or origin.name), jobs=jobs, reporter=reporter)
+        done = get_data(
+            origin, session.cwd / (target or _name_of(origin, "`mlx get URL -o PATH`")), jobs=jobs, reporter=reporter
+        )
     text = f"got {done.path} ({count(done.files, 'file')}, {size_text(done.size)}) from {done.place}"
     output.result("get", asdict(done), [f"{text}{_version(done.version)}"])
 

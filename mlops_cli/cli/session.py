@@ -47,7 +47,8 @@ class Session(NamedTuple):
 
     def words(self, project: Project, paths: Sequence[str]) -> str:
         """Return project paths as words for a shell in the current folder."""
-        return " ".join(quoted(os.path.relpath(project.root / path, self.cwd)) for path in paths)
+        places = (os.path.relpath(project.root / path, self.cwd) for path in paths)
+        return " ".join(quoted(f"./{place}" if place.startswith("-") else place) for place in places)
 
 
 def session_of(context: typer.Context) -> Session:

@@ -23,15 +23,16 @@ _REST = r"[^\x00-\x1f\x7f]*"
 _URL = rf"[A-Za-z][A-Za-z0-9+.-]*://{_AUTHORITY}/{_REST}"
 _REPO = (
     rf"(?:https?|ssh|git|file)://{_AUTHORITY}/{_REST}"
-    r"|(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*:(?![:/-])" + _REST
+    r"|(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*:(?![:-]|//)" + _REST
 )
 _REMOTE = rf"[A-Za-z][A-Za-z0-9+.-]*://{_AUTHORITY}(?:/{_REST})?"
 _VERSION = r"[^\x00-\x1f\x7f]+"
 _REV = r"(?!-)[^\x00-\x1f\x7f]+"
 _COMMIT = r"[0-9a-f]{40}|[0-9a-f]{64}"
+_TOKEN = r"(?i:https?)://(?:gh[a-z]_|github_|gl[a-z]{2,6}-|hf_|[^/@]{32,})[^/@]*@"  # which Git's hosts take for a user
 _SECRETS = (
-    r"(?i)[?&](?:x-amz-signature|x-amz-security-token|x-goog-signature|signature|sig|token|access_token|auth|key"
-    r"|api_?key|password|passwd|secret)="
+    r"(?i)[?&;](?:[^=&;#]*(?:token|secret|signature|credential|passw(?:or)?d|passphrase|(?:api|access|account)[_-]?key)"
+    r"|sig|auth|key|hmac|jwt)="
 )
 
 # Protocols of places for which no other program of this machine, and none of its files, is asked.
@@ -39,6 +40,8 @@ NETWORK = frozenset(
     "http https s3 s3a gs gcs az abfs abfss adl ssh sftp webdav webdavs dav davs "
     "ftp hdfs webhdfs hf github oci oss smb".split()
 )
+# Of these, `::` is a part of an address; of the others it may lead on to any place, also on this machine.
+_PLAIN = frozenset("http https s3 s3a ssh sftp webdav webdavs dav davs".split())
 _LEAVE_IT_OUT = "leave it out: credentials come from the place's own tools, such as `~/.netrc` or `aws configure`"
 _URL_SHAPE = "as in `https://host/data.csv`, `s3://bucket/folder` or `file:///folder/data`"
 _REPO_SHAPE = "as in `https://host/team/data.git` or `git@host:team/data.git`"
@@ -118,7 +121,7 @@ def _without_none(values: Mapping[str, object]) -> dict[str, object]:
 def is_remote(url: str) -> bool:
     """Say whether a URL is certainly not of this machine."""
     protocol, separator, _ = url.partition("://")
-    return separator != "" and protocol.lower() in NETWORK
+    return separator != "" and protocol.lower() in NETWORK and ("::" not in url or protocol.lower() in _PLAIN)
 
 
 def is_remote_repository(repo: str) -> bool:
@@ -156,8 +159,8 @@ def _checked(fields: Fields, key: str, check: Callable[[str], str]) -> str:
 
 
 def holds_password(url: str) -> bool:
-    """Say whether a URL has a user with a password."""
-    return LOGIN.match(url) is not None
+    """Say whether a URL has a user with a password, or one that is a token."""
+    return LOGIN.match(url) is not None or re.match(_TOKEN, url) is not None
 
 
 def holds_secret(url: str) -> bool:

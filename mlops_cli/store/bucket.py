@@ -7,7 +7,7 @@ RemoteError that names the remote. Several threads may use one bucket.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -41,12 +41,17 @@ def plain_etag(text: str | None) -> str | None:
 
 
 class Traffic:
-    """How many requests were made, and how many bytes of values they sent and received."""
+    """How many requests were made, and how many bytes of values they sent and received.
+
+    `watcher` hears of the files that are being brought, by the threads that bring them: how many bytes each has so far.
+    What it raises ends the bringing.
+    """
 
     def __init__(self) -> None:
         self.requests = 0
         self.sent = 0
         self.received = 0
+        self.watcher: Callable[[str, int], None] | None = None
         self._lock = Lock()
 
     def count(self, *, requests: int = 1, sent: int = 0, received: int = 0) -> None:
@@ -55,6 +60,11 @@ class Traffic:
             self.requests += requests
             self.sent += sent
             self.received += received
+
+    def arrived(self, path: str, size: int) -> None:
+        """Note that the new file `path` has `size` bytes of a value so far."""
+        if self.watcher is not None:
+            self.watcher(path, size)
 
 
 class Bucket(Protocol):

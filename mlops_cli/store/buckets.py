@@ -47,5 +47,9 @@ def folder_of(url: str, root: Path) -> Path:
         return Path(os.path.normpath(root / Path(url).expanduser()))
     parts = urlsplit(url)
     if parts.netloc in ("", "localhost"):
-        return Path(os.path.normpath(root / unquote(parts.path)))
-    return Path(os.path.normpath(root / unquote(parts.netloc + parts.path)))  # file://relative/folder
+        return Path(os.path.normpath(root / _unquoted(parts.path)))
+    return Path(os.path.normpath(root / _unquoted(parts.netloc + parts.path)))  # file://relative/folder
+
+
+def _unquoted(path: str) -> str:
+    return unquote(path, errors="surrogateescape")  # names of files are bytes

@@ -30,7 +30,7 @@ _S3_HINT = (
     "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `aws sso login`; "
     "the user needs s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject"
 )
-_HTTP_HINT = "mlx sends a web server no credentials but those in the URL (https://user:password@host/path)"
+_HTTP_HINT = "mlx sends a web server no credentials: let everybody read it, or use `webdavs://`, `ssh://` or `s3://`"
 
 
 class S3Bucket(WireBucket):
@@ -169,6 +169,7 @@ class _ObjectStoreWire:
         with open(path, "wb") as file:
             for piece in answer.stream(min_chunk_size=PIECE):
                 total += file.write(piece)
+                self._traffic.arrived(path, total)
         return total
 
     def put(self, key: str, data: bytes) -> None:

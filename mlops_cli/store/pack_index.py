@@ -91,12 +91,15 @@ class Table(ABC):
 
     def find_all(self, raws: Collection[bytes]) -> dict[bytes, Place]:
         """Return where those of the objects with these 32-byte digests are that are here; quick for many."""
-        if len(raws) * _SPARSE < self.count:
+        if not raws:
+            return {}
+        first, end = self.near(min(raws))[0], self.near(max(raws))[1]
+        if len(raws) * _SPARSE < end - first:
             return {raw: place for raw in raws if (place := self.find(raw)) is not None}
         wanted = frozenset(raws)
         found: dict[bytes, Place] = {}
-        for low in range(0, self.count, _BLOCK):
-            high = min(low + _BLOCK, self.count)
+        for low in range(first, end, _BLOCK):
+            high = min(low + _BLOCK, end)
             joined = self.raws(low, high)
             block = [joined[at : at + RAW_SIZE] for at in range(0, len(joined), RAW_SIZE)]
             if any(map(wanted.__contains__, block)):

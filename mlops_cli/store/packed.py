@@ -70,10 +70,10 @@ class PackedStore(LooseStore):
         packs: set[str] = set()
         lacking = set(digests)
         while lacking:
-            found = self.packs.find_all(lacking)
-            packs.update(place.pack for place in found.values())
-            absent = lacking - found.keys()
-            lacking = super().missing(absent) if absent else absent
+            for found in self.packs.find_in_turn(lacking):
+                packs.update(place.pack for place in found.values())
+                lacking.difference_update(found)
+            lacking = super().missing(lacking) if lacking else lacking
             if not lacking or not (self.packs.look_again() or self.packs.doubt()):
                 break
         return lacking, packs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject, MissingObject
@@ -18,7 +18,7 @@ from mlops_cli.store.chunking import CHUNKED_FROM, Chunk
 from mlops_cli.store.objects import Failures, damaged_in_flight
 from mlops_cli.store.pack_folder import SUFFIX, size_of
 from mlops_cli.store.pack_format import LARGEST, SEALED_AT, PackError, Record, Row
-from mlops_cli.store.pack_index import read_footer
+from mlops_cli.store.pack_index import Table, read_footer, rows_table
 from mlops_cli.store.pack_writer import Compressor, PackWriter
 from mlops_cli.store.packs import SMALL_PACK
 from mlops_cli.store.recipe import Recipe, encode_recipe, make_recipe
@@ -38,7 +38,7 @@ class Wanted(NamedTuple):
 
 
 class Parcel(NamedTuple):
-    """A file that goes up under a key, and what the index is to say then: these rows of this pack.
+    """A file that goes up under a key, and what the index is to say then: a table of one pack.
 
     `size` is how many bytes of objects are done with it; a `temporary` file may go afterwards. An object `to_check` is
     read before it goes.
@@ -46,8 +46,7 @@ class Parcel(NamedTuple):
 
     key: str
     path: str
-    pack: str
-    rows: Sequence[Row]
+    table: Table
     size: int
     temporary: bool = False
     to_check: Digest | None = None
@@ -84,20 +83,25 @@ class Parcels:
     # Objects that share packs ----------------------------------------------------------------------------------------
 
     def _small(self, digests: Sequence[Digest]) -> Iterator[Parcel]:
-        covered: set[bytes] = set()
-        for name in self._whole_packs(digests):
+        whole = self._whole_packs(digests)
+        covered = {
+            digest
+            for found in (self._cache.packs.find_in_turn(digests) if whole else ())
+            for digest, place in found.items()
+            if place.pack in whole
+        }
+        for name in whole:
             path = self._cache.packs.path_of(name)
-            found = read_footer(path, name).rows()
-            rows = [Row(raw, place.offset, place.length, place.stored) for raw, place in found]
-            covered.update(row.raw for row in rows)
-            yield Parcel(pack_key(name), path, name, rows, sum(row.length for row in rows))
-        rest = [digest for digest in digests if raw_digest(digest) not in covered] if covered else digests
+            table = read_footer(path, name)
+            yield Parcel(pack_key(name), path, table, sum(place.length for _, place in table.rows()))
+        rest = [digest for digest in digests if digest not in covered] if covered else digests
+        del covered
         yield from self._packed(self._records(rest))
 
-    def _whole_packs(self, digests: Iterable[Digest]) -> list[str]:
+    def _whole_packs(self, digests: Collection[Digest]) -> list[str]:
         """Return the packs of the cache of which everything is wanted, as it was written, and that are worth it."""
         packs = self._cache.packs
-        wanted = Counter(place.pack for place in packs.find_all(digests).values())
+        wanted = Counter(place.pack for found in packs.find_in_turn(digests) for place in found.values())
         whole = []
         for name, count in wanted.items():
             if size_of(packs.path_of(name)) < SMALL_PACK:
@@ -154,7 +158,7 @@ class Parcels:
         except (MissingObject, CorruptObject) as error:
             self._failures.add(digest, error)
             return
-        yield Parcel(object_key(digest), path, LOOSE, [row], size, temporary, None if temporary else digest)
+        yield Parcel(object_key(digest), path, rows_table([row], LOOSE), size, temporary, None if temporary else digest)
 
     def _chunked(self, digests: Iterable[Digest]) -> Iterator[Parcel]:
         made: list[tuple[Recipe, int]] = []
@@ -164,7 +168,8 @@ class Parcels:
             data = encode_recipe(recipe)
             row = Row(raw_digest(recipe.digest), 0, min(recipe.size, _MOST), len(data))
             path = self._scratch.write(data)
-            yield Parcel(recipe_key(recipe.digest), path, CHUNKED, [row], recipe.size - new, temporary=True)
+            table = rows_table([row], CHUNKED)
+            yield Parcel(recipe_key(recipe.digest), path, table, recipe.size - new, temporary=True)
             self._recipes.keep(recipe)
         for digest, size in whole:
             yield from self._alone(digest, size)
@@ -239,7 +244,7 @@ class Parcels:
 def _sealed(writer: PackWriter) -> Parcel:
     rows = writer.rows()
     name = writer.seal()
-    return Parcel(pack_key(name), writer.path, name, rows, sum(row.length for row in rows), temporary=True)
+    return Parcel(pack_key(name), writer.path, rows_table(rows, name), sum(row.length for row in rows), temporary=True)
 
 
 def pack_key(name: str) -> str:

@@ -8,6 +8,7 @@ links and empty folders it does not know.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from mlops_cli.errors import RemoteError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, check_relative
 from mlops_cli.hashing import fingerprint
-from mlops_cli.progress import Reporter
+from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.objects import Durability
@@ -28,6 +29,7 @@ _HINTS = Hints("check its URL", "check its URL and the network", "run the same c
 _UNQUOTED = frozenset({"http", "https", "ssh", "sftp", "webdav", "webdavs", "dav", "davs", "file", "local"})
 _WEB = frozenset({"http", "https"})
 _OWN = _UNQUOTED | {"s3", "s3a"}
+_LONGEST = 256  # characters of a version that is written down as it is
 
 
 class Item(NamedTuple):
@@ -57,11 +59,13 @@ class Place:
     def __init__(self, url: str, *, patience: float | None = None) -> None:
         protocol, _, rest = url.partition("://")
         protocol = protocol.lower()
-        path = urlsplit(url).path if protocol in _UNQUOTED else rest.partition("?")[0] if protocol in _OWN else rest
+        self.url = safe_url(url)
+        path = (
+            _path_of(self.url, url) if protocol in _UNQUOTED else rest.partition("?")[0] if protocol in _OWN else rest
+        )
         name = path.rstrip("/").rpartition("/")[2]
         if protocol in _UNQUOTED:
-            name = unquote(name)
-        self.url = safe_url(url)
+            name = unquote(name, errors="surrogateescape")
         if "/" in name or name in (".", ".."):
             raise UsageError(f"`{self.url}` does not end in a name", hint="name a file or a folder")
         self.name = name
@@ -76,7 +80,9 @@ class Place:
             if not name or "/" not in rest.rstrip("/"):
                 raise UsageError(f"`{self.url}` names a whole store", hint="name a file or a folder in it")
             above = url[: len(url.rstrip("/")) - len(url.rstrip("/").rpartition("/")[2])]
-            self.bucket = open_bucket(self.url, above.rstrip("/") or above, Path("/"), durability=Durability.NONE)
+            if not above.endswith(":///"):  # as of a folder at the very top of this machine
+                above = above.rstrip("/")
+            self.bucket = open_bucket(self.url, above, Path("/"), durability=Durability.NONE)
         self.bucket.label = "its source"
         if isinstance(self.bucket, WireBucket):
             self.bucket.hints = _HINTS
@@ -85,11 +91,8 @@ class Place:
 
     def look(self) -> Contents:
         """Return what is there; RemoteError when nothing is, or when it cannot be a folder of files."""
-        try:
+        with _no_remote():
             return self._look()
-        except RemoteError as error:  # buckets take it for a remote of that name
-            hint = _HINTS.no_place if "`mlx remote" in (error.hint or "") else error.hint
-            raise RemoteError(error.message.replace("remote `", "`"), hint=hint) from error
 
     def _look(self) -> Contents:
         found = None if self._must_be_folder and self.bucket.lists else self.bucket.stat(self.name)
@@ -117,36 +120,87 @@ class Place:
     ) -> Iterator[tuple[Item, str]]:
         """Yield each of `items` with the new file `target` named for it, in order; the reporter advances by bytes.
 
-        RemoteError for one that is gone, or of another size than it was.
+        It does so while a lone file comes. RemoteError for one that is gone, or of another size than it was.
         """
-        fetch = partial(self._fetch, target=target)
-        for item, path, size in map_bounded(fetch, items, jobs or self.bucket.parallel):
-            reporter.advance(size)
+        coming = _Coming(self.url, reporter if len(items) == 1 else SILENT)
+        self.bucket.traffic.watcher = coming.watch
+        fetch = partial(self._fetch, target=target, coming=coming)
+        for item, path, size in map_bounded(fetch, items, min(jobs or self.bucket.parallel, len(items))):
+            reporter.advance(max(size - coming.told, 0))
             yield item, path
 
-    def _fetch(self, item: Item, target: Callable[[Item], str]) -> tuple[Item, str, int]:
+    def _fetch(self, item: Item, target: Callable[[Item], str], coming: _Coming) -> tuple[Item, str, int]:
         path = target(item)
-        what = f"`{self.url}{'/' * bool(item.path)}{item.path}`"
+        coming.items[path] = item
         try:
-            size = self.bucket.get_file(item.key, path)
+            with _no_remote():
+                size = self.bucket.get_file(item.key, path)
         except AbsentKey:
+            what = coming.name_of(item)
             raise RemoteError(f"{what} went away meanwhile", hint="run the same command again") from None
+        finally:
+            del coming.items[path]
         if item.size not in (-1, size):
             raise RemoteError(
-                f"{what} had {item.size:,} bytes, and {size:,} came: it changed meanwhile, or was cut short",
+                f"{coming.name_of(item)} had {item.size:,} bytes, and {size:,} came: "
+                "it changed meanwhile, or was cut short",
                 hint="run the same command again",
             )
         return item, path, size
 
 
+@contextmanager
+def _no_remote() -> Iterator[None]:
+    """Say of errors what they are: buckets take every place for a remote."""
+    try:
+        yield
+    except RemoteError as error:
+        hint = _HINTS.no_place if "`mlx " in (error.hint or "") else error.hint
+        raise RemoteError(error.message.replace("remote `", "`"), hint=hint) from error
+
+
+class _Coming:
+    """The files that are under way: none gets more bytes than it had, and the reporter hears of each piece."""
+
+    def __init__(self, url: str, reporter: Reporter) -> None:
+        self.items: dict[str, Item] = {}
+        self.told = 0
+        self._url = url
+        self._reporter = reporter
+
+    def name_of(self, item: Item) -> str:
+        """Return what people call a file."""
+        return f"`{self._url}{'/' * bool(item.path)}{item.path}`"
+
+    def watch(self, path: str, size: int) -> None:
+        """See that the file at `path` has `size` bytes now; RemoteError when these are more than it had."""
+        item = self.items[path]
+        if 0 <= item.size < size:
+            message = f"{self.name_of(item)} had {item.size:,} bytes, and more came: it changed meanwhile"
+            raise RemoteError(message, hint="run the same command again")
+        if self._reporter is not SILENT and size > self.told:  # from the start again, it tells nothing twice
+            self._reporter.advance(size - self.told)
+            self.told = size
+
+
 def version_of(stored: Stored) -> str | None:
     """Return what stands for a file's version: the name that its store has for it, else when it was written."""
     if stored.etag:
-        return stored.etag
+        return stored.etag if len(stored.etag) <= _LONGEST else f"long:{fingerprint(stored.etag)}"
     if stored.modified is None:
         return None
-    moment = datetime.fromtimestamp(stored.modified, UTC).isoformat().replace("+00:00", "Z")
+    try:
+        moment = datetime.fromtimestamp(stored.modified, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # in no year that calendars know
+        moment = f"{stored.modified:.6f}"
     return f"{moment}/{stored.size}"
+
+
+def _path_of(name: str, url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError as error:
+        raise UsageError(f"`{name}` is no URL: {str(error).lower()}", hint="as in `https://host/data.csv`") from error
 
 
 def _version_of_all(files: Sequence[tuple[str, Stored]]) -> str | None:

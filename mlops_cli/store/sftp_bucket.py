@@ -150,6 +150,7 @@ class _SftpWire:
                 total += file.write(first)
                 for piece in pieces:
                     total += file.write(piece)
+                    self._traffic.arrived(path, total)
         return total
 
     def _read(self, session: Any, key: str, start: int, end: int | None) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from mlops_cli.store.bucket import Bucket
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.objects import Failures
 from mlops_cli.store.pack_format import Row
-from mlops_cli.store.pack_index import rows_table
+from mlops_cli.store.pack_index import Table, rows_table
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import Parcel, Parcels, Wanted
 from mlops_cli.store.remote_index import RemoteIndex
@@ -32,8 +32,9 @@ class Upload:
         self._index = index
         self._reporter = reporter
         self._failures = Failures()
-        self._waiting: dict[str, list[Row]] = {}  # what the index is to say next, by packs
-        self._trees: dict[str, list[Row]] = {}  # and at the very end
+        self._waiting: list[Table] = []  # what the index is to say next
+        self._held: list[Table] = []  # and at the very end: trees
+        self._trees: frozenset[bytes] = frozenset()
         self.keys: list[str] = []  # what was written
         self.believed: list[Digest] = []  # chunks that were not sent, because the remote has them
 
@@ -42,7 +43,7 @@ class Upload:
 
         AbsentObjects or DamagedObjects when the cache lacks some, after the other blobs are sent; RemoteError.
         """
-        trees = set(map(raw_digest, wanted.trees))
+        self._trees = frozenset(map(raw_digest, wanted.trees))
         total = unsaid = 0
         with self._cache.scratch() as scratch:
             parcels = Parcels(self._cache, self._index, scratch, self._failures, self.believed).of(wanted)
@@ -54,25 +55,39 @@ class Upload:
                     self._reporter.advance(parcel.size)
                     total += parcel.size
                     unsaid += parcel.size
-                    for row in parcel.rows:
-                        (self._trees if row.raw in trees else self._waiting).setdefault(parcel.pack, []).append(row)
+                    self._waiting.append(parcel.table)
                     if unsaid >= _TELL_EVERY:
-                        self._tell(self._waiting)
-                        self._waiting, unsaid = {}, 0
+                        self._tell_blobs()
+                        unsaid = 0
             except BaseException:
                 with suppress(MlxError):  # the first error says more
-                    self._tell(self._waiting)  # what is there need not be sent again
+                    self._tell_blobs()  # what is there need not be sent again
                 raise
-        if not self._failures.any:
-            for pack, rows in self._trees.items():
-                self._waiting.setdefault(pack, []).extend(rows)
-        self._tell(self._waiting)
+        if self._failures.any:
+            self._tell_blobs()
+        elif tables := [*self._waiting, *self._held]:
+            self._index.add(tables)
         self._failures.raise_any()
         return total
 
-    def _tell(self, packs: dict[str, list[Row]]) -> None:
-        if packs:
-            self._index.add([rows_table(rows, pack) for pack, rows in packs.items()])
+    def _tell_blobs(self) -> None:
+        """Let the index say what was sent since it was told last, but for trees."""
+        split = [self._split(table) for table in self._waiting]
+        if tables := [blobs for blobs, _ in split if blobs is not None]:
+            self._index.add(tables)
+        self._held += [trees for _, trees in split if trees is not None]
+        self._waiting = []
+
+    def _split(self, table: Table) -> tuple[Table | None, Table | None]:
+        """Return what a table of one pack says of blobs and of trees; None for nothing."""
+        trees = table.find_all(self._trees)
+        if not trees:
+            return table, None
+        (pack,) = table.packs
+        held = rows_table((Row(raw, *place[1:]) for raw, place in trees.items()), pack)
+        if len(trees) == table.count:
+            return None, held
+        return rows_table((Row(raw, *place[1:]) for raw, place in table.rows() if raw not in trees), pack), held
 
     def _send(self, parcel: Parcel) -> Parcel | None:
         """Put a parcel where it belongs; None, and a failure noted, when its object is not good."""

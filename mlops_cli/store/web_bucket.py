@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import Stored, Traffic, plain_etag
-from mlops_cli.store.wire import PATIENCE, SILENCE, Judgement, WireBucket, judge_exception
+from mlops_cli.store.wire import PATIENCE, SILENCE, Judgement, WireBucket, judge_exception, safe_url
 
 PIECE = 1 << 20
 _HINT = "put user and password for its host into `~/.netrc`"
@@ -71,9 +71,11 @@ class _WebWire:
             if answer.status == 206 and not goes_on:
                 raise OSError("the server sent another part than was asked for")
             self._versions[path] = _strong_version(answer)
+            total = begun if goes_on else 0
             with open(path, "ab" if goes_on else "wb") as file:
-                file.writelines(_whole(answer))
-                total = file.tell()
+                for piece in _whole(answer):
+                    total += file.write(piece)
+                    self._traffic.arrived(path, total)
         del self._versions[path]
         return total
 
@@ -110,6 +112,8 @@ class _WebWire:
             return self._opener.open(request, timeout=self._silence)
         except HTTPError as error:
             error.close()
+            if 300 <= error.code < 400:
+                raise _astray(self._url, f"to no page, or in circles ({error.code})") from error
             raise
 
     def judge(self, error: Exception) -> Judgement:
@@ -123,7 +127,7 @@ def _opener() -> Any:
         def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
             if req.type == "https" and not newurl.lower().startswith("https:"):
                 fp.close()
-                raise RemoteError("it leads from `https://` to a place without encryption", hint="name that place")
+                raise _astray(req.full_url, "to a place without encryption")
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     opener = urllib_request.OpenerDirector()
@@ -139,18 +143,25 @@ def _opener() -> Any:
     return opener
 
 
+def _astray(url: str, where: str) -> RemoteError:
+    return RemoteError(f"`{safe_url(url)}` leads on {where}", hint="name the place where the data is")
+
+
 def _login(host: str, user: str | None, password: str | None) -> str:
-    """Return the header that says who asks: by the URL, else by `~/.netrc`; empty when neither knows."""
-    if not user:
+    """Return the header that says who asks: by the URL, else by `~/.netrc`; empty when neither knows.
+
+    What is in there for every host (`default`) is not sent: a record may be somebody else's, and its host too.
+    """
+    user, password = unquote(user or ""), None if password is None else unquote(password)
+    if password is None:
         found = None
-        with suppress(OSError, netrc.NetrcParseError):
-            found = netrc.netrc(os.path.expanduser("~/.netrc")).authenticators(host)
-        if not found:
-            return ""
-        user, password = found[0], found[2]
-    else:
-        user, password = unquote(user), unquote(password or "")
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        with suppress(OSError, ValueError, netrc.NetrcParseError):
+            found = netrc.netrc(os.path.expanduser("~/.netrc")).hosts.get(host)
+        if found and user in ("", found[0]):
+            user, password = found[0], found[2]
+    if not user:
+        return ""
+    return "Basic " + base64.b64encode(f"{user}:{password or ''}".encode()).decode()
 
 
 def _begins_at(answer: Any, start: int) -> bool:
@@ -167,7 +178,7 @@ def _whole(answer: Any) -> Iterator[bytes]:
     """Yield the pieces of an answer's body; EOFError when it ends before its end."""
     length = answer.headers.get("Content-Length", "")
     left = int(length) if length.isdigit() else -1
-    while piece := answer.read(PIECE):
+    while piece := answer.read1(PIECE):  # what has come, so that slow servers are seen to send
         left -= len(piece)
         yield piece
     if length.isdigit() and left > 0:

@@ -6,13 +6,13 @@ from `~/.netrc`, or from the URL.
 
 from __future__ import annotations
 
+import netrc
 import os
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import partial
-from netrc import NetrcParseError
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree as ET
@@ -57,7 +57,7 @@ class WebdavBucket(WireBucket):
                 raise RemoteError(f"remote `{name}` (`{safe_url(url)}`) names no host", hint="`webdavs://HOST/FOLDER`")
             try:
                 return _WebdavWire(traffic, parts, silence)
-            except (NetrcParseError, OSError) as error:
+            except (netrc.NetrcParseError, OSError) as error:
                 message = f"remote `{name}`: `~/.netrc` cannot be read: {str(error).splitlines()[0]}"
                 raise RemoteError(message, hint="`chmod 600 ~/.netrc`, or correct it") from error
 
@@ -81,7 +81,9 @@ class _WebdavWire:
         if parts.username:
             auth = httpx.BasicAuth(unquote(parts.username), unquote(parts.password or ""))
         elif os.path.exists(os.path.expanduser("~/.netrc")):
-            auth = httpx.NetRCAuth()
+            # Not its `default`: the URL may be one that somebody else's record names.
+            found = netrc.netrc().hosts.get(parts.hostname)
+            auth = httpx.BasicAuth(found[0], found[2]) if found else None
         self._traffic = traffic
         self._folder = unquote(parts.path).strip("/")
         self._host = f"{parts.scheme}://{host}"
@@ -120,6 +122,7 @@ class _WebdavWire:
             with open(path, "wb") as file:
                 for piece in answer.iter_bytes(PIECE):
                     total += file.write(piece)
+                    self._traffic.arrived(path, total)
         return total
 
     def put(self, key: str, data: bytes) -> None:

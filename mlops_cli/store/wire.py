@@ -140,7 +140,9 @@ class WireBucket:
     def get_file(self, key: str, path: str) -> int:
         """Write a value to a new local file and return its bytes; AbsentKey, and then there is no file."""
         try:
-            size = self._try("read from", key, lambda wire: _telling_local(path, lambda: wire.get_file(key, path)))
+            size = self._try(
+                "read from", key, lambda wire: _telling_local(path, lambda: wire.get_file(key, path)), reached=path
+            )
         except BaseException:
             with suppress(FileNotFoundError):
                 remove(path)
@@ -197,11 +199,14 @@ class WireBucket:
         if not self.writes:
             raise RemoteError(f"{self.label} (`{self.url}`) can only be read", hint=_READ_ONLY)
 
-    def _try(self, doing: str, key: str | None, call: Callable[[Wire], T]) -> T:
-        """Return what `call` returns, within the patience of this bucket; AbsentKey where there may be no `key`."""
+    def _try(self, doing: str, key: str | None, call: Callable[[Wire], T], reached: str = "") -> T:
+        """Return what `call` returns, within the patience of this bucket; AbsentKey where there may be no `key`.
+
+        The patience begins anew whenever the new file `reached` has become longer than it ever was.
+        """
         if self._turned_away is not None:
             raise self._turned_away
-        start, pause = time.monotonic(), FIRST_PAUSE
+        start, pause, furthest = time.monotonic(), FIRST_PAUSE, 0
         while True:
             wire = self._open()
             try:
@@ -216,6 +221,8 @@ class WireBucket:
                     raise AbsentKey(key) from None
                 if fault is Fault.PASSING:
                     self._pace.slow(turn)
+                if reached and (size := _size_of(reached)) > furthest:
+                    start, pause, furthest = time.monotonic(), FIRST_PAUSE, size
                 patience = self._patience_for(fault)
                 if time.monotonic() + pause > start + patience:
                     raise self._tell(doing, fault, words) from error
@@ -254,6 +261,13 @@ class WireBucket:
                 self._turned_away = error
             return error
         return RemoteError(f"cannot {doing} {place}: {words}", hint=self.hints.other.format(self.name))
+
+
+def _size_of(path: str) -> int:
+    try:
+        return getsize(path)
+    except OSError:
+        return 0
 
 
 def _telling_local(path: str, call: Callable[[], T]) -> T:

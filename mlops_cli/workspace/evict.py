@@ -11,6 +11,7 @@ Whatever kills this in between, what is left is there or on the remote, and the 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -101,6 +102,7 @@ def evict(
     around = _Around(project, snapshot, tracked, chosen, cache_only=cache_only, reporter=reporter)
     with open_scanner(project, reporter=reporter) as scanner:
         files = {} if cache_only else _files(project, scanner, chosen, reporter)
+        _refuse_torn(files)
         foreseen = _foresee(project, chosen, remotes, around.look(), files)
         if dry_run or foreseen.empty or not agree(foreseen):
             return foreseen
@@ -112,6 +114,8 @@ def evict(
             apply_changes(project, scanner, changes, reporter, spare=True)
             here = project.cache.window
             _drop(here, _going(here, chosen, needed), reporter)
+    for path in sorted({path for (path, part), plan in files.items() if part and plan.changes}):
+        reporter.note(f"`{path}` is here in part now: `mlx add {shlex.quote(path)}` would record the rest as deleted")
     return found
 
 
@@ -271,6 +275,19 @@ def _of_path(project: Project, scanner: Scanner, entry: Tracked, part: str) -> _
     going = tuple(change for change in going if change.path not in other)
     size = sum(_size_of(project, os.fsdecode(change.path), change.old.size) for change in going if change.old)
     return _Files(going, size, len(other))
+
+
+def _refuse_torn(files: Mapping[tuple[str, str], _Files]) -> None:
+    """Raise UsageError for a folder with edits: without its other files, these look as if somebody had deleted them."""
+    for (owner, part), plan in files.items():
+        if plan.edited and plan.changes:
+            path = f"{owner}/{part}" if part else owner
+            count, word = f"{plan.edited:,} file{'' if plan.edited == 1 else 's'}", shlex.quote(owner)
+            raise UsageError(
+                f"`{path}` is not as recorded ({count}): without the others, `mlx add` would record them as deleted",
+                hint=f"`mlx add {word}` and `mlx push {word}` keep what was edited, `mlx checkout --force {word}` "
+                "throws it away; `--cache-only` leaves the workspace alone",
+            )
 
 
 def _size_of(project: Project, path: str, size: int) -> int:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.sources import RepoSource, UrlSource
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.place import Place
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.origins import OpenedUrl, RepoOrigin
+from mlops_cli.workspace.pinned import is_pinned
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.remotes import default_remote
 from mlops_cli.workspace.scan import is_stored
@@ -58,7 +60,7 @@ def _bring_imports(project: Project, targets: Sequence[str], jobs: int, reporter
     """Bring imports that the cache lacks from their sources; return how many came. What goes wrong is a note."""
     came = 0
     with project.guard.held():
-        for tracked, part in _lacking(project, targets):
+        for tracked, part in _lacking(project, targets, reporter):
             assert tracked.source is not None
             try:
                 if isinstance(tracked.source, UrlSource):
@@ -73,20 +75,29 @@ def _bring_imports(project: Project, targets: Sequence[str], jobs: int, reporter
     return came
 
 
-def _lacking(project: Project, targets: Sequence[str]) -> Iterator[tuple[Tracked, str]]:
+def _lacking(project: Project, targets: Sequence[str], reporter: Reporter) -> Iterator[tuple[Tracked, str]]:
     for tracked, part in select(workspace_snapshot(project).tracked(), targets):
         source = tracked.source
-        if source is None or not source.is_remote or source.fetched != tracked.digest:
+        if source is None or not is_pinned(tracked) or is_stored(project.cache, as_entry(tracked)):
             continue
-        if not is_stored(project.cache, as_entry(tracked)):
+        if source.is_remote:
             yield tracked, part
+        else:
+            reporter.note(
+                f"`{tracked.path}` is from this machine (`{source.place}`), where no pull looks: "
+                "the same `mlx import` again brings it"
+            )
 
 
 def _bring_from_url(project: Project, tracked: Tracked, source: UrlSource, jobs: int, reporter: Reporter) -> None:
     place = Place(source.url)
     contents = place.look()
-    if source.etag is not None and contents.version != source.etag:
+    is_folder = tracked.kind is ObjectKind.TREE
+    same = source.etag in (None, contents.version) and contents.size in (None, tracked.size)
+    if not same or contents.is_folder != is_folder:
         raise MissingObject(f"`{source.url}` has another version now")
+    if not is_folder:  # so that no more comes, when the place does not tell how much there is
+        contents = contents._replace(items=(contents.items[0]._replace(size=tracked.size),))
     with open_batch(project.cache) as batch:
         entry = OpenedUrl(source.url, place, contents).fetch_into(batch, jobs, reporter)
         if entry.digest != tracked.digest:

@@ -77,7 +77,9 @@ def find_wanted(clone: Clone, repo: str, path: str) -> Wanted:
             message = f"`{path}` of `{repo}` is not tracked itself, only what it holds: {held}"
             raise UsageError(message, hint="import what it holds by name")
         if wrong and path not in clone.files:
-            raise UsageError(f"in `{repo}`: {wrong[0].message}", hint="it cannot be read: tell whom it belongs to")
+            own = f"{wanted}.mlx:"
+            error = next((error for error in wrong if f"{error.message}:".startswith(own)), wrong[0])
+            raise UsageError(f"in `{repo}`: {error.message}", hint="it cannot be read: tell whom it belongs to")
     if path in clone.files:
         return Wanted(None, "", clone.files[path], prefix or "")
     what = "is a folder in Git, and nothing tracks it" if _is_folder(clone, path) else "is not there"
@@ -218,4 +220,5 @@ def named(repo: str) -> Iterator[None]:
     except UsageError as error:
         if repo in error.message:
             raise
-        raise type(error)(f"in `{repo}`: {error.message}", hint=error.hint) from error
+        hint = f"there, {error.hint}" if (error.hint or "").startswith("`mlx ") else error.hint
+        raise type(error)(f"in `{repo}`: {error.message}", hint=hint) from error

@@ -31,6 +31,8 @@ _ENVIRONMENT = (
     *(word for name in _UNSET.split() for word in ("-u", f"GIT_{name}")),
     "GIT_TERMINAL_PROMPT=0",
     "GIT_NO_LAZY_FETCH=1",
+    "GIT_HTTP_LOW_SPEED_LIMIT=1",  # bytes/s: a server that says nothing for a minute is given up
+    "GIT_HTTP_LOW_SPEED_TIME=60",
     "LC_ALL=C",
 )
 _PLAIN_REV = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/@-]*")

@@ -160,11 +160,13 @@ class RepoOrigin:
     @contextmanager
     def open(self, local: Path) -> Iterator[OpenedRepo]:
         """Yield what is there now."""
-        with scratch_folder(local / "tmp") as folder, named(self.repo):
-            clone = Clone(self.repo, self.rev, folder / "clone")
-            wanted = find_wanted(clone, self.repo, self.path)
-            store = open_store(clone, self.repo, wanted.prefix, self.remote, local / "remotes")
-            yield OpenedRepo(self, clone, wanted, store, folder)
+        with scratch_folder(local / "tmp") as folder:
+            with named(self.repo):  # what the caller does then is about this project again
+                clone = Clone(self.repo, self.rev, folder / "clone")
+                wanted = find_wanted(clone, self.repo, self.path)
+                store = open_store(clone, self.repo, wanted.prefix, self.remote, local / "remotes")
+                opened = OpenedRepo(self, clone, wanted, store, folder)
+            yield opened
 
 
 class OpenedRepo:
@@ -193,7 +195,8 @@ class OpenedRepo:
         assert self._wanted.tracked is not None
         assert self._entry is not None
         tracked: Tracked = self._wanted.tracked
-        fetch_objects(cache, self._store, [(tracked, self._wanted.part)], jobs=jobs, reporter=reporter)
+        with named(self._origin.repo):
+            fetch_objects(cache, self._store, [(tracked, self._wanted.part)], jobs=jobs, reporter=reporter)
         return self._entry
 
     def _fetch_from_git(self, cache: Cache) -> Entry:
@@ -265,7 +268,10 @@ def is_local_repository(place: Path) -> bool:
 
 
 def _local(text: str, cwd: Path) -> Path:
-    path = unquote(urlsplit(text).path) if text.startswith("file://") else text
+    try:
+        path = unquote(urlsplit(text).path, errors="surrogateescape") if text.startswith("file://") else text
+    except ValueError as error:
+        raise UsageError(f"`{text}` is no URL", hint="as in `file:///folder/data`") from error
     return Path(os.path.normpath(cwd / Path(path).expanduser()))
 
 
@@ -304,16 +310,16 @@ _SHAPE = "`https://host/data.csv`, `s3://bucket/folder` or the like"
 
 def refuse_secret(origin: Origin) -> None:
     """Raise UsageError for an origin that a record must not name, because it holds a secret or is no URL at all."""
-    if not isinstance(origin, UrlOrigin):
-        return
-    url = origin.url
-    if holds_secret(url):
+    urls = (origin.url,) if isinstance(origin, UrlOrigin) else (origin.repo, origin.remote or "")
+    if (url := next(filter(holds_secret, urls), None)) is not None:
         hint = "`mlx get` it, then `mlx add` what came"
         raise UsageError(f"`{safe_url(url)}` has a signature or token, which must not be written down here", hint=hint)
+    if not isinstance(origin, UrlOrigin):
+        return
     try:
-        check_url(url)
+        check_url(origin.url)
     except ValueError as error:
-        raise _refusal(url, error) from error
+        raise _refusal(origin.url, error) from error
 
 
 def _refusal(text: str, error: ValueError) -> UsageError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError
 from mlops_cli.hashing import Digest
@@ -14,6 +14,8 @@ from mlops_cli.store.remote_checkup import Fault
 from mlops_cli.workspace.reach import Reach, damaged_at
 
 _AGAIN = "the same `mlx push` with `--repair` sends it again, from a clone that has it"
+
+_IMPORT = "it is imported: the same `mlx import` without `--no-download` brings it"
 
 
 def refuse_gone(store: Remote) -> None:
@@ -49,24 +51,33 @@ def damaged_on_the_way(needed: Reach, error: DamagedObjects, hint: str = "") -> 
     return error if path is None else damaged_at(path, error, hint.format(path=shlex.quote(path)))
 
 
-def unreadable(needed: Reach, label: str, trees: set[Digest]) -> MissingObject:
+def unreadable(needed: Reach, label: str, trees: set[Digest], imports: Collection[str]) -> MissingObject:
     """Return what to raise when nobody knows what is below `trees`, which are to be pushed."""
     path = min(needed.owners[digest] for digest in trees)
     return MissingObject(
         f"the cache does not hold `{path}`, nor does {label}, so it cannot be pushed",
-        hint=f"`mlx fetch {shlex.quote(path)}` from where it is, or `mlx add {shlex.quote(path)}` again",
+        hint=_IMPORT
+        if path in imports
+        else f"`mlx fetch {shlex.quote(path)}` from where it is, or `mlx add {shlex.quote(path)}` again",
     )
 
 
-def unpushable(needed: Reach, label: str, absent: set[Digest], stages: Mapping[str, str]) -> MissingObject:
-    """Return what to raise when objects are to be pushed that the cache lacks; `stages` made some of the paths."""
+def unpushable(
+    needed: Reach, label: str, absent: set[Digest], stages: Mapping[str, str], imports: Collection[str]
+) -> MissingObject:
+    """Return what to raise when objects are to be pushed that the cache lacks.
+
+    `stages` made some of the paths, and some are `imports`.
+    """
     paths = sorted({needed.owners[digest] for digest in absent})
     named = ", ".join(f"`{path}`" for path in paths[:3])
     count = f"{len(absent):,} object{'' if len(absent) == 1 else 's'} of {named}"
     stage, them = stages.get(paths[0], ""), "it" if len(absent) == 1 else "them"
     return MissingObject(
         f"{count} {'is' if len(absent) == 1 else 'are'} neither in the cache nor on {label}",
-        hint=f"`mlx run --force {shlex.quote(stage)}` makes {them} again"
+        hint=_IMPORT
+        if paths[0] in imports
+        else f"`mlx run --force {shlex.quote(stage)}` makes {them} again"
         if stage
         else f"`mlx add {shlex.quote(paths[0])}` stores {them} again",
     )

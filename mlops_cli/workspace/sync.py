@@ -24,6 +24,7 @@ from mlops_cli.store.remote_checkup import Fault
 from mlops_cli.store.rounds import rounds_of
 from mlops_cli.store.url_cache import UrlCache
 from mlops_cli.workspace.destinations import Destinations
+from mlops_cli.workspace.pinned import is_pinned, leave_pinned
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import Reach, children, measure_unread, reach, resolve_part, trees_above
 from mlops_cli.workspace.relay import Bringing, relay
@@ -85,8 +86,9 @@ def push(
     division = destinations.divide(chosen, remote, targets, sending=True)
     plans = []
     for name, share in division.shares.items():
-        plan = _plan_push(project, name, share, trust, dry_run=dry_run, jobs=jobs, reporter=reporter)
-        destinations.refuse_split(project.cache, name, share, set(plan.ordered))
+        named = bool(targets)
+        plan = _plan_push(project, name, share, trust, named=named, dry_run=dry_run, jobs=jobs, reporter=reporter)
+        destinations.refuse_split(project.cache, name, plan.share, set(plan.ordered))
         plans.append(plan)
     moved = []
     for plan in plans:
@@ -134,17 +136,21 @@ def _plan_push(
     share: Sequence[tuple[Tracked, str]],
     trust: Trust,
     *,
+    named: bool,
     dry_run: bool,
     jobs: int,
     reporter: Reporter,
 ) -> _Plan:
     _, store = open_project_remote(project, name)
+    if not named:
+        share = leave_pinned(project.cache, store, share, reporter)
     needed = reach(project.cache, share)
+    imports = {tracked.path for tracked, _ in share if is_pinned(tracked)}
     faults = _distrust(project.cache, store, needed, trust, dry_run=dry_run, jobs=jobs, reporter=reporter)
     missing = store.missing({*needed.sizes, *needed.unread})
     if missing & needed.unread:
         refuse_gone(store)
-        raise unreadable(needed, store.label, missing & needed.unread)
+        raise unreadable(needed, store.label, missing & needed.unread, imports)
     # A tree that is on the remote already came after everything beneath it.
     return _Plan(name, store, share, needed, [digest for digest in needed.sizes if digest in missing], faults)
 
@@ -154,7 +160,9 @@ def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
     absent = project.cache.missing(plan.ordered)
     if absent:
         refuse_gone(store)
-        raise unpushable(needed, store.label, absent, {tracked.path: tracked.stage for tracked, _ in plan.share})
+        imports = {tracked.path for tracked, _ in plan.share if is_pinned(tracked)}
+        stages = {tracked.path: tracked.stage for tracked, _ in plan.share}
+        raise unpushable(needed, store.label, absent, stages, imports)
     reporter.start("pushing", plan.size, "bytes")
     missing = set(plan.ordered)
     try:

@@ -55,5 +55,6 @@ def _revisions(project: Project, versions: Versions) -> list[str]:
         for name in git.list_refs(project.root, kind)
     ]
     if (versions.branches or versions.tags) and not (refs or versions.revisions):
-        raise UsageError("there is no branch or tag yet", hint="`git commit` makes the first")
+        what, how = ("branch", "git commit") if versions.branches else ("tag", "git tag NAME")
+        raise UsageError(f"there is no {what} yet", hint=f"`{how}` makes the first")
     return [*versions.revisions, *refs]

@@ -40,6 +40,18 @@ def test_an_import_and_its_updates(project: Project, shared: Path) -> None:
     assert (project.root / "data/prices.csv").read_text() == "a,22\n"
 
 
+def test_a_name_that_looks_like_an_option(project: Project, shared: Path) -> None:
+    done = project.must("import", "../shared/prices.csv", "--", "-rf")
+    assert done.stderr == "next: git add ./-rf.mlx .gitignore\n"
+
+
+def test_a_url_without_a_name_asks_for_one(project: Project) -> None:
+    for command, hint in (("import", "`mlx import URL PATH`"), ("get", "`mlx get URL -o PATH`")):
+        refused = project(command, "http://127.0.0.1:1/")
+        assert refused.code == 2
+        assert refused.stderr == f"error: `http://127.0.0.1:1/` ends in no name\nhint: say where to put it: {hint}\n"
+
+
 def test_an_update_that_fails_in_part_ends_with_the_code_of_that(project: Project, shared: Path) -> None:
     project.must("import", "../shared/prices.csv", "one.csv")
     project.must("import", ".", "data/labels.csv", "two.csv")

@@ -537,6 +537,15 @@ def test_a_server_that_asks_who_you_are(bed: Bed, monkeypatch, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("bed", beds("webdav"), indirect=True)
+def test_credentials_for_every_host_are_not_sent(bed: Bed, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / ".netrc").write_text('default login ada password "not telling"')
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(RemoteError, match="does not let you in"):
+        bed.bucket().get("a")
+
+
+@pytest.mark.parametrize("bed", beds("webdav"), indirect=True)
 def test_credentials_that_others_may_read_are_not_taken(bed: Bed, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login ada password secret")
     (tmp_path / ".netrc").chmod(0o644)

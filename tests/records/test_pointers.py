@@ -77,6 +77,16 @@ def test_a_source_is_read() -> None:
     assert repo.place == "https://host/data.git raw"
 
 
+@pytest.mark.parametrize(
+    "repo", ["git@h:/srv/data.git", "h:data.git", "https://team@h/data.git", "ssh://git@h:22/x", "http://[::1]:80/x"]
+)
+def test_where_repositories_may_be(repo: str) -> None:
+    lines = f"  repo: '{repo}'\n  path: x\n  commit: {'a' * 40}\n"
+    source = read_pointer(source_with(lines), "m.joblib.mlx").source
+    assert isinstance(source, RepoSource)
+    assert source.is_remote
+
+
 def source_with(lines: str) -> bytes:
     return BLOB + f"source:\n{lines}  fetched: {DIGEST}\n".encode()
 
@@ -99,6 +109,8 @@ def source_with(lines: str) -> bytes:
         ("  repo: ssh://-oProxyCommand=x/y\n", "6: `repo`: `ssh://-oProxyCommand=x/y` is no place", None),
         ("  repo: -x@host:y\n", "6: `repo`: `-x@host:y` is no place", None),
         ("  repo: https://ada:x@h/y\n", "6: `repo`: it holds a password", "leave it out"),
+        (f"  repo: https://ghp_{'a' * 36}@h/y\n", "6: `repo`: it holds a password", "leave it out"),
+        ("  repo: git@h://x\n", "6: `repo`: `git@h://x` is no place", None),
         ("  repo: git@h:x\n  path: ../x\n", "7: `path`: path `../x` must not hold", None),
         ("  repo: git@h:x\n  path: x\n  rev: --all\n", "8: `rev`: `'--all'` cannot be a revision", None),
         ("  repo: git@h:x\n  path: x\n  commit: abc\n", "8: `commit`: `abc` is not the full name", None),

@@ -55,6 +55,20 @@ def test_small_objects_are_packed_and_large_ones_are_not(cache):
     assert len(cache.packs.names()) == 1
 
 
+def test_many_are_found_in_turn(cache, monkeypatch):
+    monkeypatch.setattr("mlops_cli.store.pack_reader._AT_ONCE", 3)
+    digests = put(cache, *(b"%d" % number for number in range(20)))
+    absent = [hash_bytes(b"absent %d" % number) for number in range(20)]
+    asked = [*digests[:7], *absent, *digests[7:]]
+
+    parts = list(cache.packs.find_in_turn(asked))
+
+    assert max(map(len, parts)) <= 3
+    assert {digest: place for part in parts for digest, place in part.items()} == cache.packs.find_all(digests)
+    assert cache.missing(asked) == set(absent)
+    assert cache.missing(digests) == set()
+
+
 def test_what_is_written_whole_is_packed_too(cache):
     contents = [b"x", b"MLXT" + bytes(2 << 20), bytes(2 << 20)]
     digests = [hash_bytes(data) for data in contents]

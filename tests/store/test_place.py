@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import RemoteError, UsageError
-from mlops_cli.progress import SILENT
-from mlops_cli.store.place import Contents, Place
+from mlops_cli.progress import SILENT, Silent
+from mlops_cli.store.bucket import Stored
+from mlops_cli.store.place import Contents, Place, version_of
 from tests.servers.processes import free_port, running
 from tests.servers.proxy import Proxy, proxy
 from tests.servers.s3 import S3Server, s3_server
@@ -223,9 +224,21 @@ class Handler(BaseHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path} {self.headers.get('Range')} {self.headers.get('Authorization')}")
         if self.path.startswith("/away"):
             self.send_response(302)
-            self.send_header("Location", "file:///etc/passwd" if self.path == "/away-file" else "/resumed")
+            places = {"/away-file": "file:///etc/passwd", "/away-ftp": "ftp://127.0.0.1/x", "/away-circle": self.path}
+            self.send_header("Location", places.get(self.path, "/resumed"))
             self.send_header("Content-Length", "0")
             return self.end_headers()
+        if self.path == "/more":  # than it says, without end
+            if self.command == "HEAD":
+                return self.whole(b"secret")
+            self.send_response(200)
+            self.end_headers()
+            self.close_connection = True
+            try:
+                while True:
+                    self.wfile.write(bytes(1 << 16))
+            except OSError:
+                return
         if self.path.startswith("/chunks"):
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
@@ -290,6 +303,38 @@ def test_a_download_goes_on_where_it_broke(strange: str, tmp_path: Path):
     assert ranges == ["None", "bytes=700000-", "bytes=1400000-"]
 
 
+def test_a_download_that_goes_on_is_never_out_of_patience(strange: str, tmp_path: Path):
+    place = Place(f"{strange}/resumed?slow", patience=0.25)  # the second pause may pass it, counted from the start
+    assert brought(place, place.look(), tmp_path) == {"": b"0123456789" * 200_000}
+
+
+class Heard(Silent):
+    """Adds up what a reporter is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def advance(self, amount: int) -> None:
+        self.steps.append(amount)
+
+
+def test_one_file_tells_while_it_comes(strange: str, tmp_path: Path):
+    place = Place(f"{strange}/resumed")
+    contents, heard = place.look(), Heard()
+    [*_] = place.bring(contents.items, lambda _: str(tmp_path / "came"), 4, heard)
+    assert len(heard.steps) > 3
+    assert sum(heard.steps) == 2_000_000
+    assert min(heard.steps) >= 0
+
+
+def test_more_than_was_told_is_not_taken(strange: str, tmp_path: Path):
+    place = Place(f"{strange}/more")
+    contents = place.look()
+    with pytest.raises(RemoteError, match="had 6 bytes, and more came"):
+        brought(place, contents, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_answer_without_a_length_is_whole_or_refused(strange: str, tmp_path: Path):
     place = Place(f"{strange}/chunks")
     contents = place.look()
@@ -302,8 +347,9 @@ def test_an_answer_without_a_length_is_whole_or_refused(strange: str, tmp_path: 
 
 def test_a_redirect_is_followed_to_web_pages_only(strange: str, tmp_path: Path):
     assert Place(f"{strange}/away").look().version == "v1"
-    with pytest.raises(RemoteError):
-        Place(f"{strange}/away-file", patience=0.3).look()
+    for away in ("away-file", "away-ftp", "away-circle"):
+        with pytest.raises(RemoteError, match=rf"`{strange}/{away}` leads on to no page, or in circles"):
+            Place(f"{strange}/{away}", patience=0.3).look()
 
 
 def test_a_login_comes_from_the_url_or_netrc(strange: str, tmp_path: Path, home: Path):
@@ -313,15 +359,55 @@ def test_a_login_comes_from_the_url_or_netrc(strange: str, tmp_path: Path, home:
     (home / ".netrc").write_text("machine 127.0.0.1 login bob password secret\n")
     (home / ".netrc").chmod(0o600)
     Place(f"{strange}/netrc").look()
+    (home / ".netrc").write_text("machine 127.0.0.1 login bob password secret\ndefault login any password for-all\n")
+    Place(strange.replace("127.0.0.1", "localhost") + "/default").look()
+    Place(strange.replace("//", "//bob@") + "/user").look()
     logins = {line.split()[1]: line.split(maxsplit=3)[3] for line in asked(strange)}
     assert logins["/login"] == "Basic YWRhOnBhc3Mgd29yZA=="
     assert logins["/netrc"] == "Basic Ym9iOnNlY3JldA=="
+    assert logins["/user"] == "Basic Ym9iOnNlY3JldA=="
+    assert logins["/default"] == "None"
 
 
 @pytest.mark.parametrize("url", ["s3://bucket", "gs://bucket/", "ssh://host/"])
 def test_a_whole_store_is_refused(url: str):
     with pytest.raises(UsageError, match="names a whole store"):
         Place(url)
+
+
+def test_what_is_no_url_is_refused():
+    with pytest.raises(UsageError, match=r"`http://\[::1` is no URL"):
+        Place("http://[::1")
+
+
+def test_names_are_bytes(tmp_path: Path):
+    name = os.fsdecode(b"odd \xff%41")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "file").write_bytes(b"x")
+    place = Place((tmp_path / name).as_uri())
+    assert place.name == name
+    assert brought(place, place.look(), tmp_path / "came") == {"file": b"x"}
+
+
+def test_a_file_at_the_very_top():
+    name = next(path for path in sorted(Path("/").iterdir()) if path.is_dir() and not path.is_symlink()).name
+    assert Place(f"file:///{name}").bucket.url == "file:///"
+
+
+def test_any_time_is_a_version(tmp_path: Path):
+    assert version_of(Stored("x", 1, 1e15)) == "1000000000000000.000000/1"
+    long = version_of(Stored("x", 1, None, "a" * 60_000))
+    assert long is not None
+    assert len(long) < 60
+    assert long != version_of(Stored("x", 1, None, "b" * 60_000))
+
+
+def test_what_is_no_file_is_told_without_words_about_remotes(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    place = Place((tmp_path / "pipe").as_uri())
+    with pytest.raises(RemoteError, match="no file is in the way") as caught:
+        brought(place, place.look(), tmp_path / "came")
+    assert "mlx" not in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("url", ["https://host/..%2F..%2Fx", "https://host/%2e%2e", "file:///x/.."])

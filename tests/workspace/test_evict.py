@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.store.guard import alone
 from mlops_cli.store.trees import walk
 from mlops_cli.workspace.evict import Eviction, evict
+from mlops_cli.workspace.relink import relink
 from mlops_cli.workspace.remotes import add_remote
 from mlops_cli.workspace.sync import fetch, open_project_remote, push
+from tests.crashing import killed_at
 from tests.objects import cache_at, large, lose, stored
 from tests.workspace.collecting import content
 from tests.workspace.projects import Sandbox, listing, make_project
@@ -189,15 +192,33 @@ def test_what_was_not_pushed_is_never_dropped(box: Sandbox) -> None:
 
 
 def test_an_edit_stays(box: Sandbox) -> None:
-    box.write("data/3", "edited")
-    box.write("data/new", "new")
-    box.write("lone", "edited, too")
+    box.write("lone", "edited")
 
-    done = run(box, "data", "lone")
+    done = run(box, "lone")
 
-    assert listing(box.root / "data") == {b"3": ("file", b"edited"), b"new": ("file", b"new")}
-    assert box.read("lone") == "edited, too"
-    assert [each.edited for each in done.paths] == [2, 1]
+    assert box.read("lone") == "edited"
+    assert [each.edited for each in done.paths] == [1]
+
+
+@pytest.mark.parametrize("edit", ["data/3", "data/new", "data/sub/new"])
+def test_a_folder_with_edits_is_not_torn(box: Sandbox, edit: str) -> None:
+    """What is left would look as if the rest had been deleted, and the next add would record that."""
+    box.write(edit, "edited")
+    before, had = listing(box.root / "data"), here(box)
+
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match="`data` is not as recorded") as caught:
+            run(box, "data", "lone", dry_run=dry_run)
+        assert "--cache-only" in (caught.value.hint or "")
+    assert (listing(box.root / "data"), here(box)) == (before, had)
+    assert box.exists("lone")
+    run(box, "data", cache_only=True)
+    assert listing(box.root / "data") == before
+
+
+def test_a_part_that_went_is_no_deletion_and_that_is_told(box: Sandbox) -> None:
+    run(box, "data/sub")
+    assert box.heard.notes == ["`data` is here in part now: `mlx add data` would record the rest as deleted"]
 
 
 def test_a_file_that_changes_meanwhile_stays(box: Sandbox) -> None:
@@ -348,6 +369,29 @@ def test_the_index_and_head_need_what_they_name_at_other_paths(box: Sandbox) -> 
     box.git("commit", "--quiet", "-m", "without it")
 
     assert run(box, "lone").paths[0].objects == 1  # older commits do not count: the remote has it
+
+
+@pytest.mark.parametrize("mode", ["copy", "symlink"])
+def test_killed_at_every_point(box: Sandbox, tmp_path: Path, mode: str) -> None:
+    """Whatever the point: what is left is here or on the remote, no link leads nowhere, and the same command completes."""
+    box.configure("cache.link", mode)
+    relink(box.project())
+    saved = tmp_path / "saved"
+    shutil.copytree(box.root, saved, symlinks=True)
+    at, died = 0, True
+    while died:
+        shutil.rmtree(box.root)
+        shutil.copytree(saved, box.root, symlinks=True)
+        died = killed_at(lambda: run(box, "data"), at)
+        assert [path.name for path in box.root.rglob("*") if path.is_symlink() and not path.exists()] in ([], ["link"])
+        assert box.read("other/shared") == "shared with other"
+        run(box, "data")
+        assert not box.exists("data")
+        pull(box)
+        assert box.clean()
+        assert box.read("data/sub/shared") == "shared with other"
+        at += 7
+    assert at > 70
 
 
 def test_it_waits_for_nobody_who_stores(box: Sandbox) -> None:

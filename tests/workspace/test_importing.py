@@ -152,7 +152,8 @@ def test_a_record_of_somebody_else_reads_no_file_here(box: Sandbox, tmp_path: Pa
     box.write("x", "x")
     box.add("x")
     pointer = pointer_at(box, "x")
-    for url in (f"file://{tmp_path}/secret", f"local://{tmp_path}/secret", f"dir://x::file://{tmp_path}/secret"):
+    for place in ("file://", "local://", "dir://x::file://", "hf://x::file://"):
+        url = f"{place}{tmp_path}/secret"
         box.write("x.mlx", pointer._replace(source=UrlSource(url, None, pointer.digest)).to_bytes())
         assert updated(box, local=False)["x"].outcome == "left"
         assert box.read("x") == "x"
@@ -219,6 +220,9 @@ def test_what_is_no_import_is_not_updated(box: Sandbox):
         ("https://ada:secret@host/x", "`https://host/x` has a password"),
         ("https://host/x?X-Amz-Signature=abc", "has a signature or token"),
         ("https://host/x?a=b&access_token=abc", "has a signature or token"),
+        ("https://host/x?private_token=abc", "has a signature or token"),
+        ("https://host/x?a=b;X-Amz-Credential=abc", "has a signature or token"),
+        ("https://github_pat_secret@host/x", "`https://host/x` has a password"),
         ("ssh://-oProxyCommand=x/y", "is no place"),
     ],
 )
@@ -227,6 +231,18 @@ def test_a_url_with_a_secret_is_refused(url: str, message: str, box: Sandbox):
         imported(box, UrlOrigin(url), "x")
     assert "secret@" not in caught.value.message
     assert not box.exists("x.mlx")
+
+
+def test_a_repository_with_a_secret_is_refused(box: Sandbox):
+    for origin in (
+        RepoOrigin("https://host/x.git?private_token=abc", "y"),
+        RepoOrigin("https://host/x.git", "y", None, "https://host/x?sig=abc"),
+    ):
+        with pytest.raises(UsageError, match="has a signature or token"):
+            imported(box, origin, "x")
+        assert not box.exists("x.mlx")
+    with pytest.raises(UsageError, match=r"`https://host/x\.git` has a password"):
+        words(box, f"https://{'a' * 40}@host/x.git", "y")
 
 
 def test_a_url_cannot_be_pinned(box: Sandbox, shared: Path):
@@ -360,6 +376,36 @@ def test_a_pin_needs_no_bytes(box: Sandbox, other: Sandbox):
     assert not box.exists("raw/new")
 
 
+def test_a_pin_does_not_keep_the_rest_from_a_push(box: Sandbox, other: Sandbox):
+    imported(box, words(box, repo(other), "ml/data/raw", "raw"), "raw", PINNED)
+    imported(box, words(box, repo(other), "ml/lone", "lone"), "lone", PINNED)
+    box.write("mine", "mine")
+    box.add("mine")
+    box.remote()
+    assert push(box.project(), reporter=box.heard).remotes[0].paths == ("mine",)
+    assert [note.partition(":")[0] for note in box.heard.notes] == ["`lone` is not pushed", "`raw` is not pushed"]
+    for path in ("raw", "lone"):
+        with pytest.raises(MissingObject) as caught:
+            push(box.project(), [path])
+        assert "the same `mlx import`" in (caught.value.hint or "")
+    with pytest.raises(MissingObject):
+        fetch(box.project(), reporter=box.heard)
+    assert "`lone` is from this machine" in box.heard.notes[-2]
+    imported(box, words(box, repo(other), "ml/data/raw", "raw"), "raw")
+    assert push(box.project(), reporter=box.heard).remotes[0].paths == ("mine", "raw")
+
+
+def test_errors_name_the_project_that_they_are_about(box: Sandbox, other: Sandbox):
+    imported(box, words(box, repo(other), "ml/data/raw/one", "one", rev="v1"), "one")
+    box.write("one", "edited")
+    error = updated(box, "one", rev="main")["one"].error
+    assert error is not None
+    assert error.message.startswith("`one` would be overwritten")
+    with pytest.raises(UsageError, match="in `file://") as caught:
+        imported(box, words(box, repo(other), "ml/data/raw/absent", "x"), "x")
+    assert (caught.value.hint or "").startswith("there, `mlx ls")
+
+
 def test_a_file_in_git_cannot_be_pinned(box: Sandbox, other: Sandbox):
     with pytest.raises(UsageError, match="cannot be pinned"):
         imported(box, words(box, repo(other), "ml/tool.sh", "x"), "x", PINNED)
@@ -454,6 +500,7 @@ def test_links_in_git_are_not_followed(box: Sandbox, other: Sandbox, tmp_path: P
 
 def test_another_projects_broken_record_is_told(box: Sandbox, other: Sandbox):
     other.write("lone.mlx", "mlx: 1\npath: ../lone\n")
+    other.write("a.mlx", "not a record")
     other.commit("broken")
     with pytest.raises(UsageError, match=r"in `file://.*`: lone\.mlx:2: `path`"):
         imported(box, words(box, repo(other), "ml/lone", "x"), "x")

@@ -366,7 +366,7 @@ def test_a_revision_that_is_none(grown: Sandbox):
     assert caught.value.hint
     for kind in ("v1", "side"):
         grown.git("tag" if kind == "v1" else "branch", "-D" if kind == "side" else "-d", kind)
-    with pytest.raises(UsageError, match="there is no branch or tag yet"):
+    with pytest.raises(UsageError, match="there is no tag yet"):
         push(grown.project(), versions=Versions(tags=True))
 
 
