@@ -16,6 +16,7 @@ from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, size_text
 from mlops_cli.cli.usage import refuse_range
 from mlops_cli.errors import UsageError
+from mlops_cli.words import word, words
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.checkout import Restored
@@ -101,7 +102,7 @@ def add(
     output.result("add", value, lines)
     written = [item.pointer for item in result.added if item.changed] + list(result.gitignores)
     if written and not dry_run:
-        output.say(f"next: git add {session.words(project, written)}")
+        output.say(f"next: git add {words(written)}")
 
 
 _SENT = ("name", "url", "paths", "objects", "size", "requests", "transferred")
@@ -165,7 +166,7 @@ def unprotect(context: typer.Context, paths: Tracked, dry_run: DryRun = False, a
     value = {"dry_run": dry_run, "unprotected": list(map(asdict, done))}
     output.result("unprotect", value, _relinked_text(done, "unprotect", dry_run=dry_run))
     if done and not dry_run:
-        output.say(f"next: edit, then `mlx add {session.words(project, [done[0].path])}` records it")
+        output.say(f"next: edit, then `mlx add {word(done[0].path)}` records it")
 
 
 def restored_text(restored: tuple[Restored, ...], *, dry_run: bool) -> list[str]:
@@ -319,7 +320,7 @@ def move(
     removed = tracked_files(project.root, done.removed) if done.removed else []  # Git refuses names it never knew
     changed = [*done.written, *removed, *done.gitignores]
     if changed and not dry_run:
-        output.say(f"next: git add {session.words(project, list(dict.fromkeys(changed)))}")
+        output.say(f"next: git add {words(dict.fromkeys(changed))}")
 
 
 COMMANDS = {

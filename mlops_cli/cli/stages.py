@@ -11,7 +11,8 @@ from mlops_cli.cli.completion import complete_stages
 from mlops_cli.cli.options import DryRun, Json
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import session_of
-from mlops_cli.cli.text import quoted, table
+from mlops_cli.cli.text import table
+from mlops_cli.words import quoted
 
 
 def add(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import Check, Json
-from mlops_cli.cli.session import Session, reporting, session_of
+from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
+from mlops_cli.words import NAMED, so_for, word, words
 
 if TYPE_CHECKING:
     from mlops_cli.pipeline.status import ProjectStatus
@@ -44,12 +45,12 @@ def status(
         "stages": [
             {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
         ],
-        "problems": [{"message": error.message, "hint": error.hint} for error in found.problems],
+        "problems": list(map(output.fault, found.problems)),
         "remote": there[0] if there else None,
         "remotes": there,
     }
     output.result("status", value, [*_status_text(found), *(line for each in there for line in _remote_text(each))])
-    for line in _status_hints(found, "pull" if project.config.remotes else "checkout", _naming(project, session)):
+    for line in _status_hints(found, "pull" if project.config.remotes else "checkout"):
         output.say(line)
     if lacking:
         output.say("next: `mlx push` uploads it")
@@ -79,7 +80,6 @@ def _remote_text(there: Mapping[str, Any]) -> list[str]:
 
 
 _STATES = {"not_cached": "not here"}  # the others are words as they are
-_NAMED = 3  # paths that a command names
 
 
 def _status_text(found: ProjectStatus) -> list[str]:
@@ -116,16 +116,11 @@ def _detail(item: DataStatus) -> str:
     return f"  ({told or 'what it was is not all here'})"
 
 
-def _naming(project: Project, session: Session) -> Callable[[Sequence[DataStatus]], str]:
-    """Return what names paths as they are typed in the current folder."""
-
-    def name(items: Sequence[DataStatus]) -> str:
-        return session.words(project, [item.path for item in items[:_NAMED]])
-
-    return name
+def _named(items: Sequence[DataStatus]) -> str:
+    return words(item.path for item in items[:NAMED])
 
 
-def _status_hints(found: ProjectStatus, bringing: str, name: Callable[[Sequence[DataStatus]], str]) -> list[str]:
+def _status_hints(found: ProjectStatus, bringing: str) -> list[str]:
     """Return what to do next: commands that work as things are.
 
     What was edited is not overwritten without `--force`, so whatever else is to be brought is named beside it.
@@ -136,21 +131,25 @@ def _status_hints(found: ProjectStatus, bringing: str, name: Callable[[Sequence[
     partial = [item for item in known if not (item.added or item.modified)]  # a part may be all that was ever brought
     edited = [item for item in known if item.added or item.modified]
     if partial:
-        path = name(partial[:1])
+        path = word(partial[0].path)
         undo = f"`mlx {bringing} {path}` brings back what is gone"
         hints.append(f"next: {undo}, `mlx add {path}` records that it is, `mlx diff` lists it")
     if edited:
-        path = name(edited[:1])
+        path = word(edited[0].path)
         undo = bringing if edited[0].deleted else "checkout"
         hints.append(f"next: `mlx add {path}` records it, `mlx {undo} --force {path}` undoes it, `mlx diff` lists it")
     if missing := [item for item in found.data if item.state == "missing"]:
-        line = f"mlx checkout {name(missing)}" if modified else "mlx checkout"
-        hints.append(f"next: `{line}` brings missing data back from the cache{_more(missing) if modified else ''}")
+        line = f"mlx checkout {_named(missing)}" if modified else "mlx checkout"
+        hints.append(
+            f"next: `{line}` brings missing data back from the cache{so_for(missing[NAMED:]) if modified else ''}"
+        )
     if away := [item for item in found.data if item.state == "not_cached" or _is_unknown(item)]:
-        line = f"mlx pull {name(away)}" if known else "mlx pull"
-        hints.append(f"next: `{line}` brings data that is not here from a remote{_more(away) if known else ''}")
+        line = f"mlx pull {_named(away)}" if known else "mlx pull"
+        hints.append(
+            f"next: `{line}` brings data that is not here from a remote{so_for(away[NAMED:]) if known else ''}"
+        )
     if found.problems:
-        hints.append(f"next: {found.problems[0].hint}")
+        hints.append(f"next: {found.problems[0].marked_hint}")
     elif any(decision.action != "skip" for decision in found.stages):
         hints.append("next: `mlx run` brings the stages up to date")
     return hints
@@ -159,10 +158,6 @@ def _status_hints(found: ProjectStatus, bringing: str, name: Callable[[Sequence[
 def _is_unknown(item: DataStatus) -> bool:
     """Say whether something differs and nobody can tell what: what it was is not all here."""
     return item.state == "modified" and not (item.added or item.modified or item.deleted)
-
-
-def _more(items: Sequence[DataStatus]) -> str:
-    return f"; so for {len(items) - _NAMED:,} more" if len(items) > _NAMED else ""
 
 
 COMMANDS = {

@@ -11,9 +11,11 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths, complete_remotes
 from mlops_cli.cli.options import DryRun, Json
+from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, size_text, table
 from mlops_cli.errors import UsageError
+from mlops_cli.words import NAMED, and_more
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.integrity import Examination, Fault
@@ -140,20 +142,17 @@ def fsck(
             found = examine_remote(project, remote, scope, reporter=reporter)
         else:
             found = examine(project, scope, repair=repair, remote=remote, dry_run=dry_run, reporter=reporter)
-    output.result("fsck", {"dry_run": dry_run, **_value(found)}, _findings(found, dry_run=dry_run))
-    paths = dict.fromkeys(path for fault in (*found.damaged, *found.absent) for path in fault.paths)
-    advice = remote_remedies(found, session.words(project, list(paths)[:_NAMED])) if found.examined else None
-    for line in remedies(project, session.cwd, found) if advice is None else advice:
+    output.result("fsck", {"dry_run": dry_run, **_value(found, output)}, _findings(found, dry_run=dry_run))
+    for line in remote_remedies(found) if found.examined else remedies(project, found):
         output.say(f"next: {line}")
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 
 
-_NAMED = 3  # paths that a line names
 _ABSENT = ("digest", "paths", "files", "stage", "mended", "in_trash", "source")
 
 
-def _value(found: Examination) -> dict[str, object]:
+def _value(found: Examination, output: Output) -> dict[str, object]:
     checkup = found.checkup
     return {
         "examined": found.examined,
@@ -163,8 +162,8 @@ def _value(found: Examination) -> dict[str, object]:
         "damaged": [asdict(fault) for fault in found.damaged],
         "absent": [{key: asdict(fault)[key] for key in _ABSENT} for fault in found.absent],
         "files": [asdict(file) for file in checkup.files],
-        "unread": [{"message": error.message, "hint": error.hint} for error in found.unread],
-        "false": [{"message": error.message, "hint": error.hint} for error in found.false],
+        "unread": list(map(output.fault, found.unread)),
+        "false": list(map(output.fault, found.false)),
         "strays": checkup.strays,
         "leftovers": checkup.leftovers,
         "remote": found.remotes[0] if len(found.remotes) == 1 else "",
@@ -227,8 +226,7 @@ def _owner(fault: Fault) -> str:
         return f"{name}, which no record names"
     at = f" at {fault.revision}" if fault.revision else ""
     where = fault.files or fault.paths
-    more = f" and {len(where) - _NAMED:,} more" if len(where) > _NAMED else ""
-    return f"{name} of {', '.join(where[:_NAMED])}{more}{at}"
+    return f"{name} of {', '.join(where[:NAMED])}{and_more(where)}{at}"
 
 
 def _mended(fault: Fault, found: Examination) -> str:

@@ -25,6 +25,7 @@ from mlops_cli.records.locks import read_lock
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.pointers import read_pointer
 from mlops_cli.store.links import supported_modes
+from mlops_cli.words import word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.mending import how_to_mend
 from mlops_cli.workspace.project import CONFIG, Project, config_files, find_project, find_root
@@ -83,7 +84,7 @@ def _open(start: Path, environ: Mapping[str, str]) -> tuple[Project, tuple[Findi
     try:
         layers.append(config.environment_layer(environ))
     except MlxError as error:
-        faults.append(Finding("settings", Health.FAILED, error.message, error.hint or "unset it"))
+        faults.append(Finding("settings", Health.FAILED, error.message, error.marked_hint or "unset it"))
     for level, path in config_files(root, checkout, environ).items():
         name = CONFIG if level == "project" else str(path)
         try:
@@ -176,7 +177,7 @@ def _remotes(project: Project) -> Iterator[Finding]:
             if store.is_new():
                 default += ": nothing was pushed yet"
         except MlxError as error:
-            yield Finding(f"remote {remote.name}", Health.WARNING, error.message, error.hint or "")
+            yield Finding(f"remote {remote.name}", Health.WARNING, error.message, error.marked_hint or "")
             continue
         yield Finding(f"remote {remote.name}", Health.OK, f"{remote.url}{default}")
 
@@ -238,5 +239,5 @@ def _pipelines(snapshot: Snapshot, start: Path) -> Iterator[Finding]:
     known = {lock_path(stage) for stage in graph.stages.values()}
     for path in snapshot.paths:
         if _kind(path) == "lock" and path not in known and snapshot.files.read(path) is not None:
-            hint = f"`git rm {path}` if the stage is gone for good"
+            hint = f"`git rm {word(path)}` if the stage is gone for good"
             yield Finding("locks", Health.WARNING, f"`{path}` belongs to no stage", hint)

@@ -88,7 +88,7 @@ class Place:
         try:
             return self._look()
         except RemoteError as error:  # buckets take it for a remote of that name
-            hint = _HINTS.no_place if "`mlx remote" in (error.hint or "") else error.hint
+            hint = _HINTS.no_place if "`mlx remote" in (error.marked_hint or "") else error.marked_hint
             raise RemoteError(error.message.replace("remote `", "`"), hint=hint) from error
 
     def _look(self) -> Contents:

@@ -26,6 +26,7 @@ from mlops_cli.store.objects import DamagedObjects
 from mlops_cli.store.recipes import Recipes
 from mlops_cli.store.space import stored_size
 from mlops_cli.store.trees import Change, Kind, diff, walk
+from mlops_cli.words import NAMED, naming, words
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.listings import Listings
@@ -37,7 +38,6 @@ from mlops_cli.workspace.snapshot import Snapshot, Tracked, lock_path, open_snap
 from mlops_cli.workspace.sync import open_project_remote
 from mlops_cli.workspace.writing import apply_changes
 
-_NAMED = 3  # paths that a message names
 _PACKS_AT_ONCE = 16  # packs that are written anew before the old ones go
 
 Chosen = tuple[tuple[Tracked, str], ...]
@@ -143,19 +143,17 @@ def _verify(project: Project, chosen: Chosen, *, verify: bool, reporter: Reporte
         if faults:
             damaged = [fault for fault in faults if isinstance(fault.error, DamagedObjects)]
             error = _only_copy(store.label, needed, {fault.digest for fault in faults}, "mlx push --repair")
-            raise CorruptObject(error.message, hint=error.hint) if damaged else error
+            raise CorruptObject(error.message, hint=error.marked_hint) if damaged else error
         remotes |= {entry.path: name for entry, _ in share}
     return remotes
 
 
 def _only_copy(label: str, needed: Reach, lacking: Collection[Digest], push: str = "mlx push") -> MlxError:
     paths = sorted({needed.owners[digest] for digest in lacking})
-    named = ", ".join(f"`{path}`" for path in paths[:_NAMED])
-    named += f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
     count = f"{len(lacking):,} object{'' if len(lacking) == 1 else 's'}"
     return UsageError(
-        f"{label} does not hold {count} of {named}: what is here may be the only copy, and nothing was evicted",
-        hint=f"`{push} {' '.join(paths[:_NAMED])}` first",
+        f"{label} does not hold {count} of {naming(paths)}: what is here may be the only copy, and nothing was evicted",
+        hint=f"`{push} {words(paths[:NAMED])}` first",
     )
 
 
@@ -195,8 +193,8 @@ class _Around:
         try:
             self._marker.look_beside(self._left.__contains__, self._passed)
         except MlxError as error:
-            if "--salvage" in (error.hint or ""):  # that is for who cannot ask a remote
-                error.hint = "nothing was evicted; mend that first, or `mlx fsck --repair` does"
+            if "--salvage" in (error.marked_hint or ""):  # that is for who cannot ask a remote
+                error.marked_hint = "nothing was evicted; mend that first, or `mlx fsck --repair` does"
             raise
         others = [*self._tracked, *self._committed()]
         found = reach(self._project.cache, [(entry, "") for entry in others])

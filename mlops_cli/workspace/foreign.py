@@ -218,4 +218,4 @@ def named(repo: str) -> Iterator[None]:
     except UsageError as error:
         if repo in error.message:
             raise
-        raise type(error)(f"in `{repo}`: {error.message}", hint=error.hint) from error
+        raise type(error)(f"in `{repo}`: {error.message}", hint=error.marked_hint) from error

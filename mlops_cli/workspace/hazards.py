@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections.abc import Collection, Iterable, Sequence
 
@@ -13,13 +12,12 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import object_at
 from mlops_cli.store.trees import Change, Kind
+from mlops_cli.words import NAMED, naming, quoted, words
 from mlops_cli.workspace.folders import not_a_folder
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.state import Clock
 from mlops_cli.workspace.twins import folds_names, refuse_twins
-
-_NAMED = 3  # paths that a message names
 
 
 class Edited(UsageError):
@@ -55,11 +53,9 @@ def _refuse_loss(cache: Cache, plans: Sequence[tuple[Tracked, list[Change]]]) ->
     kept = {digest: _is_kept(cache, digest) for digest in {digest for _, _, digest in held}}
     lost = [(tracked, os.fsdecode(path)) for tracked, path, digest in held if not kept[digest]]
     if lost:
-        more = f" and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
-        named = ", ".join(f"`{path}`" for _, path in lost[:_NAMED]) + more
         them = "it" if len(lost) == 1 else "them"
         raise UsageError(
-            f"{named} would be overwritten or deleted, and no store holds the bytes",
+            f"{naming([path for _, path in lost])} would be overwritten or deleted, and no store holds the bytes",
             hint=f"{_keeping(lost)} {them}; `--force` throws {them} away",
         )
 
@@ -68,13 +64,13 @@ def _keeping(lost: Sequence[tuple[Tracked, str]]) -> str:
     """Return the start of a sentence: the commands that store what would be lost, and that they keep."""
     own = [(tracked, path) for tracked, path in lost if not tracked.stage]
     data = list(dict.fromkeys(path if tracked.kind is ObjectKind.TREE else tracked.path for tracked, path in own))
-    if len(data) > _NAMED:  # a command that can be typed: of many files in a folder, the folder
+    if len(data) > NAMED:  # a command that can be typed: of many files in a folder, the folder
         data = list(dict.fromkeys(tracked.path for tracked, _ in own))
     stages = list(dict.fromkeys(tracked.stage for tracked, _ in lost if tracked.stage))
+    commands = (("add", data, words(data[:NAMED])), ("run", stages, " ".join(map(quoted, stages[:NAMED]))))
     told = [
-        f"`mlx {verb} {' '.join(map(shlex.quote, names[:_NAMED]))}`"
-        + (f" (so for {len(names) - _NAMED:,} more)" if len(names) > _NAMED else "")
-        for verb, names in (("add", data), ("run", stages))
+        f"`mlx {verb} {named}`" + (f" (so for {len(names) - NAMED:,} more)" if len(names) > NAMED else "")
+        for verb, names, named in commands
         if names
     ]
     return f"{' and '.join(told)} {'keeps' if len(told) == 1 else 'keep'}"

@@ -16,6 +16,7 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.checkup import Checkup, Scope
 from mlops_cli.store.objects import AbsentObjects
 from mlops_cli.store.remote_checkup import Fault as RemoteFault
+from mlops_cli.words import NAMED, word
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.integrity import Examination, Fault, find_files
 from mlops_cli.workspace.listings import Listings
@@ -79,13 +80,14 @@ def _order(fault: Fault) -> tuple[str, str]:
     return fault.path, fault.digest
 
 
-def remote_remedies(found: Examination, words: str) -> Iterator[str]:
-    """Yield what mends a remote; `words` are the paths that need what it lacks, for a shell."""
+def remote_remedies(found: Examination) -> Iterator[str]:
+    """Yield what mends a remote; the paths that need what it lacks are marked."""
     lost = [*found.damaged, *found.absent]
     if not lost and not found.checkup.files:
         return
     repair = " --repair" if found.damaged or found.checkup.files or found.promised else ""
-    push = f"mlx push{repair} --remote {found.examined}{f' {words}' if words else ''}"
+    paths = list(dict.fromkeys(path for fault in lost for path in fault.paths))[:NAMED]
+    push = " ".join([f"mlx push{repair} --remote {found.examined}", *map(word, paths)])
     yield f"`{push}`, in a clone that has the data, sends it again"
     if any(not fault.paths for fault in lost):
         yield "what no record of this commit names is mended by `mlx push --repair --rev REV` of a commit that does"

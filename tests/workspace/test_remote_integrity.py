@@ -91,7 +91,7 @@ def test_a_remote_that_is_well_is_read_to_its_end(box: Sandbox, remote: Path) ->
     assert found.checkup.objects == 2 + 2 + 2  # two small files, two listings, the large ones; chunks are parts of one
     assert found.checkup.bytes >= len(BIG) + len(LOOSE)
     assert found.examined == "storage"
-    assert list(remote_remedies(found, "")) == []
+    assert list(remote_remedies(found)) == []
     assert listing(remote) == before
 
 
@@ -169,7 +169,7 @@ def test_damage_is_told_with_its_path(poison: Callable[[Sandbox, Path], tuple[st
     assert not found.absent
     assert all(fault.why and fault.files for fault in found.damaged)
     assert listing(remote) == before
-    (advice,) = remote_remedies(found, "data")
+    (advice,) = remote_remedies(found)
     assert advice == "`mlx push --repair --remote storage data`, in a clone that has the data, sends it again"
     push(box.project(), trust=Trust.NOTHING)
     assert examine(box).exit_code == 0
@@ -204,7 +204,7 @@ def test_what_is_gone_is_told_with_its_path(poison: Callable[[Sandbox, Path], tu
     assert found.exit_code == 4
     assert owners(found.absent) == {paths}
     assert not found.damaged
-    (advice,) = remote_remedies(found, "data")
+    (advice,) = remote_remedies(found)
     assert advice.startswith("`mlx push --repair --remote storage data`")
     push(box.project(), trust=Trust.NOTHING)
     assert examine(box).exit_code == 0
@@ -217,7 +217,7 @@ def test_what_was_never_pushed_is_absent(box: Sandbox) -> None:
     found = examine(box)
 
     assert (found.exit_code, owners(found.absent)) == (4, {("data",)})
-    (advice,) = remote_remedies(found, "data")
+    (advice,) = remote_remedies(found)
     assert advice.startswith("`mlx push --remote storage data`")
 
 
