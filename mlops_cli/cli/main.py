@@ -18,12 +18,12 @@ from mlops_cli.cli.commands import make_app
 from mlops_cli.cli.interrupts import HINT, INTERRUPTED, MESSAGE, take_signals, wants_json
 from mlops_cli.cli.output import Colors, Output
 from mlops_cli.cli.session import Session, choose_colors, make_session
-from mlops_cli.cli.spelling import Spelling
+from mlops_cli.cli.spelling import Spelling, advice
 from mlops_cli.cli.streams import CLOSED, open_closed_streams, write_error, write_json
 from mlops_cli.cli.text import Style
 from mlops_cli.cli.tree import CommandTree
 from mlops_cli.cli.usage import HelpWanted, Refusal, explain
-from mlops_cli.errors import MlxError, OutsideError, RecordError, UsageError
+from mlops_cli.errors import MlxError, OutsideError, UsageError
 
 BUG = 70
 NOBODY_READS = 141
@@ -139,19 +139,11 @@ def _describe(error: BaseException, arguments: Sequence[str]) -> _Failure:
     elif isinstance(error, OSError):
         error = _outside(error)
     if isinstance(error, MlxError):
-        return _Failure(error.message, _hint(error), error.exit_code)
+        return _Failure(error.message, advice(error, Path.cwd()), error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _Failure(MESSAGE, HINT, INTERRUPTED)
     hint = f"please report it with {_keep_log(error, arguments)}; nothing was left half done"
     return _Failure(f"mlx has a bug: {type(error).__name__}: {error}", hint, BUG)
-
-
-def _hint(error: MlxError) -> str | None:
-    if error.marked_hint or not isinstance(error, RecordError):
-        return error.marked_hint
-    from mlops_cli.workspace.mending import how_to_mend
-
-    return how_to_mend(error, Path.cwd())
 
 
 def _outside(error: OSError) -> MlxError:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mlops_cli.cli.bars import TerminalReporter
-from mlops_cli.cli.spelling import Spelling
+from mlops_cli.cli.spelling import Spelling, advice
 from mlops_cli.cli.streams import error_width, write_error, write_json
 from mlops_cli.cli.text import Line, Style, Styled, draw, printable, wrapped
 from mlops_cli.errors import MlxError
@@ -51,7 +51,8 @@ class Output(NamedTuple):
 
     def hint(self, error: MlxError) -> str | None:
         """Return what to do about an error, as it is typed where the user is."""
-        return None if error.marked_hint is None else self.spelling.spell(error.marked_hint)
+        hint = advice(error, self.spelling.cwd)
+        return None if hint is None else self.spelling.spell(hint)
 
     def fault(self, error: MlxError) -> dict[str, str | None]:
         """Return how a document tells an error that did not end its command."""

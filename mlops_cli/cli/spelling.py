@@ -7,11 +7,20 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from mlops_cli.errors import MlxError
+from mlops_cli.errors import MlxError, RecordError
 from mlops_cli.words import has_paths, quoted, spelled
 
 _COMMAND = re.compile(r"(?<=`)(?:mlx|git|rm|echo) [^`]+(?=`)|(?<=^next: )(?:mlx|git) .+")
 _PLAIN = re.compile(r"(mlx|git) (?!-C )")
+
+
+def advice(error: MlxError, cwd: Path) -> str | None:
+    """Return what to do about an error, paths marked; of a record that cannot be read, how to mend it."""
+    if error.marked_hint or not isinstance(error, RecordError):
+        return error.marked_hint
+    from mlops_cli.workspace.mending import how_to_mend
+
+    return how_to_mend(error, cwd)
 
 
 class Spelling(NamedTuple):

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -58,6 +58,7 @@ def examine(start: Path, environ: Mapping[str, str]) -> tuple[Finding, ...]:
     """Return what every check of the project that holds `start` found, in a fixed order; UsageError outside of one."""
     project, faults = _open(start, environ)
     snapshot = workspace_snapshot(project)
+    records = tuple(_records(snapshot, start, without_config=bool(faults)))
     return (
         *_versions(project),
         *faults,
@@ -65,8 +66,8 @@ def examine(start: Path, environ: Mapping[str, str]) -> tuple[Finding, ...]:
         *_places(project),
         *_state(project),
         *_remotes(project),
-        *_records(snapshot, start, without_config=bool(faults)),
-        *_pipelines(snapshot, start),
+        *records,
+        *_pipelines(snapshot, start, {finding.detail for finding in records}),
     )
 
 
@@ -229,11 +230,13 @@ def _kind(path: str) -> str | None:
     return "lock" if folder.rpartition("/")[2] == "mlx.lock" else None
 
 
-def _pipelines(snapshot: Snapshot, start: Path) -> Iterator[Finding]:
+def _pipelines(snapshot: Snapshot, start: Path, told: Container[str]) -> Iterator[Finding]:
+    """Look at the stages of all files together; what is `told` of a file is not said again."""
     try:
         graph = stage_graph(snapshot)
     except MlxError as error:
-        yield Finding("stages", Health.FAILED, error.message, how_to_mend(error, start) or "")
+        if error.message not in told:
+            yield Finding("stages", Health.FAILED, error.message, how_to_mend(error, start) or "")
         return
     yield Finding("stages", Health.OK, f"{len(graph.stages)} declared")
     known = {lock_path(stage) for stage in graph.stages.values()}

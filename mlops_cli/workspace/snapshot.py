@@ -197,7 +197,7 @@ class Snapshot:
             found.extend(entry for stage in self.stages for entry in self.outputs(stage))
         return tuple(sorted(found, key=lambda entry: entry.path))
 
-    def readable(self) -> tuple[tuple[Tracked, ...], tuple[MlxError, ...]]:
+    def readable(self, *, outputs: bool = True) -> tuple[tuple[Tracked, ...], tuple[MlxError, ...]]:
         """Return what `tracked` does, as far as the records can be read, and what is wrong with the others."""
         found: list[Tracked] = []
         wrong: list[MlxError] = []
@@ -215,7 +215,7 @@ class Snapshot:
             with gathered(f"{path}.mlx"):
                 pointer = self.pointer(path)
                 found += [track(path, pointer)] if pointer else []
-        for file in filter(_is_pipeline, self.paths):
+        for file in filter(_is_pipeline, self.paths if outputs else ()):
             with gathered(file):
                 for stage in (stage for pipeline in self._pipelines([file]) for stage in pipeline.stages):
                     with gathered(lock_path(stage)):

@@ -17,6 +17,7 @@ from mlops_cli.store.pack_format import Row
 from mlops_cli.store.pack_index import rows_table
 from mlops_cli.store.pack_segment import encode_segment
 from mlops_cli.store.recipe import decode_recipe, encode_recipe
+from mlops_cli.words import spelled
 from mlops_cli.workspace.integrity import Examination, Fault
 from mlops_cli.workspace.remote_integrity import examine_remote, remote_remedies
 from mlops_cli.workspace.remotes import add_remote
@@ -170,7 +171,8 @@ def test_damage_is_told_with_its_path(poison: Callable[[Sandbox, Path], tuple[st
     assert all(fault.why and fault.files for fault in found.damaged)
     assert listing(remote) == before
     (advice,) = remote_remedies(found)
-    assert advice == "`mlx push --repair --remote storage data`, in a clone that has the data, sends it again"
+    line = f"mlx push --repair --remote storage {' '.join(paths)}"
+    assert spelled(advice) == f"`{line}`, in a clone that has the data, sends it again"
     push(box.project(), trust=Trust.NOTHING)
     assert examine(box).exit_code == 0
 
@@ -205,7 +207,7 @@ def test_what_is_gone_is_told_with_its_path(poison: Callable[[Sandbox, Path], tu
     assert owners(found.absent) == {paths}
     assert not found.damaged
     (advice,) = remote_remedies(found)
-    assert advice.startswith("`mlx push --repair --remote storage data`")
+    assert spelled(advice).startswith(f"`mlx push --repair --remote storage {' '.join(paths)}`")
     push(box.project(), trust=Trust.NOTHING)
     assert examine(box).exit_code == 0
 
@@ -218,7 +220,7 @@ def test_what_was_never_pushed_is_absent(box: Sandbox) -> None:
 
     assert (found.exit_code, owners(found.absent)) == (4, {("data",)})
     (advice,) = remote_remedies(found)
-    assert advice.startswith("`mlx push --remote storage data`")
+    assert spelled(advice).startswith("`mlx push --remote storage data`")
 
 
 def test_an_index_that_lies_is_found_out(box: Sandbox, remote: Path) -> None:
