@@ -18,6 +18,7 @@ from mlops_cli.errors import UsageError
 from mlops_cli.words import NAMED, and_more
 
 if TYPE_CHECKING:
+    from mlops_cli.store.checkup import Scope
     from mlops_cli.workspace.integrity import Examination, Fault
     from mlops_cli.workspace.usage import Usage
 
@@ -90,25 +91,31 @@ def _size(size: int | None) -> str:
     return "?" if size is None else size_text(size)
 
 
+Sample = Annotated[
+    float, typer.Option("--sample", metavar="PERCENT", show_default=False, help="Read that much of it only")
+]
+Duration = Annotated[
+    float | None, typer.Option("--max-duration", metavar="SECONDS", help="Begin nothing after that time")
+]
+Repair = Annotated[bool, typer.Option("--repair", help="Bring good copies from the trash or a remote")]
+Examined = Annotated[
+    str | None,
+    typer.Option(
+        "--remote",
+        "-r",
+        metavar="NAME",
+        help="Read that remote instead of the cache; with --repair, bring from there",
+        autocompletion=complete_remotes,
+    ),
+]
+
+
 def fsck(
     context: typer.Context,
-    sample: Annotated[
-        float, typer.Option("--sample", metavar="PERCENT", show_default=False, help="Read that much of it only")
-    ] = 100.0,
-    max_duration: Annotated[
-        float | None, typer.Option("--max-duration", metavar="SECONDS", help="Begin nothing after that time")
-    ] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Bring good copies from the trash or a remote")] = False,
-    remote: Annotated[
-        str | None,
-        typer.Option(
-            "--remote",
-            "-r",
-            metavar="NAME",
-            help="Read that remote instead of the cache; with --repair, bring from there",
-            autocompletion=complete_remotes,
-        ),
-    ] = None,
+    sample: Sample = 100.0,
+    max_duration: Duration = None,
+    repair: Repair = False,
+    remote: Examined = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -124,19 +131,13 @@ def fsck(
     its index names, whether their bytes are right, and whether files in chunks come together. `mlx push --repair` is
     what mends a remote.
     """
-    from mlops_cli.store.checkup import Scope
     from mlops_cli.workspace.integrity import examine
     from mlops_cli.workspace.remedies import remedies
     from mlops_cli.workspace.remote_integrity import examine_remote, remote_remedies
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    if not 0 < sample <= 100:
-        raise UsageError(f"`--sample {sample:g}` is not a share", hint="give a number above 0, up to 100")
-    if max_duration is not None and not max_duration > 0:
-        hint = "give more than 0 seconds; without `--max-duration` all is read"
-        raise UsageError(f"in `--max-duration {max_duration:g}` nothing can be read", hint=hint)
-    scope = Scope(sample, max_duration)
+    scope = _scope(sample, max_duration)
     with reporting(output) as reporter:
         if remote and not repair:
             found = examine_remote(project, remote, scope, reporter=reporter)
@@ -147,6 +148,17 @@ def fsck(
         output.say(f"next: {line}")
     if found.exit_code:
         raise typer.Exit(found.exit_code)
+
+
+def _scope(sample: float, max_duration: float | None) -> Scope:
+    from mlops_cli.store.checkup import Scope
+
+    if not 0 < sample <= 100:
+        raise UsageError(f"`--sample {sample:g}` is not a share", hint="give a number above 0, up to 100")
+    if max_duration is not None and not max_duration > 0:
+        hint = "give more than 0 seconds; without `--max-duration` all is read"
+        raise UsageError(f"in `--max-duration {max_duration:g}` nothing can be read", hint=hint)
+    return Scope(sample, max_duration)
 
 
 _ABSENT = ("digest", "paths", "files", "stage", "mended", "in_trash", "source")
