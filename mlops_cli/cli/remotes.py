@@ -96,6 +96,7 @@ def fetch(
     was imported and is on no remote comes from its source, if that still has it.
     """
     from mlops_cli.workspace.fetching import fetch as fetch_data
+    from mlops_cli.workspace.transfers import Fetching
     from mlops_cli.workspace.versions import Versions
 
     session = session_of(context)
@@ -103,9 +104,7 @@ def fetch(
     targets = session.targets(project, paths)
     versions = Versions(tuple(revisions or ()), branches, tags)
     with reporting(output) as reporter:
-        result = fetch_data(
-            project, targets, versions=versions, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter
-        )
+        result = fetch_data(project, targets, Fetching(versions, remote, jobs, dry_run, reporter))
     _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
     if result.objects and not dry_run:
         output.say("next: `mlx checkout` puts it into the workspace")
@@ -127,12 +126,14 @@ def pull(
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.checkout import checkout, foresee
     from mlops_cli.workspace.fetching import fetch as fetch_data
+    from mlops_cli.workspace.transfers import Fetching
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
     with reporting(output) as reporter, exclusive(project, "mlx pull", reporter, dry_run=dry_run):
-        result = fetch_data(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+        how = Fetching(remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+        result = fetch_data(project, targets, how)
         bring = foresee if dry_run else checkout
         done = bring(project, result.paths if result.left else targets, force=force, reporter=reporter)
     restored = [asdict(item) for item in done.restored]
