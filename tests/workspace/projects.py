@@ -19,6 +19,7 @@ from mlops_cli.pipeline.reproduce import Reproduction, reproduce
 from mlops_cli.pipeline.runner import StageResult, run_project
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.progress import Silent
+from mlops_cli.words import spelled
 from mlops_cli.workspace import settings
 from mlops_cli.workspace.add import AddResult, add
 from mlops_cli.workspace.checkout import CheckoutResult, checkout
@@ -32,13 +33,13 @@ OLD = 1_600_000_000_000_000_000  # ns; long before any test runs
 
 @dataclass(slots=True)
 class Notes(Silent):
-    """A reporter and a listener that keeps what it was told."""
+    """A reporter and a listener that keeps what it was told, as it is typed at the root of the project."""
 
     notes: list[str] = field(default_factory=list)
     output: bytearray = field(default_factory=bytearray)
 
     def note(self, message: str) -> None:
-        self.notes.append(message)
+        self.notes.append(spelled(message))
 
     def begin(self, decision: Decision) -> None: ...
 
