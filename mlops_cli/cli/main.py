@@ -139,7 +139,7 @@ def _describe(error: BaseException, arguments: Sequence[str]) -> _Failure:
     elif isinstance(error, OSError):
         error = _outside(error)
     if isinstance(error, MlxError):
-        return _Failure(error.message, advice(error, Path.cwd()), error.exit_code)
+        return _Failure(error.message, advice(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _Failure(MESSAGE, HINT, INTERRUPTED)
     hint = f"please report it with {_keep_log(error, arguments)}; nothing was left half done"

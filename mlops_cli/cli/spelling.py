@@ -14,13 +14,13 @@ _COMMAND = re.compile(r"(?<=`)(?:mlx|git|rm|echo) [^`]+(?=`)|(?<=^next: )(?:mlx|
 _PLAIN = re.compile(r"(mlx|git) (?!-C )")
 
 
-def advice(error: MlxError, cwd: Path) -> str | None:
+def advice(error: MlxError, cwd: Path | None = None) -> str | None:
     """Return what to do about an error, paths marked; of a record that cannot be read, how to mend it."""
     if error.marked_hint or not isinstance(error, RecordError):
         return error.marked_hint
     from mlops_cli.workspace.mending import how_to_mend
 
-    return how_to_mend(error, cwd)
+    return how_to_mend(error, cwd or Path.cwd())
 
 
 class Spelling(NamedTuple):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlops_cli.errors import RecordError
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.pipeline.plan import Decision
@@ -121,7 +122,12 @@ class Sandbox:
             return checkout(project, paths, force=force, dry_run=dry_run, reporter=self.heard)
 
     def data(self) -> dict[str, DataStatus]:
-        return {status.path: status for status in project_status(self.project()).data}
+        """Return the status of each path; RecordError where a record cannot be read."""
+        found = project_status(self.project())
+        for problem in found.problems:
+            if isinstance(problem, RecordError):
+                raise problem
+        return {status.path: status for status in found.data}
 
     def states(self) -> dict[str, str]:
         return {path: status.state.value for path, status in self.data().items()}
