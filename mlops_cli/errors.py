@@ -12,23 +12,34 @@
         ├── RemoteError   6  a remote is unreachable, refuses, or is not configured as it must be
         └── LockedError   6  another mlx is at work on the same thing
 
-A message is lower case, names the thing in backticks and has no full stop; the hint is the next command or edit.
+A message is lower case, names the thing in backticks and has no full stop; the hint is the next command or edit, with
+the project paths in its commands marked (`words`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mlops_cli.words import spelled
+
 
 class MlxError(Exception):
-    """Something the user can act on; `exit_code` is what the process returns."""
+    """Something the user can act on; `exit_code` is what the process returns.
+
+    `marked_hint` is the hint with its paths marked: what another error takes over, and what is told.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.marked_hint = hint
+
+    @property
+    def hint(self) -> str | None:
+        """The next step, as it is typed at the root of the project."""
+        return None if self.marked_hint is None else spelled(self.marked_hint)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Travel between processes, however a subclass is made."""

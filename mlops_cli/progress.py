@@ -18,7 +18,7 @@ class Reporter(Protocol):
         """`amount` more units are done."""
 
     def note(self, message: str) -> None:
-        """Something the user should know, that stops nothing."""
+        """Something the user should know, that stops nothing; the paths in its commands are marked (`words`)."""
 
 
 class Silent:

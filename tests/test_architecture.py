@@ -16,6 +16,7 @@ PACKAGE = "mlops_cli"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
 FLOORS = (
+    {"words"},
     {"errors", "progress"},
     {"files", "hashing", "documents", "workers"},
     {"store", "records"},

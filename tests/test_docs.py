@@ -21,7 +21,7 @@ from mlops_cli.errors import RecordError
 from mlops_cli.hashing import fingerprint, hash_bytes, hash_raw
 from mlops_cli.records import config, locks, pipeline, pointers
 from mlops_cli.store.recipe import MOST_CHUNKS, Recipe, decode_recipe, encode_recipe
-from mlops_cli.store.remote import LAYOUT, layout_of
+from mlops_cli.store.remote_marker import LAYOUT, layout_of
 from mlops_cli.store.trees import Entry, Kind, decode_tree, encode_tree
 from tests.cli.conftest import LEAVES
 from tests.command_lines import calls, fault

@@ -752,8 +752,16 @@ def test_absent_keys_have_defaults(fields: Fields) -> None:
 @pytest.mark.parametrize(
     ("read", "message", "hint"),
     [
-        (lambda f: f.text("size"), "f.yaml:3: `size` must be text, not the number `12`", 'put it in quotes: `"12"`'),
-        (lambda f: f.text("flag"), "f.yaml:5: `flag` must be text, not `true`", 'put it in quotes: `"true"`'),
+        (
+            lambda f: f.text("size"),
+            "f.yaml:3: `size` must be text, not the number `12`",
+            "put it in quotes, as it is written there: without them it is a number",
+        ),
+        (
+            lambda f: f.text("flag"),
+            "f.yaml:5: `flag` must be text, not `true`",
+            "put it in quotes, as it is written there: without them it is true or false",
+        ),
         (lambda f: f.text("items"), "f.yaml:6: `items` must be text, not a list", None),
         (lambda f: f.text("empty"), "f.yaml:8: `empty` must be text, not empty", None),
         (lambda f: f.text("nam"), "f.yaml:1: `nam` is missing in the file", "`name` looks like it"),

@@ -14,8 +14,9 @@ from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import Json
 from mlops_cli.cli.session import session_of
-from mlops_cli.cli.text import quoted, size_text, table
+from mlops_cli.cli.text import size_text, table
 from mlops_cli.errors import UsageError
+from mlops_cli.words import quoted
 
 if TYPE_CHECKING:
     from mlops_cli.hashing import Digest

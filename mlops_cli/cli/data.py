@@ -16,8 +16,10 @@ from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, size_text
 from mlops_cli.cli.usage import refuse_range
 from mlops_cli.errors import UsageError
+from mlops_cli.words import word, words
 
 if TYPE_CHECKING:
+    from mlops_cli.workspace.add import AddResult
     from mlops_cli.workspace.checkout import Restored
     from mlops_cli.workspace.differences import FileChange
     from mlops_cli.workspace.project import Project
@@ -83,25 +85,28 @@ def add(
             result, moved = add_to_remote(project, targets, **options, reporter=reporter)
         else:
             result = add_data(project, targets, dry_run=dry_run, reporter=reporter)
-    verb = "would add" if dry_run else "added"
-    lines = [
-        f"{verb if item.changed else 'unchanged'} {item.path} ({count(item.files, 'file')}, {size_text(item.size)})"
-        for item in result.added
-    ]
-    sent = "would send" if dry_run else "sent"
-    lines += [
-        f"{sent} {count(each.objects, 'object')} ({size_text(each.size or 0)}) to `{each.name}`" for each in moved
-    ]
     value = {
         "dry_run": dry_run,
         "added": [asdict(item) for item in result.added],
         "gitignores": result.gitignores,
         "remotes": [{name: getattr(each, name) for name in _SENT} for each in moved],
     }
-    output.result("add", value, lines)
+    output.result("add", value, _added_text(result, moved, dry_run=dry_run))
     written = [item.pointer for item in result.added if item.changed] + list(result.gitignores)
     if written and not dry_run:
-        output.say(f"next: git add {session.words(project, written)}")
+        output.say(f"next: git add {words(written)}")
+
+
+def _added_text(result: AddResult, moved: Sequence[Moved], *, dry_run: bool) -> list[str]:
+    verb, sent = ("would add", "would send") if dry_run else ("added", "sent")
+    lines = [
+        f"{verb if item.changed else 'unchanged'} {item.path} ({count(item.files, 'file')}, {size_text(item.size)})"
+        for item in result.added
+    ]
+    lines += [
+        f"{sent} {count(each.objects, 'object')} ({size_text(each.size or 0)}) to `{each.name}`" for each in moved
+    ]
+    return lines
 
 
 _SENT = ("name", "url", "paths", "objects", "size", "requests", "transferred")
@@ -165,7 +170,7 @@ def unprotect(context: typer.Context, paths: Tracked, dry_run: DryRun = False, a
     value = {"dry_run": dry_run, "unprotected": list(map(asdict, done))}
     output.result("unprotect", value, _relinked_text(done, "unprotect", dry_run=dry_run))
     if done and not dry_run:
-        output.say(f"next: edit, then `mlx add {session.words(project, [done[0].path])}` records it")
+        output.say(f"next: edit, then `mlx add {word(done[0].path)}` records it")
 
 
 def restored_text(restored: tuple[Restored, ...], *, dry_run: bool) -> list[str]:
@@ -319,7 +324,7 @@ def move(
     removed = tracked_files(project.root, done.removed) if done.removed else []  # Git refuses names it never knew
     changed = [*done.written, *removed, *done.gitignores]
     if changed and not dry_run:
-        output.say(f"next: git add {session.words(project, list(dict.fromkeys(changed)))}")
+        output.say(f"next: git add {words(dict.fromkeys(changed))}")
 
 
 COMMANDS = {

@@ -18,8 +18,8 @@ from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import Json
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session, activation, session_of
-from mlops_cli.cli.text import quoted
 from mlops_cli.errors import StageFailed, UsageError
+from mlops_cli.words import quoted
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.streams import write_error
 from mlops_cli.cli.text import count, size_text
 from mlops_cli.errors import UsageError
+from mlops_cli.words import words
 
 if TYPE_CHECKING:
     from mlops_cli.progress import Reporter
@@ -280,7 +281,7 @@ def evict(
     value = {"dry_run": dry_run, "freed": done.freed, "paths": [asdict(each) for each in done.paths]}
     output.result("evict", value, _evicted_text(done, dry_run=dry_run))
     if not (done.empty or dry_run):
-        output.say(f"next: `mlx pull {session.words(project, [each.path for each in done.paths])}` brings it back")
+        output.say(f"next: `mlx pull {words(each.path for each in done.paths)}` brings it back")
 
 
 def _evicted_text(done: Eviction, *, dry_run: bool) -> Iterator[str]:

@@ -9,9 +9,11 @@ import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import DryRun, Jobs, Json, Overwrite, Targets
+from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
 from mlops_cli.errors import UsageError
+from mlops_cli.words import word
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.importing import Imported, Updated
@@ -62,7 +64,7 @@ def import_(
     output.result("import", {"dry_run": dry_run, **asdict(done)}, [_imported(done, dry_run=dry_run)])
     written = [done.pointer, *done.gitignores] if done.changed else list(done.gitignores)
     if written and not dry_run:
-        output.say(f"next: git add {session.words(project, written)}")
+        output.say(f"next: git add {' '.join(map(word, written))}")
 
 
 def _name_of(origin: Origin, how: str) -> str:
@@ -124,24 +126,24 @@ def update(
             output.note(f"`{item.path}` is from this machine (`{item.place}`): `mlx update --local` follows it")
     output.result(
         "update",
-        {"dry_run": dry_run, "updates": [_document(item) for item in found]},
+        {"dry_run": dry_run, "updates": [_document(item, output) for item in found]},
         [_updated(item, dry_run=dry_run) for item in found],
     )
     if not found:
         output.say("nothing is imported here")
     written = [f"{item.path}.mlx" for item in found if item.outcome in ("same", "updated", "pinned")]
     if written and not dry_run:
-        output.say(f"next: git add {session.words(project, written)}")
+        output.say(f"next: git add {' '.join(map(word, written))}")
     errors = [item.error for item in found if item.error is not None]
     if errors:
         if errors[0].hint:
-            output.say(f"hint: {errors[0].hint}")
+            output.say(f"hint: {errors[0].marked_hint}")
         raise typer.Exit(errors[0].exit_code)
 
 
-def _document(item: Updated) -> dict[str, object]:
+def _document(item: Updated, output: Output) -> dict[str, object]:
     told = {"path": item.path, "place": item.place, "outcome": item.outcome.value, "old": item.old, "new": item.new}
-    error = None if item.error is None else {"message": item.error.message, "hint": item.error.hint}
+    error = None if item.error is None else output.fault(item.error)
     return {**told, "error": error}
 
 

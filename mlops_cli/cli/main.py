@@ -18,11 +18,12 @@ from mlops_cli.cli.commands import make_app
 from mlops_cli.cli.interrupts import HINT, INTERRUPTED, MESSAGE, take_signals, wants_json
 from mlops_cli.cli.output import Colors, Output
 from mlops_cli.cli.session import Session, choose_colors, make_session
+from mlops_cli.cli.spelling import Spelling, advice
 from mlops_cli.cli.streams import CLOSED, open_closed_streams, write_error, write_json
 from mlops_cli.cli.text import Style
 from mlops_cli.cli.tree import CommandTree
 from mlops_cli.cli.usage import HelpWanted, Refusal, explain
-from mlops_cli.errors import MlxError, OutsideError, RecordError, UsageError
+from mlops_cli.errors import MlxError, OutsideError, UsageError
 
 BUG = 70
 NOBODY_READS = 141
@@ -65,7 +66,7 @@ def options(
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise UsageError(f"cannot go to `{folder}`: {reason}", hint="give `-C` a folder that exists") from error
-    context.obj = make_session(quiet=quiet, color=color)
+    context.obj = make_session(quiet=quiet, color=color, folder=folder)
 
 
 def root_command() -> TyperGroup:
@@ -138,19 +139,11 @@ def _describe(error: BaseException, arguments: Sequence[str]) -> _Failure:
     elif isinstance(error, OSError):
         error = _outside(error)
     if isinstance(error, MlxError):
-        return _Failure(error.message, _hint(error), error.exit_code)
+        return _Failure(error.message, advice(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _Failure(MESSAGE, HINT, INTERRUPTED)
     hint = f"please report it with {_keep_log(error, arguments)}; nothing was left half done"
     return _Failure(f"mlx has a bug: {type(error).__name__}: {error}", hint, BUG)
-
-
-def _hint(error: MlxError) -> str | None:
-    if error.hint or not isinstance(error, RecordError):
-        return error.hint
-    from mlops_cli.workspace.mending import how_to_mend
-
-    return how_to_mend(error, Path.cwd())
 
 
 def _outside(error: OSError) -> MlxError:
@@ -184,16 +177,21 @@ def _show_traceback(error: BaseException, verbose: int) -> None:
 
 def _fail(arguments: Sequence[str], session: Session | None, failure: _Failure) -> int:
     """Tell a failure: as text, or as one JSON object when the command line has `--json`."""
-    if wants_json(arguments):
-        output = session.output(True) if session else Output(json=True, quiet=False, colors=Colors(), notes=[])
-        value = {"message": failure.message, "hint": failure.hint, "exit_code": failure.code}
+    as_json = wants_json(arguments)
+    output = session.output(as_json) if session else _output_without_session(as_json=as_json)
+    hint = failure.hint and output.spelling.spell(failure.hint)
+    if as_json:
+        value = {"message": failure.message, "hint": hint, "exit_code": failure.code}
         try:
             write_json(sys.stderr, output.document("error", value))
         except OSError:
             return failure.code
     else:
-        output = session.output(False) if session else Output(json=False, quiet=False, colors=choose_colors(), notes=[])
         output.label("error", failure.message, Style.RED)
-        if failure.hint:
-            output.label("hint", failure.hint, Style.BOLD)
+        if hint:
+            output.label("hint", hint, Style.BOLD)
     return failure.code
+
+
+def _output_without_session(*, as_json: bool) -> Output:
+    return Output(as_json, False, Colors() if as_json else choose_colors(), [], Spelling(Path()))

@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mlops_cli.cli.bars import TerminalReporter
+from mlops_cli.cli.spelling import Spelling, advice
 from mlops_cli.cli.streams import error_width, write_error, write_json
 from mlops_cli.cli.text import Line, Style, Styled, draw, printable, wrapped
+from mlops_cli.errors import MlxError
 
 _NEXT = "next: "
 
@@ -26,12 +28,13 @@ class Colors(NamedTuple):
 
 
 class Output(NamedTuple):
-    """How one command speaks; `notes` gathers what the user should know."""
+    """How one command speaks; `notes` gathers what the user should know, `spelling` knows where commands are typed."""
 
     json: bool
     quiet: bool
     colors: Colors
     notes: list[str]
+    spelling: Spelling
 
     def result(self, kind: str, value: dict[str, Any], lines: Iterable[Line]) -> None:
         """Print the answer: under `--json` `value` with its schema's name in front, else `lines`."""
@@ -46,16 +49,26 @@ class Output(NamedTuple):
         """Return what `--json` prints: `value` after its schema's name, then the notes if there are any."""
         return {"schema": f"mlx/{kind}/v1", **value, **({"notes": self.notes} if self.notes else {})}
 
+    def hint(self, error: MlxError) -> str | None:
+        """Return what to do about an error, as it is typed where the user is."""
+        hint = advice(error, self.spelling.cwd)
+        return None if hint is None else self.spelling.spell(hint)
+
+    def fault(self, error: MlxError) -> dict[str, str | None]:
+        """Return how a document tells an error that did not end its command."""
+        return {"message": error.message, "hint": self.hint(error)}
+
     def say(self, message: str) -> None:
         """Tell what happened or what to do next."""
         if not (self.quiet or self.json):
-            text = printable(message)
+            text = printable(self.spelling.spell(message))
             if text.startswith(_NEXT) and "`" in text:  # without it, what follows is one command as it is typed
                 text = _NEXT + wrapped(text.removeprefix(_NEXT), error_width(), len(_NEXT))
             write_error(f"{text}\n")
 
     def note(self, message: str) -> None:
         """Tell something the user should know; only `--quiet` silences it."""
+        message = self.spelling.spell(message)
         self.notes.append(message)
         if not (self.quiet or self.json):
             self.label("note", message, Style.YELLOW)

@@ -78,7 +78,9 @@ def _naming_python(session: Session, listener: _Listener) -> Iterator[None]:
         line = activation(session.environ) if wanted and "exit code 127" in error.message else None
         if line is None or shutil.which("python", path=session.environ.get("PATH")) is not None:
             raise
-        raise StageFailed(error.message, hint=f"`{line}` puts the `python` of mlx on PATH; {error.hint}") from error
+        raise StageFailed(
+            error.message, hint=f"`{line}` puts the `python` of mlx on PATH; {error.marked_hint}"
+        ) from error
 
 
 def _surroundings(session: Session, project: Project) -> Surroundings:

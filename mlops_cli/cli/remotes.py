@@ -20,6 +20,7 @@ from mlops_cli.cli.remote_garbage import COMMANDS as GARBAGE
 from mlops_cli.cli.session import Session, reporting, session_of
 from mlops_cli.cli.text import Line, count, size_text, table
 from mlops_cli.errors import RemoteError
+from mlops_cli.words import naming
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.transfers import Moved, SyncResult
@@ -95,6 +96,7 @@ def fetch(
     was imported and is on no remote comes from its source, if that still has it.
     """
     from mlops_cli.workspace.fetching import fetch as fetch_data
+    from mlops_cli.workspace.transfers import Fetching
     from mlops_cli.workspace.versions import Versions
 
     session = session_of(context)
@@ -102,9 +104,7 @@ def fetch(
     targets = session.targets(project, paths)
     versions = Versions(tuple(revisions or ()), branches, tags)
     with reporting(output) as reporter:
-        result = fetch_data(
-            project, targets, versions=versions, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter
-        )
+        result = fetch_data(project, targets, Fetching(versions, remote, jobs, dry_run, reporter))
     _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
     if result.objects and not dry_run:
         output.say("next: `mlx checkout` puts it into the workspace")
@@ -126,12 +126,14 @@ def pull(
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.checkout import checkout, foresee
     from mlops_cli.workspace.fetching import fetch as fetch_data
+    from mlops_cli.workspace.transfers import Fetching
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
     with reporting(output) as reporter, exclusive(project, "mlx pull", reporter, dry_run=dry_run):
-        result = fetch_data(project, targets, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+        how = Fetching(remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
+        result = fetch_data(project, targets, how)
         bring = foresee if dry_run else checkout
         done = bring(project, result.paths if result.left else targets, force=force, reporter=reporter)
     restored = [asdict(item) for item in done.restored]
@@ -173,13 +175,10 @@ def _show(
         being = ("is", "was") if result.repaired == 1 else ("are", "were")
         lines = [*lines, f"{count(result.repaired, 'object')} of these {being[not dry_run]} gone or damaged"]
     if result.left:
-        named = ", ".join(f"`{path}`" for path in result.left[:_NAMED])
-        more = f" and {len(result.left) - _NAMED:,} more" if len(result.left) > _NAMED else ""
-        output.note(f"left out, for the `paths` of the remotes say another one: {named}{more}")
+        output.note(f"left out, for the `paths` of the remotes say another one: {naming(result.left)}")
     output.result(kind, value, [*moved, *lines])
 
 
-_NAMED = 3  # paths that a note names
 _TOLD = ("objects", "size", "requests", "transferred")
 _COUNTED = {"push": (*_TOLD, "repaired"), "fetch": _TOLD, "pull": _TOLD}
 
@@ -301,20 +300,21 @@ def check(context: typer.Context, name: Known, as_json: Json = False) -> None:
     from mlops_cli.workspace.probe import Outcome, check_remote
 
     session = session_of(context)
+    output = session.output(as_json)
     found = check_remote(session.project(), name)
     lines: list[Line] = [f"remote `{found.remote}` ({found.url})"]
     for step in found.steps:
         took = f"{step.seconds:.2f} s" if step.outcome in (Outcome.WORKS, Outcome.FAILED) else ""
         lines.append(f"{step.outcome.value:<12}{step.name:<8}{took:<9}{step.detail}")
         if step.hint:
-            lines.append(f"{'':<29}hint: {step.hint}")
+            lines.append(f"{'':<29}hint: {output.spelling.spell(step.hint)}")
     value = {
         "remote": found.remote,
         "url": found.url,
         "usable": found.usable,
-        "steps": [asdict(step) for step in found.steps],
+        "steps": [{**asdict(step), "hint": output.spelling.spell(step.hint)} for step in found.steps],
     }
-    session.output(as_json).result("remote-check", value, lines)
+    output.result("remote-check", value, lines)
     if not found.usable:
         raise typer.Exit(RemoteError.exit_code)
 

@@ -13,25 +13,27 @@ import typer
 
 from mlops_cli.cli.bars import TerminalReporter
 from mlops_cli.cli.output import Colors, Output
-from mlops_cli.cli.text import quoted
+from mlops_cli.cli.spelling import Spelling
 from mlops_cli.errors import UsageError
+from mlops_cli.words import quoted
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.project import Project
 
 
 class Session(NamedTuple):
-    """The surroundings of one command; `notes` is what its user has been told to know."""
+    """The surroundings of one command; `notes` is what its user has been told to know, `folder` what `-C` named."""
 
     cwd: Path
     environ: Mapping[str, str]
     quiet: bool
     colors: Colors
     notes: list[str]
+    folder: str = ""
 
     def output(self, as_json: bool) -> Output:
         """Return how this command speaks."""
-        return Output(as_json, self.quiet, self.colors, self.notes)
+        return Output(as_json, self.quiet, self.colors, self.notes, Spelling(self.cwd, self.folder))
 
     def project(self) -> Project:
         """Return the project that holds the current folder; UsageError when there is none."""
@@ -45,11 +47,6 @@ class Session(NamedTuple):
 
         return resolve_targets(project, self.cwd, paths or ())
 
-    def words(self, project: Project, paths: Sequence[str]) -> str:
-        """Return project paths as words for a shell in the current folder."""
-        places = (os.path.relpath(project.root / path, self.cwd) for path in paths)
-        return " ".join(quoted(f"./{place}" if place.startswith("-") else place) for place in places)
-
 
 def session_of(context: typer.Context) -> Session:
     """Return the session that the global options made."""
@@ -58,13 +55,13 @@ def session_of(context: typer.Context) -> Session:
     return session
 
 
-def make_session(*, quiet: bool, color: str) -> Session:
+def make_session(*, quiet: bool, color: str, folder: str) -> Session:
     """Return the session for this process; UsageError when the current folder is gone."""
     try:
         cwd = Path.cwd()
     except FileNotFoundError as error:
         raise UsageError("the current folder does not exist any more", hint="`cd` to one that does") from error
-    return Session(cwd, os.environ, quiet, choose_colors(color), [])
+    return Session(cwd, os.environ, quiet, choose_colors(color), [], folder)
 
 
 def choose_colors(choice: str = "auto") -> Colors:

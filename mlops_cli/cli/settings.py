@@ -114,15 +114,19 @@ def doctor(context: typer.Context, as_json: Json = False) -> None:
     from mlops_cli.pipeline.doctor import Health, examine
 
     session = session_of(context)
+    output = session.output(as_json)
     findings = examine(session.cwd, session.environ)
     healthy = all(finding.health is not Health.FAILED for finding in findings)
     lines: list[Line] = []
+    told = []
     for finding in findings:
+        hint = output.spelling.spell(finding.hint)
+        told.append({**asdict(finding), "hint": hint})
         lines.append(f"{finding.health.value:<8}{finding.name:<16}{finding.detail}")
-        if finding.hint:
-            lines.append(f"{'':<24}hint: {finding.hint}")
-    value = {"healthy": healthy, "findings": [asdict(finding) for finding in findings]}
-    session.output(as_json).result("doctor", value, lines)
+        if hint:
+            lines.append(f"{'':<24}hint: {hint}")
+    value = {"healthy": healthy, "findings": told}
+    output.result("doctor", value, lines)
     if not healthy:
         raise typer.Exit(1)
 

@@ -11,33 +11,32 @@ from mlops_cli.cli.completion import complete_stages
 from mlops_cli.cli.options import DryRun, Json
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import session_of
-from mlops_cli.cli.text import quoted, table
+from mlops_cli.cli.text import table
+from mlops_cli.words import quoted
+
+Commands = Annotated[
+    list[str], typer.Option("--cmd", "-c", metavar="COMMAND", help="The command; repeat for several in a row")
+]
+Deps = Annotated[list[str] | None, typer.Option("--dep", "-d", metavar="PATH", help="A file, folder or glob it reads")]
+Params = Annotated[
+    list[str] | None, typer.Option("--param", "-p", metavar="KEY", help="A parameter it uses, as [FILE:]KEY")
+]
+Outs = Annotated[list[str] | None, typer.Option("--out", "-o", metavar="PATH", help="A file or folder it writes")]
+Metrics = Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="PATH", help="A metrics file it writes")]
+Plots = Annotated[list[str] | None, typer.Option("--plot", metavar="PATH", help="A plot's data file it writes")]
+Env = Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="A variable for the command")]
 
 
 def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The stage's name")],
-    cmd: Annotated[
-        list[str], typer.Option("--cmd", "-c", metavar="COMMAND", help="The command; repeat for several in a row")
-    ],
-    deps: Annotated[
-        list[str] | None, typer.Option("--dep", "-d", metavar="PATH", help="A file, folder or glob it reads")
-    ] = None,
-    params: Annotated[
-        list[str] | None, typer.Option("--param", "-p", metavar="KEY", help="A parameter it uses, as [FILE:]KEY")
-    ] = None,
-    outs: Annotated[
-        list[str] | None, typer.Option("--out", "-o", metavar="PATH", help="A file or folder it writes")
-    ] = None,
-    metrics: Annotated[
-        list[str] | None, typer.Option("--metric", "-m", metavar="PATH", help="A metrics file it writes")
-    ] = None,
-    plots: Annotated[
-        list[str] | None, typer.Option("--plot", metavar="PATH", help="A plot's data file it writes")
-    ] = None,
-    env: Annotated[
-        list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="A variable for the command")
-    ] = None,
+    cmd: Commands,
+    deps: Deps = None,
+    params: Params = None,
+    outs: Outs = None,
+    metrics: Metrics = None,
+    plots: Plots = None,
+    env: Env = None,
     wdir: Annotated[str, typer.Option("--wdir", "-w", metavar="DIR", help="The folder to run in")] = "",
     desc: Annotated[str, typer.Option("--desc", metavar="TEXT", help="A line about it")] = "",
     dry_run: DryRun = False,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import Check, Json
-from mlops_cli.cli.session import Session, reporting, session_of
+from mlops_cli.cli.output import Output
+from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
+from mlops_cli.errors import RecordError
+from mlops_cli.words import NAMED, so_for, word, words
 
 if TYPE_CHECKING:
     from mlops_cli.pipeline.status import ProjectStatus
@@ -27,8 +30,8 @@ def status(
     """Show what differs from the records
 
     That is data in the workspace which is not what its pointer names, and stages that `mlx run` would run or restore,
-    with every reason. Exits with 2 when something is in the way of knowing, as a FIFO in a tracked folder; the rest is
-    told all the same.
+    with every reason. Exits with 2 when something is in the way of knowing, as a record that cannot be read or a FIFO
+    in a tracked folder; the rest is told all the same.
     """
     from mlops_cli.pipeline.status import project_status
 
@@ -36,7 +39,7 @@ def status(
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter:
         found = project_status(project, reporter)
-        there = _unpushed(project) if remote else []
+        there = _unpushed(project, output) if remote else []
     lacking = any(each["lacking"] for each in there)
     value = {
         "clean": found.clean,
@@ -44,12 +47,12 @@ def status(
         "stages": [
             {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
         ],
-        "problems": [{"message": error.message, "hint": error.hint} for error in found.problems],
+        "problems": list(map(output.fault, found.problems)),
         "remote": there[0] if there else None,
         "remotes": there,
     }
     output.result("status", value, [*_status_text(found), *(line for each in there for line in _remote_text(each))])
-    for line in _status_hints(found, "pull" if project.config.remotes else "checkout", _naming(project, session)):
+    for line in _status_hints(found, output, "pull" if project.config.remotes else "checkout"):
         output.say(line)
     if lacking:
         output.say("next: `mlx push` uploads it")
@@ -59,12 +62,17 @@ def status(
         raise typer.Exit(1)
 
 
-def _unpushed(project: Project) -> list[dict[str, Any]]:
+def _unpushed(project: Project, output: Output) -> list[dict[str, Any]]:
     from mlops_cli.workspace.sync import find_unpushed
 
+    try:
+        lacking = find_unpushed(project)
+    except RecordError:  # which the status tells as well
+        output.note("the remotes were not asked, for a record cannot be read")
+        return []
     return [
-        {"name": remote.name, "url": remote.url, "lacking": [item._asdict() for item in lacking]}
-        for remote, lacking in find_unpushed(project)
+        {"name": remote.name, "url": remote.url, "lacking": [item._asdict() for item in items]}
+        for remote, items in lacking
     ]
 
 
@@ -79,7 +87,6 @@ def _remote_text(there: Mapping[str, Any]) -> list[str]:
 
 
 _STATES = {"not_cached": "not here"}  # the others are words as they are
-_NAMED = 3  # paths that a command names
 
 
 def _status_text(found: ProjectStatus) -> list[str]:
@@ -116,16 +123,11 @@ def _detail(item: DataStatus) -> str:
     return f"  ({told or 'what it was is not all here'})"
 
 
-def _naming(project: Project, session: Session) -> Callable[[Sequence[DataStatus]], str]:
-    """Return what names paths as they are typed in the current folder."""
-
-    def name(items: Sequence[DataStatus]) -> str:
-        return session.words(project, [item.path for item in items[:_NAMED]])
-
-    return name
+def _named(items: Sequence[DataStatus]) -> str:
+    return words(item.path for item in items[:NAMED])
 
 
-def _status_hints(found: ProjectStatus, bringing: str, name: Callable[[Sequence[DataStatus]], str]) -> list[str]:
+def _status_hints(found: ProjectStatus, output: Output, bringing: str) -> list[str]:
     """Return what to do next: commands that work as things are.
 
     What was edited is not overwritten without `--force`, so whatever else is to be brought is named beside it.
@@ -136,33 +138,47 @@ def _status_hints(found: ProjectStatus, bringing: str, name: Callable[[Sequence[
     partial = [item for item in known if not (item.added or item.modified)]  # a part may be all that was ever brought
     edited = [item for item in known if item.added or item.modified]
     if partial:
-        path = name(partial[:1])
-        undo = f"`mlx {bringing} {path}` brings back what is gone"
-        hints.append(f"next: {undo}, `mlx add {path}` records that it is, `mlx diff` lists it")
+        hints.append(f"next: {_partial_hint(partial[0], bringing)}")
     if edited:
-        path = name(edited[:1])
-        undo = bringing if edited[0].deleted else "checkout"
-        hints.append(f"next: `mlx add {path}` records it, `mlx {undo} --force {path}` undoes it, `mlx diff` lists it")
+        hints.append(f"next: {_edited_hint(edited[0], bringing)}")
     if missing := [item for item in found.data if item.state == "missing"]:
-        line = f"mlx checkout {name(missing)}" if modified else "mlx checkout"
-        hints.append(f"next: `{line}` brings missing data back from the cache{_more(missing) if modified else ''}")
+        line = f"mlx checkout {_named(missing)}" if modified else "mlx checkout"
+        hints.append(
+            f"next: `{line}` brings missing data back from the cache{so_for(missing[NAMED:]) if modified else ''}"
+        )
     if away := [item for item in found.data if item.state == "not_cached" or _is_unknown(item)]:
-        line = f"mlx pull {name(away)}" if known else "mlx pull"
-        hints.append(f"next: `{line}` brings data that is not here from a remote{_more(away) if known else ''}")
+        line = f"mlx pull {_named(away)}" if known else "mlx pull"
+        hints.append(
+            f"next: `{line}` brings data that is not here from a remote{so_for(away[NAMED:]) if known else ''}"
+        )
     if found.problems:
-        hints.append(f"next: {found.problems[0].hint}")
+        if hint := output.hint(found.problems[0]):
+            hints.append(f"next: {hint}")
     elif any(decision.action != "skip" for decision in found.stages):
         hints.append("next: `mlx run` brings the stages up to date")
     return hints
 
 
+def _partial_hint(item: DataStatus, bringing: str) -> str:
+    path = word(item.path)
+    told = [f"`mlx add {path}` records that it is", "`mlx diff` lists it"]
+    if item.restorable or bringing == "pull":
+        told.insert(0, f"`mlx {bringing} {path}` brings back what is gone")
+    return ", ".join(told)
+
+
+def _edited_hint(item: DataStatus, bringing: str) -> str:
+    path = word(item.path)
+    undo = bringing if item.deleted or not item.restorable else "checkout"
+    told = [f"`mlx add {path}` records it"] if item.storable else []
+    if item.restorable or undo == "pull":
+        told.append(f"`mlx {undo} --force {path}` undoes it")
+    return ", ".join([*told, "`mlx diff` lists it"])
+
+
 def _is_unknown(item: DataStatus) -> bool:
     """Say whether something differs and nobody can tell what: what it was is not all here."""
     return item.state == "modified" and not (item.added or item.modified or item.deleted)
-
-
-def _more(items: Sequence[DataStatus]) -> str:
-    return f"; so for {len(items) - _NAMED:,} more" if len(items) > _NAMED else ""
 
 
 COMMANDS = {

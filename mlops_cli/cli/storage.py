@@ -11,11 +11,14 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_paths, complete_remotes
 from mlops_cli.cli.options import DryRun, Json
+from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import Line, Style, Styled, count, size_text, table
 from mlops_cli.errors import UsageError
+from mlops_cli.words import NAMED, and_more
 
 if TYPE_CHECKING:
+    from mlops_cli.store.checkup import Scope
     from mlops_cli.workspace.integrity import Examination, Fault
     from mlops_cli.workspace.usage import Usage
 
@@ -88,25 +91,31 @@ def _size(size: int | None) -> str:
     return "?" if size is None else size_text(size)
 
 
+Sample = Annotated[
+    float, typer.Option("--sample", metavar="PERCENT", show_default=False, help="Read that much of it only")
+]
+Duration = Annotated[
+    float | None, typer.Option("--max-duration", metavar="SECONDS", help="Begin nothing after that time")
+]
+Repair = Annotated[bool, typer.Option("--repair", help="Bring good copies from the trash or a remote")]
+Examined = Annotated[
+    str | None,
+    typer.Option(
+        "--remote",
+        "-r",
+        metavar="NAME",
+        help="Read that remote instead of the cache; with --repair, bring from there",
+        autocompletion=complete_remotes,
+    ),
+]
+
+
 def fsck(
     context: typer.Context,
-    sample: Annotated[
-        float, typer.Option("--sample", metavar="PERCENT", show_default=False, help="Read that much of it only")
-    ] = 100.0,
-    max_duration: Annotated[
-        float | None, typer.Option("--max-duration", metavar="SECONDS", help="Begin nothing after that time")
-    ] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Bring good copies from the trash or a remote")] = False,
-    remote: Annotated[
-        str | None,
-        typer.Option(
-            "--remote",
-            "-r",
-            metavar="NAME",
-            help="Read that remote instead of the cache; with --repair, bring from there",
-            autocompletion=complete_remotes,
-        ),
-    ] = None,
+    sample: Sample = 100.0,
+    max_duration: Duration = None,
+    repair: Repair = False,
+    remote: Examined = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -123,7 +132,6 @@ def fsck(
     what mends a remote.
     """
     from mlops_cli.records.config import CACHE_REMOTE
-    from mlops_cli.store.checkup import Scope
     from mlops_cli.workspace.elsewhere import refuse_elsewhere
     from mlops_cli.workspace.integrity import examine
     from mlops_cli.workspace.remedies import remedies
@@ -132,12 +140,7 @@ def fsck(
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    if not 0 < sample <= 100:
-        raise UsageError(f"`--sample {sample:g}` is not a share", hint="give a number above 0, up to 100")
-    if max_duration is not None and not max_duration > 0:
-        hint = "give more than 0 seconds; without `--max-duration` all is read"
-        raise UsageError(f"in `--max-duration {max_duration:g}` nothing can be read", hint=hint)
-    scope = Scope(sample, max_duration)
+    scope = _scope(sample, max_duration)
     with reporting(output) as reporter:
         if repair:
             refuse_elsewhere(project, "`mlx push --repair` forgets what is damaged there, `mlx add` stores it again")
@@ -145,22 +148,29 @@ def fsck(
             found = examine_remote(project, remote or CACHE_REMOTE, scope, reporter=reporter)
         else:
             found = examine(project, scope, repair=repair, remote=remote, dry_run=dry_run, reporter=reporter)
-    output.result("fsck", {"dry_run": dry_run, **_value(found)}, _findings(found, dry_run=dry_run))
-    paths = dict.fromkeys(path for fault in (*found.damaged, *found.absent) for path in fault.paths)
-    words = session.words(project, list(paths)[:_NAMED])
-    stores = found.examined and is_cache(project, found.examined)
-    advice = remote_remedies(found, words, is_cache=bool(stores)) if found.examined else None
-    for line in remedies(project, session.cwd, found) if advice is None else advice:
+    output.result("fsck", {"dry_run": dry_run, **_value(found, output)}, _findings(found, dry_run=dry_run))
+    stores = is_cache(project, found.examined)
+    for line in remote_remedies(found, is_cache=stores) if found.examined else remedies(project, found):
         output.say(f"next: {line}")
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 
 
-_NAMED = 3  # paths that a line names
+def _scope(sample: float, max_duration: float | None) -> Scope:
+    from mlops_cli.store.checkup import Scope
+
+    if not 0 < sample <= 100:
+        raise UsageError(f"`--sample {sample:g}` is not a share", hint="give a number above 0, up to 100")
+    if max_duration is not None and not max_duration > 0:
+        hint = "give more than 0 seconds; without `--max-duration` all is read"
+        raise UsageError(f"in `--max-duration {max_duration:g}` nothing can be read", hint=hint)
+    return Scope(sample, max_duration)
+
+
 _ABSENT = ("digest", "paths", "files", "stage", "mended", "in_trash", "source")
 
 
-def _value(found: Examination) -> dict[str, object]:
+def _value(found: Examination, output: Output) -> dict[str, object]:
     checkup = found.checkup
     return {
         "examined": found.examined,
@@ -170,8 +180,8 @@ def _value(found: Examination) -> dict[str, object]:
         "damaged": [asdict(fault) for fault in found.damaged],
         "absent": [{key: asdict(fault)[key] for key in _ABSENT} for fault in found.absent],
         "files": [asdict(file) for file in checkup.files],
-        "unread": [{"message": error.message, "hint": error.hint} for error in found.unread],
-        "false": [{"message": error.message, "hint": error.hint} for error in found.false],
+        "unread": list(map(output.fault, found.unread)),
+        "false": list(map(output.fault, found.false)),
         "strays": checkup.strays,
         "leftovers": checkup.leftovers,
         "remote": found.remotes[0] if len(found.remotes) == 1 else "",
@@ -234,8 +244,7 @@ def _owner(fault: Fault) -> str:
         return f"{name}, which no record names"
     at = f" at {fault.revision}" if fault.revision else ""
     where = fault.files or fault.paths
-    more = f" and {len(where) - _NAMED:,} more" if len(where) > _NAMED else ""
-    return f"{name} of {', '.join(where[:_NAMED])}{more}{at}"
+    return f"{name} of {', '.join(where[:NAMED])}{and_more(where)}{at}"
 
 
 def _mended(fault: Fault, found: Examination) -> str:

@@ -5,7 +5,6 @@ Names may hold anything but a NUL, so whatever is shown is one printable line: `
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
@@ -32,7 +31,6 @@ class Styled(NamedTuple):
 Line = str | Styled
 
 _WORD = re.compile(r"(?:`[^`]*`|\S)+")  # what is between backticks is in one piece
-_SHELL_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t"}
 
 
 def draw(line: Line, *, color: bool) -> str:
@@ -70,22 +68,6 @@ def wrapped(text: str, width: int | None, indent: int) -> str:
         else:
             lines[-1] += f" {word}" if lines[-1] else word
     return f"\n{' ' * indent}".join(lines)
-
-
-def quoted(path: str) -> str:
-    """Return `path` as a word for a shell; one with control characters in the `$'…'` form that bash and zsh read."""
-    import shlex
-
-    if path.isprintable():
-        return shlex.quote(path)
-    return "$'" + "".join(map(_quote_character, path)) + "'"
-
-
-def _quote_character(character: str) -> str:
-    known = _SHELL_ESCAPES.get(character)
-    if known or character.isprintable():
-        return known or character
-    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def count(number: int, noun: str) -> str:

@@ -8,7 +8,7 @@ What the values mean is for `records` to say.
 from __future__ import annotations
 
 from mlops_cli.documents.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, Document, Place, nearest, suggest
-from mlops_cli.documents.fields import MAX_INTEGER, Fields, check_version, describe
+from mlops_cli.documents.fields import MAX_INTEGER, Fields, check_version, describe, quote_hint
 from mlops_cli.documents.parsing import parse_json, parse_toml, parse_values, parse_yaml
 from mlops_cli.documents.scalars import parse_scalar
 from mlops_cli.documents.values import Inline, InlineList, flatten
@@ -34,5 +34,6 @@ __all__ = [
     "parse_toml",
     "parse_values",
     "parse_yaml",
+    "quote_hint",
     "suggest",
 ]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from mlops_cli import words
 from mlops_cli.errors import RecordError
 
 Place = tuple[str | int, ...]
@@ -80,7 +80,7 @@ def _refuse_conflict(text: str, name: str, after_merge: str | None) -> None:
         return
     hint = "keep the lines that are right, and remove those that Git added (`<<<<<<<`, `=======`, `>>>>>>>`)"
     if after_merge is not None:
-        hint = f"`git checkout --ours {shlex.quote(name)}`, or `--theirs` for the other side; then {after_merge}"
+        hint = f"`git checkout --ours {words.word(name)}`, or `--theirs` for the other side; then {after_merge}"
     line = text.count("\n", 0, found.start()) + 1
     raise located(name, line, "the file has merge conflict markers of Git", hint)
 

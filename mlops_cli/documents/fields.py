@@ -134,8 +134,7 @@ class Fields:
         """Return `value`, found at `key` (item `index`), when it is text without NUL characters."""
         name = key if index is None else f"{key}[{index}]"
         if not isinstance(value, str):
-            hint = f'put it in quotes: `"{_spell(value)}"`' if isinstance(value, bool | int | float) else None
-            raise self.error(f"`{name}` must be text, not {describe(value)}", key, hint, index=index)
+            raise self.error(f"`{name}` must be text, not {describe(value)}", key, quote_hint(value), index=index)
         if "\0" in value:
             raise self.error(f"`{name}` holds a NUL character", key, index=index)
         return value
@@ -178,6 +177,15 @@ def describe(value: object) -> str:
     if isinstance(value, str):
         return "text"
     return "a list" if isinstance(value, list | tuple) else "a mapping"
+
+
+def quote_hint(value: object) -> str | None:
+    """Return how to write a value that was meant as text; None when that is not known.
+
+    It is not spelled: `on` is `true` here, and `0x10` is 16.
+    """
+    kind = "true or false" if isinstance(value, bool) else "a number" if isinstance(value, int | float) else None
+    return kind and f"put it in quotes, as it is written there: without them it is {kind}"
 
 
 def _spell(value: object) -> str:

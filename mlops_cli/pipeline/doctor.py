@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,7 @@ from mlops_cli.records.locks import read_lock
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.pointers import read_pointer
 from mlops_cli.store.links import supported_modes
+from mlops_cli.words import word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.mending import how_to_mend
 from mlops_cli.workspace.project import CONFIG, Project, config_files, find_project, find_root
@@ -57,6 +58,7 @@ def examine(start: Path, environ: Mapping[str, str]) -> tuple[Finding, ...]:
     """Return what every check of the project that holds `start` found, in a fixed order; UsageError outside of one."""
     project, faults = _open(start, environ)
     snapshot = workspace_snapshot(project)
+    records = tuple(_records(snapshot, start, without_config=bool(faults)))
     return (
         *_versions(project),
         *faults,
@@ -64,8 +66,8 @@ def examine(start: Path, environ: Mapping[str, str]) -> tuple[Finding, ...]:
         *_places(project),
         *_state(project),
         *_remotes(project),
-        *_records(snapshot, start, without_config=bool(faults)),
-        *_pipelines(snapshot, start),
+        *records,
+        *_pipelines(snapshot, start, {finding.detail for finding in records}),
     )
 
 
@@ -83,7 +85,7 @@ def _open(start: Path, environ: Mapping[str, str]) -> tuple[Project, tuple[Findi
     try:
         layers.append(config.environment_layer(environ))
     except MlxError as error:
-        faults.append(Finding("settings", Health.FAILED, error.message, error.hint or "unset it"))
+        faults.append(Finding("settings", Health.FAILED, error.message, error.marked_hint or "unset it"))
     for level, path in config_files(root, checkout, environ).items():
         name = CONFIG if level == "project" else str(path)
         try:
@@ -180,7 +182,7 @@ def _remotes(project: Project) -> Iterator[Finding]:
             if store.is_new():
                 default += ": nothing was pushed yet"
         except MlxError as error:
-            yield Finding(f"remote {remote.name}", Health.WARNING, error.message, error.hint or "")
+            yield Finding(f"remote {remote.name}", Health.WARNING, error.message, error.marked_hint or "")
             continue
         yield Finding(f"remote {remote.name}", Health.OK, f"{remote.url}{default}")
 
@@ -232,15 +234,17 @@ def _kind(path: str) -> str | None:
     return "lock" if folder.rpartition("/")[2] == "mlx.lock" else None
 
 
-def _pipelines(snapshot: Snapshot, start: Path) -> Iterator[Finding]:
+def _pipelines(snapshot: Snapshot, start: Path, told: Container[str]) -> Iterator[Finding]:
+    """Look at the stages of all files together; what is `told` of a file is not said again."""
     try:
         graph = stage_graph(snapshot)
     except MlxError as error:
-        yield Finding("stages", Health.FAILED, error.message, how_to_mend(error, start) or "")
+        if error.message not in told:
+            yield Finding("stages", Health.FAILED, error.message, how_to_mend(error, start) or "")
         return
     yield Finding("stages", Health.OK, f"{len(graph.stages)} declared")
     known = {lock_path(stage) for stage in graph.stages.values()}
     for path in snapshot.paths:
         if _kind(path) == "lock" and path not in known and snapshot.files.read(path) is not None:
-            hint = f"`git rm {path}` if the stage is gone for good"
+            hint = f"`git rm {word(path)}` if the stage is gone for good"
             yield Finding("locks", Health.WARNING, f"`{path}` belongs to no stage", hint)

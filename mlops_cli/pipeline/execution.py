@@ -96,7 +96,7 @@ def read_metrics(project: Project, stage: Stage, path: str) -> dict[str, object]
         values = parse_values(file.read_bytes(), path).value
     except RecordError as error:
         raise StageFailed(
-            f"stage `{stage.address}` wrote metrics that cannot be read: {error.message}", hint=error.hint
+            f"stage `{stage.address}` wrote metrics that cannot be read: {error.message}", hint=error.marked_hint
         ) from error
     if not isinstance(values, dict):
         raise StageFailed(

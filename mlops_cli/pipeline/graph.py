@@ -7,7 +7,6 @@ inside it, or something its glob matches. The graph is pure: it looks at declara
 from __future__ import annotations
 
 import graphlib
-import shlex
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from mlops_cli.documents import nearest
 from mlops_cli.errors import RecordError, UsageError
 from mlops_cli.pipeline.globs import can_descend
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
+from mlops_cli.words import word
 
 
 class Graph(NamedTuple):
@@ -132,7 +132,7 @@ def _refuse_overlap(stages: Mapping[str, Stage], maker: Mapping[str, str], point
             raise _error(
                 stage,
                 f"output `{path}` of stage `{address}` is also tracked by `{path}.mlx`",
-                f"`mlx remove {shlex.quote(path)}` leaves it to the stage",
+                f"`mlx remove {word(path)}` leaves it to the stage",
             )
     for pointer in sorted(pointers):
         for above in _ancestors(pointer):

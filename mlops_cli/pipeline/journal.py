@@ -26,6 +26,7 @@ from mlops_cli.pipeline.processes import Group, is_running, stop_group
 from mlops_cli.pipeline.status import tell_unfinished
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.words import word
 from mlops_cli.workspace.checkout import is_part, restore
 from mlops_cli.workspace.hazards import Edited
 from mlops_cli.workspace.litter import sweep
@@ -199,9 +200,7 @@ def _refuse_absent(project: Project, wanted: Mapping[str, Entry]) -> None:
     """Raise MissingObject, before anything is touched, unless the cache has everything of the old outputs."""
     for path, entry in wanted.items():
         if not is_stored(project.cache, entry):
-            raise MissingObject(
-                f"the cache lacks objects of `{path}`", hint=f"`mlx pull {shlex.quote(path)}` may bring them"
-            )
+            raise MissingObject(f"the cache lacks objects of `{path}`", hint=f"`mlx pull {word(path)}` may bring them")
 
 
 def _tell_unable(project: Project, unfinished: Unfinished, unable: MlxError, reporter: Noting) -> Fate:

@@ -316,7 +316,7 @@ class _Rerun:
                 note=self.reporter.note,
             )
         except StageFailed as error:
-            hint = f"{error.hint}; it is the revision's command, in today's environment"
+            hint = f"{error.marked_hint}; it is the revision's command, in today's environment"
             raise StageFailed(error.message, hint=hint) from error
 
     def _metric_verdicts(self, stage: Stage, lock: Lock, path: str) -> Iterator[MetricVerdict]:

@@ -7,7 +7,6 @@ come back and what it wrote is set aside.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.words import word, words
 from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.compare import as_entry
@@ -118,10 +118,10 @@ class _Runner:
         ran = [result.decision for result in results if result.decision.action is Action.RUN]
         deps = {dep.path: dep for decision in ran for dep in decision.wanted.deps}
         for path in self.observer.unkept(deps.values()):
-            self.listener.note(f"`{path}` is not what its pointer says: `mlx add {shlex.quote(path)}` keeps it")
+            self.listener.note(f"`{path}` is not what its pointer says: `mlx add {word(path)}` keeps it")
         untracked = self.observer.untracked(deps)
         for path in git.ignored_files(self.project.root, untracked) if untracked else ():
-            self.listener.note(f"Git ignores `{path}`, and no store has it: `mlx add {shlex.quote(path)}` keeps it")
+            self.listener.note(f"Git ignores `{path}`, and no store has it: `mlx add {word(path)}` keeps it")
 
     def _restore(self, decision: Decision) -> None:
         assert decision.source is not None
@@ -240,7 +240,7 @@ class _Runner:
             try:
                 entries = {out.path: scanner.look(out.path, copied=out.git) for out in stage.outs}
             except UsageError as error:  # a FIFO, say
-                raise StageFailed(f"stage `{stage.address}`: {error.message}", hint=error.hint) from error
+                raise StageFailed(f"stage `{stage.address}`: {error.message}", hint=error.marked_hint) from error
             if scanner.ignoring:
                 raise _ignoring(StageFailed, stage, scanner.ignoring[0])
             for path, entry in entries.items():
@@ -301,7 +301,7 @@ def _refuse_absent_inputs(decision: Decision) -> None:
         path = wanted.lost[0]
         raise RecordError(
             f"{stage.file}:{stage.line}: dependency `{path}` of stage `{stage.address}` does not exist",
-            hint=f"create it, mend `deps`, or `mlx pull {shlex.quote(path)}` if a remote has it",
+            hint=f"create it, mend `deps`, or `mlx pull {word(path)}` if a remote has it",
         )
     absent = dict.fromkeys((*wanted.unread, *wanted.absent))
     if absent:
@@ -309,7 +309,7 @@ def _refuse_absent_inputs(decision: Decision) -> None:
         raise MissingObject(
             f"stage `{stage.address}` needs {named}, which {'is' if len(absent) == 1 else 'are'} recorded but not in "
             "the workspace",
-            hint=f"`mlx pull {shlex.join(absent)}` brings {'it' if len(absent) == 1 else 'them'}",
+            hint=f"`mlx pull {words(absent)}` brings {'it' if len(absent) == 1 else 'them'}",
         )
 
 
@@ -339,5 +339,5 @@ def _refuse_outputs_in_git(project: Project, stage: Stage) -> None:
     for name in git.tracked_files(project.root, data) if data else ():
         raise RecordError(
             f"{stage.file}:{stage.line}: Git tracks `{name}`, which stage `{stage.address}` makes",
-            hint=f"`git rm -r --cached {shlex.quote(name)}` takes it out of Git; small results belong in `metrics`",
+            hint=f"`git rm -r --cached {word(name)}` takes it out of Git; small results belong in `metrics`",
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlops_cli.errors import RecordError, UsageError
+from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX
-from mlops_cli.pipeline.graph import choose
+from mlops_cli.pipeline.graph import Graph, choose
 from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
 from mlops_cli.pipeline.plan import Action, Decision, Wanted
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.stages import Stage
-from mlops_cli.workspace.compare import DataState, DataStatus, data_status
+from mlops_cli.workspace.compare import DataState, DataStatus, data_status, untracked_outputs
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.removed import find_left_lines, tell_left_lines
 from mlops_cli.workspace.scan import open_scanner
@@ -24,7 +24,7 @@ class ProjectStatus(NamedTuple):
 
     data: tuple[DataStatus, ...]
     stages: tuple[Decision, ...]
-    problems: tuple[UsageError, ...] = ()
+    problems: tuple[MlxError, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -46,30 +46,42 @@ def tell_unfinished(project: Project, reporter: Reporter) -> None:
 
 
 def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStatus:
-    """Return how the workspace differs from its records; changes nothing."""
+    """Return how the workspace differs from its records, as far as these can be read; changes nothing.
+
+    Where a `mlx.yaml` cannot be, nothing is said of any stage: it may make what the others take.
+    """
     snapshot = workspace_snapshot(project)
     tell_unfinished(project, reporter)
-    if left := find_left_lines(project.root, snapshot):
+    told: dict[str, MlxError] = {}
+    graph = _graph(snapshot, told)
+    if graph is not None and (left := find_left_lines(project.root, snapshot)):
         reporter.note(tell_left_lines(project.root, left))
     reporter.start("checking", None, "files")
-    if not snapshot.stages:
+    if graph is None or not graph.stages:
         with open_scanner(project, reporter=reporter) as scanner:
             data, problems = data_status(project, snapshot, scanner.look, scanner)
-            return ProjectStatus(data, (), tuple({error.message: error for error in problems}.values()))
-    graph = stage_graph(snapshot)
+        return ProjectStatus(data, (), tuple({error.message: error for error in (*told.values(), *problems)}.values()))
     with open_observer(project, snapshot, graph, reporter=reporter) as observer:  # data that stages read is seen once
         data, problems = data_status(project, snapshot, observer.look, observer.trees)
-        told = {error.message: error for error in problems}
+        told |= {error.message: error for error in problems}
         stages = tuple(_judge(observer, graph.stages[address], told) for address in graph.above(choose(graph, ())))
-        return ProjectStatus(data, stages, tuple(told.values()))
+    untracked = untracked_outputs(project, snapshot, snapshot.stages)
+    return ProjectStatus((*data, *untracked), stages, tuple(told.values()))
 
 
-def _judge(observer: Observer, stage: Stage, told: dict[str, UsageError]) -> Decision:
+def _graph(snapshot: Snapshot, told: dict[str, MlxError]) -> Graph | None:
+    """Return the graph of all stages; None when there can be none, and `told` gets why."""
+    try:
+        return stage_graph(snapshot)
+    except RecordError as error:
+        told[error.message] = error
+        return None
+
+
+def _judge(observer: Observer, stage: Stage, told: dict[str, MlxError]) -> Decision:
     """Return the decision for a stage; `told` gets what keeps it from being made, as it will keep it from running."""
     try:
         return observer.decide(stage)
-    except RecordError:
-        raise
     except UsageError as error:
         told.setdefault(error.message, error)
         return observer.note(Decision(stage, Action.RUN, (error.message,), Wanted((), {}), None, None))

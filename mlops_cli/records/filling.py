@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from mlops_cli.documents import Document, Fields, Place, describe
+from mlops_cli.documents import Document, Fields, Place, describe, quote_hint
 from mlops_cli.documents.writing import dump_text
 from mlops_cli.records.paths import path_below, project_path
 from mlops_cli.records.stages import has_magic
@@ -115,13 +115,6 @@ def spell_place(at: Place) -> str:
     """Name a place for a message, as in `deps[0]`, without the stage's name."""
     inner = at[2:] if at[:1] == ("stages",) and len(at) > 2 else at
     return "`" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner).removeprefix(".") + "`"
-
-
-def quote_hint(value: object) -> str | None:
-    """Return how to write a value that was meant as text; None when that is not known."""
-    if isinstance(value, bool):
-        return f'put it in quotes: `"{str(value).lower()}"`'
-    return f'put it in quotes: `"{value}"`' if isinstance(value, int | float) else None
 
 
 def _list_hint(key: str, value: object) -> str | None:

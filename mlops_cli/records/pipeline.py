@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml
+from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml, quote_hint
 from mlops_cli.errors import RecordError
-from mlops_cli.records.filling import VALUE_SUFFIXES, Filled, ValueReader, quote_hint, spell_place
+from mlops_cli.records.filling import VALUE_SUFFIXES, Filled, ValueReader, spell_place
 from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES, project_folder, project_path
 from mlops_cli.records.stages import PARAMS_FILE, Output, ParamsFile, Pipeline, Plot, Stage
 from mlops_cli.records.templates import NAME, Instance, TemplateError, combine, expand_deep

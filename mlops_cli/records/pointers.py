@@ -7,7 +7,6 @@ are stored; of imported data it also says where they are from.
 from __future__ import annotations
 
 import re
-import shlex
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -16,6 +15,7 @@ from mlops_cli.errors import RecordError
 from mlops_cli.files import check_relative
 from mlops_cli.hashing import Digest, parse_digest
 from mlops_cli.records.sources import Source, read_source
+from mlops_cli.words import word
 
 SUFFIX = ".mlx"
 
@@ -76,7 +76,7 @@ def read_pointer(data: bytes, name: str) -> Pointer:
     """
     if not is_meant(data) and not _is_yaml(data):
         raise RecordError(f"`{name}` is not a pointer of mlx", hint="rename it, or list it in `.mlxignore`")
-    after_merge = f"`mlx checkout {shlex.quote(name.removesuffix(SUFFIX))}` brings its bytes"
+    after_merge = f"`mlx checkout {word(name.removesuffix(SUFFIX))}` brings its bytes"
     fields = Fields(parse_yaml(data, name, after_merge=after_merge), what="this pointer")
     check_version(fields)
     fields.only(("mlx", "path", "tree", "blob", "size", "files", "executable", "source"))

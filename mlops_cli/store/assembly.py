@@ -258,7 +258,7 @@ class _Assembly:
             found = hash_raw(data)
             if found != raw or len(data) != length:
                 error = damaged_in_flight(digest_from_raw(raw), digest_from_raw(found))
-                raise DamagedObjects([digest], error.message, hint=error.hint)
+                raise DamagedObjects([digest], error.message, hint=error.marked_hint)
             self.fetched += length
             yield raw, data
         if waiting:

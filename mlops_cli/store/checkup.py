@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from mlops_cli.files import list_folder
 from mlops_cli.hashing import PREFIX, Digest, hash_descriptor, parse_digest
@@ -31,6 +31,17 @@ from mlops_cli.store.scratch import find_abandoned, remove_abandoned
 CHECKED = "checked.json"  # when each unit was read last: seconds since 1970 by its name
 
 
+class Sized(Protocol):
+    """Something to read, of so many bytes."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+
+
+U = TypeVar("U", bound=Sized)
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """How much of a store to read: `percent` of its bytes, until `seconds` are over (None: no end to it).
@@ -44,6 +55,20 @@ class Scope:
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     random: Random = field(default_factory=Random)
+
+    def choose(self, units: Sequence[U], read_at: Callable[[U], float]) -> list[U]:
+        """Return what to read, in order: all of it, or first what was not read for the longest time."""
+        if self.percent >= 100 and self.seconds is None:
+            return list(units)
+        order = sorted(units, key=lambda unit: (read_at(unit), self.random.random()))
+        wanted = sum(unit.size for unit in units) * self.percent / 100
+        chosen: list[U] = []
+        for unit in order:
+            if wanted <= 0:
+                break
+            chosen.append(unit)
+            wanted -= unit.size
+        return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +122,8 @@ class _Checker:
         units = list(self._units())
         leftovers = self._sweep()
         found = Findings(files=check_segments(self._store, dry_run=self._dry_run))
-        chosen = self._choose(units)
+        checked = self._checked()
+        chosen = self._scope.choose(units, lambda unit: checked.get(unit.name, 0))
         self._reporter.start("checking", sum(unit.size for unit in chosen), "bytes")
         begun = self._scope.clock()
         read: list[str] = []
@@ -135,20 +161,6 @@ class _Checker:
                 with suppress(FileNotFoundError):
                     size += entry.stat(follow_symlinks=False).st_size
             yield _Unit(f"objects/{shard.name}", size)
-
-    def _choose(self, units: Sequence[_Unit]) -> list[_Unit]:
-        if self._scope.percent >= 100 and self._scope.seconds is None:
-            return list(units)
-        checked = self._checked()
-        order = sorted(units, key=lambda unit: (checked.get(unit.name, 0), self._scope.random.random()))
-        wanted = sum(unit.size for unit in units) * self._scope.percent / 100
-        chosen: list[_Unit] = []
-        for unit in order:
-            if wanted <= 0:
-                break
-            chosen.append(unit)
-            wanted -= unit.size
-        return chosen
 
     def _checked(self) -> dict[str, int]:
         try:

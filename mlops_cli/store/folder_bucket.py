@@ -251,7 +251,7 @@ class FolderBucket:
                 f"in {self.label} something that is no file is in the way: `{self._path(key)}`", hint=hint
             )
         plain = translate_os_error(error, f"{doing} {self.label} (`{self.folder}`)")
-        return RemoteError(plain.message, hint=plain.hint)
+        return RemoteError(plain.message, hint=plain.marked_hint)
 
 
 def _copied(source: int, path: str, then: Callable[[int], None] = lambda _: None) -> int:

@@ -127,11 +127,11 @@ class Failures:
         if self._damaged:
             damaged = next(iter(self._damaged.values()))
             message = damaged.message if len(self._damaged) == 1 else f"{_named(list(self._damaged))} damaged"
-            raise DamagedObjects(list(self._damaged), message, hint=damaged.hint) from damaged
+            raise DamagedObjects(list(self._damaged), message, hint=damaged.marked_hint) from damaged
         if self._absent:
             absent = next(iter(self._absent.values()))
             where = absent.where if isinstance(absent, AbsentObjects) else "the store they were to be copied from"
-            raise AbsentObjects(list(self._absent), where, hint=absent.hint) from absent
+            raise AbsentObjects(list(self._absent), where, hint=absent.marked_hint) from absent
 
 
 def cut(digest: Digest) -> str:

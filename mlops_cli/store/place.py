@@ -155,7 +155,7 @@ def _no_remote() -> Iterator[None]:
     try:
         yield
     except RemoteError as error:
-        hint = _HINTS.no_place if "`mlx " in (error.hint or "") else error.hint
+        hint = _HINTS.no_place if "`mlx " in (error.marked_hint or "") else error.marked_hint
         raise RemoteError(error.message.replace("remote `", "`"), hint=hint) from error
 
 

@@ -15,40 +15,37 @@ read as it is, and the first push gives it an index.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from mlops_cli.errors import MlxError, RemoteError
-from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes, parse_digest, raw_digest
+from mlops_cli.hashing import Digest, digest_from_raw, parse_digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.chunking import CHUNKED_FROM
-from mlops_cli.store.download import Download, damaged_object, damaged_record
+from mlops_cli.store.download import Download
 from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.loose import RUN_SIZE_LIMIT
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects, too_large
-from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, PackError, Row, decode_record
+from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, Row
 from mlops_cli.store.pack_index import Place, rows_table
-from mlops_cli.store.pack_writer import unpacked
 from mlops_cli.store.parallel import map_bounded
-from mlops_cli.store.parcels import Wanted, object_key, pack_key, recipe_key
-from mlops_cli.store.recipe import RECIPE_LIMIT, Recipe, decode_recipe
+from mlops_cli.store.parcels import Wanted
+from mlops_cli.store.recipe import Recipe
 from mlops_cli.store.reliance import Everything, Reliance
 from mlops_cli.store.remote_checkup import Fault, check_bytes, check_files, check_recipes
 from mlops_cli.store.remote_chunks import ChunkedRead, check_chunked
 from mlops_cli.store.remote_index import CHUNKED, LOOSE, TRASH, RemoteIndex
+from mlops_cli.store.remote_marker import LAYOUT, WITHOUT_INDEX, UnreadableMarker, read_layout, write_marker
+from mlops_cli.store.remote_reading import ObjectReader
 from mlops_cli.store.remote_survey import Survey, survey
 from mlops_cli.store.tree_format import TREE_LIMIT
 from mlops_cli.store.upload import Upload
 
-MARKER = "mlx.json"
-LAYOUT = 2
-_WITHOUT_INDEX = 1
-_LARGEST_MARKER = 4096
 _ATTEMPTS = 3
 _MOST = 2**32 - 1
 
@@ -62,10 +59,6 @@ class Transferred(NamedTuple):
     def plus(self, other: Transferred) -> Transferred:
         """Return what both moved."""
         return Transferred(self.objects + other.objects, self.bytes + other.bytes)
-
-
-class UnreadableMarker(RemoteError):
-    """What is where the marker of a remote should be is none, of whatever version."""
 
 
 class Remote:
@@ -236,13 +229,14 @@ class Remote:
 
     def read(self, digest: Digest, *, limit: int | None = TREE_LIMIT) -> bytes:
         """Return an object's bytes, verified; MissingObject, or CorruptObject, also for more than `limit` bytes."""
+        reader = ObjectReader(self.bucket, self._everything.find, partial(self.read, limit=LARGEST))
         for _ in range(_ATTEMPTS):
             self._look()
             place = self._everything.find([digest]).get(digest) if self._layout else None
             if place is None:
                 break
             try:
-                data = self._read_at(digest, place, limit)
+                data = reader.read_at(digest, place, limit)
             except AbsentKey:
                 self._everything.reject(place.pack)
                 continue
@@ -254,35 +248,6 @@ class Remote:
                 raise too_large(digest, limit)
             return data
         raise self.absent([digest])
-
-    def _read_at(self, digest: Digest, place: Place, limit: int | None) -> bytes:
-        if place.pack == CHUNKED:
-            key = recipe_key(digest)
-            recipe = decode_recipe(self.bucket.get(key, 0, RECIPE_LIMIT + 1), digest)
-            if limit is not None and recipe.size > limit:
-                raise too_large(digest, limit)
-            chunks = [digest_from_raw(chunk.raw) for chunk in recipe.chunks()]
-            if any(found.pack == CHUNKED for found in self._everything.find(chunks).values()):
-                raise damaged_object(digest, digest, self.label, key)
-            data = b"".join(self.read(chunk, limit=LARGEST) for chunk in chunks)
-        elif place.pack == LOOSE:
-            key = object_key(digest)
-            data = self.bucket.get(key, 0, None if limit is None else limit + 1)
-            if limit is not None and len(data) > limit:
-                return data
-        else:
-            key = pack_key(place.pack)
-            size = RECORD_SIZE + min(place.stored, LARGEST)
-            try:
-                record = decode_record(self.bucket.get(key, place.offset, place.offset + size))
-                if record.raw != raw_digest(digest):
-                    raise PackError("the index leads to another object")
-                data = unpacked(record)
-            except PackError as error:
-                raise damaged_record(digest, str(error), self.label, place.pack) from error
-        if (found := hash_bytes(data)) != digest:
-            raise damaged_object(digest, found, self.label, key)
-        return data
 
     def find_small(self, digests: Collection[Digest]) -> list[Digest]:
         """Return those of `digests` that are here, condemned or not, and may be trees by their size."""
@@ -344,13 +309,8 @@ class Remote:
         """Check, once, that this code understands the remote's layout; one that holds nothing yet passes."""
         if self._layout is not None:
             return
-        try:
-            data = self.bucket.get(MARKER, 0, _LARGEST_MARKER)
-        except AbsentKey:
-            self._layout = 0
-            return
-        layout = layout_of(data, self.label)
-        if layout == _WITHOUT_INDEX:
+        layout = read_layout(self.bucket)
+        if layout == WITHOUT_INDEX:
             self.index.supplement(rows_table(self._loose(), LOOSE))
         self._layout = layout
 
@@ -360,16 +320,11 @@ class Remote:
         A place without an index of ours is left alone: its `mlx.json` may be somebody else's.
         """
         try:
-            layout_of(self.bucket.get(MARKER, 0, _LARGEST_MARKER), self.label)
-        except AbsentKey:
-            return
+            read_layout(self.bucket)
         except UnreadableMarker:
             if not self.index.exists():
                 raise
-            self._mark()
-
-    def _mark(self) -> None:
-        self.bucket.put(MARKER, json.dumps({"mlx": LAYOUT}).encode() + b"\n")
+            write_marker(self.bucket)
 
     def _loose(self) -> Iterator[Row]:
         for stored in self.bucket.list("objects"):
@@ -382,16 +337,16 @@ class Remote:
         """Raise RemoteError where nothing was ever pushed, or no index says what is there."""
         if self.is_new():
             raise RemoteError(f"nothing was ever pushed to {self.label} (`{self.url}`)", hint="`mlx push`")
-        if self._layout == _WITHOUT_INDEX:
+        if self._layout == WITHOUT_INDEX:
             raise RemoteError(f"{self.label} has no index yet", hint="the next `mlx push` of something new makes one")
 
     def _prepare(self) -> None:
         """Make the place a remote, and one of an earlier layout one of this."""
         self._look()
         if self._layout != LAYOUT:
-            if self._layout == _WITHOUT_INDEX:
+            if self._layout == WITHOUT_INDEX:
                 self.index.add([])
-            self._mark()
+            write_marker(self.bucket)
             self._layout = LAYOUT
 
 
@@ -403,19 +358,6 @@ def _again(lost: Collection[Digest], wanted: Wanted) -> Wanted:
     trees = [digest for digest in wanted.trees if digest in lost]
     held = set(trees)
     return Wanted([digest for digest in objects if digest not in held], trees, wanted.sizes)
-
-
-def layout_of(data: bytes, label: str) -> int:
-    """Return the layout that a marker names; RemoteError when this code does not understand it."""
-    try:
-        layout = json.loads(data)["mlx"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        hint = "check that its URL names a remote of mlx; if it does, `mlx push --repair` writes that file anew"
-        raise UnreadableMarker(f"{label} holds a `{MARKER}` that mlx cannot read", hint=hint) from None
-    if type(layout) is not int or layout not in (_WITHOUT_INDEX, LAYOUT):
-        message = f"{label} has layout version {layout}, and this mlx understands {LAYOUT}"
-        raise RemoteError(message, hint="upgrade mlx: `pip install --upgrade mlops-cli`")
-    return int(layout)
 
 
 def _run_key(key: str) -> str:

@@ -82,7 +82,8 @@ def survey(bucket: Bucket, index: RemoteIndex, kept: str, scope: Scope, *, jobs:
         return Survey(files=tuple(files))
     found = _Found(Counter(digest for digest, _ in rows))
     units = list(_units(bucket, index, rows, found, jobs))
-    chosen = _choose(units, scope, kept)
+    checked = _checked(kept)
+    chosen = scope.choose(units, lambda unit: checked.get(unit.key, 0))
     reporter.start("checking", sum(unit.size for unit in chosen), "bytes")
     begun = scope.clock()
 
@@ -221,22 +222,6 @@ def _read_chunked(bucket: Bucket, index: RemoteIndex, recipe: Recipe) -> _Read:
 
 
 # How much ------------------------------------------------------------------------------------------------------------
-
-
-def _choose(units: Sequence[_Unit], scope: Scope, kept: str) -> Sequence[_Unit]:
-    """Return what to read: all of it, or first what was not read for the longest time."""
-    if scope.percent >= 100 and scope.seconds is None:
-        return units
-    checked = _checked(kept)
-    order = sorted(units, key=lambda unit: (checked.get(unit.key, 0), scope.random.random()))
-    wanted = sum(unit.size for unit in units) * scope.percent / 100
-    chosen = []
-    for unit in order:
-        if wanted <= 0:
-            break
-        chosen.append(unit)
-        wanted -= unit.size
-    return chosen
 
 
 def _checked(kept: str) -> dict[str, float]:

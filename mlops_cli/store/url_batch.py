@@ -107,7 +107,7 @@ class UrlBatch(Batch):
             try:
                 self._url_cache.send(source, Wanted(blobs, list(dict(packed)), sizes), self._reporter)
             except DamagedObjects as error:
-                raise UsageError(error.message, hint=error.hint) from error
+                raise UsageError(error.message, hint=error.marked_hint) from error
             self._url_cache.keep_trees(list(_listings(near, packed)))
 
     def divide(self, worker: int) -> None:

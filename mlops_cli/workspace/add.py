@@ -23,6 +23,7 @@ from mlops_cli.store.batch import Batch
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.links import object_at
 from mlops_cli.store.trees import Entry, Kind, find, split_path
+from mlops_cli.words import word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.dead_links import refuse_dead_links
 from mlops_cli.workspace.gitignore import hide_from_git
@@ -111,7 +112,7 @@ def _changed(
     assert pointer is not None
     if not (project.root / owner).is_dir():
         raise UsageError(
-            f"`{owner}` is not in the workspace", hint=f"`mlx pull {shlex.quote(owner)}` brings it; then add to it"
+            f"`{owner}` is not in the workspace", hint=f"`mlx pull {word(owner)}` brings it; then add to it"
         )
     trees = Rewriting(scanner)
     found = {part: _look(project, scanner, owner, part) for part in parts}
@@ -121,7 +122,7 @@ def _changed(
     except MissingObject as error:
         raise MissingObject(
             f"the listing of `{owner}` is not in the cache, so a part of it cannot be added",
-            hint=f"`mlx fetch {shlex.quote(owner)}` brings it, or add all of `{owner}`",
+            hint=f"`mlx fetch {word(owner)}` brings it, or add all of `{owner}`",
         ) from error
 
 
@@ -175,7 +176,7 @@ def refuse_unfit(project: Project, snapshot: Snapshot, places: Sequence[tuple[st
         _refuse_output(stages, owner)
     for name in git.tracked_files(project.root, owners):
         if os.path.lexists(project.root / name):
-            untrack = f"git rm -r --cached {shlex.quote(name)}"
+            untrack = f"git rm -r --cached {word(name)}"
             raise UsageError(
                 f"Git already tracks `{name}`",
                 hint=f"`{untrack}` takes it out of Git and leaves the file; then add it again",
@@ -183,7 +184,7 @@ def refuse_unfit(project: Project, snapshot: Snapshot, places: Sequence[tuple[st
     for name in git.ignored_files(project.root, [owner + SUFFIX for owner in owners]):
         raise UsageError(
             f"Git ignores `{name}`, so the pointer could not be committed",
-            hint=f"`git check-ignore -v {shlex.quote(name)}` names the rule",
+            hint=f"`git check-ignore -v {word(name)}` names the rule",
         )
 
 
@@ -223,7 +224,9 @@ def refuse_way(project: Project, owner: str) -> None:
                 hint=f"add what it points to, `{os.readlink(folder)}`, from inside the project",
             )
         if (folder / ".mlx").is_dir():
-            raise UsageError(f"`{name}` is an mlx project of its own", hint=f"run it there: `mlx -C {name} add …`")
+            raise UsageError(
+                f"`{name}` is an mlx project of its own", hint=f"run it there: `mlx -C {word(name)} add …`"
+            )
         if folder != place and os.path.lexists(folder / ".git"):
             raise UsageError(f"`{name}` is a Git repository of its own", hint="a pointer in it would not be committed")
 
@@ -232,12 +235,12 @@ def _refuse_overlap(snapshot: Snapshot, owner: str) -> None:
     for path in snapshot.pointer_paths:
         if owner.startswith(path + "/"):
             raise UsageError(
-                f"`{path}` is tracked as a file", hint=f"`mlx add {shlex.quote(path)}` tracks the folder it is now"
+                f"`{path}` is tracked as a file", hint=f"`mlx add {word(path)}` tracks the folder it is now"
             )
         if path.startswith(owner + "/") and _is_valid(snapshot, path):
             raise UsageError(
                 f"`{owner}` holds `{path}`, which is tracked on its own",
-                hint=f"`mlx remove {shlex.quote(path)}` first, or add the other things in `{owner}` by name",
+                hint=f"`mlx remove {word(path)}` first, or add the other things in `{owner}` by name",
             )
 
 

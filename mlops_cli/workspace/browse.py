@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest, parse_digest
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import Entry, Kind, read_link, read_tree, walk
+from mlops_cli.words import word
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.reach import damaged_at, find_part, naming_listing
 from mlops_cli.workspace.scan import is_stored
@@ -74,7 +74,7 @@ def naming(path: str, revision: str | None = None) -> Iterator[None]:
 
     A pull brings what the checked out records name, a fetch also what those of `revision` do.
     """
-    command = f"mlx pull {shlex.quote(path)}" if revision is None else f"mlx fetch --rev {revision} {shlex.quote(path)}"
+    command = f"mlx pull {word(path)}" if revision is None else f"mlx fetch --rev {revision} {word(path)}"
     bringing = f"`{command}` brings it from a remote"
     try:
         yield
@@ -115,7 +115,7 @@ def _write(cache: Cache, entry: Entry, place: Path) -> None:
 def _entry(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
     matches = [(t, part) for t, part in select(snapshot.tracked(), [target]) if not t.path.startswith(target + "/")]
     if not matches:
-        raise UsageError(f"`{target}` is not tracked itself, only what it holds", hint=f"`mlx ls {target}`")
+        raise UsageError(f"`{target}` is not tracked itself, only what it holds", hint=f"`mlx ls {word(target)}`")
     tracked, part = matches[0]
     if not part:
         return as_entry(tracked)
@@ -125,7 +125,7 @@ def _entry(cache: Cache, snapshot: Snapshot, target: str) -> Entry:
         except UsageError as error:
             if snapshot.revision is None:
                 raise
-            hint = f"`mlx ls --rev {snapshot.revision} {shlex.quote(tracked.path)}` lists what it had"
+            hint = f"`mlx ls --rev {snapshot.revision} {word(tracked.path)}` lists what it had"
             raise UsageError(f"{error.message} at `{snapshot.revision}`", hint=hint) from error
 
 

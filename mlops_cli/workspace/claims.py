@@ -11,6 +11,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, RecordError
 from mlops_cli.records.pointers import SUFFIX, ObjectKind
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import read_totals
+from mlops_cli.words import word
 from mlops_cli.workspace.needs import SoundCache
 from mlops_cli.workspace.snapshot import Tracked
 
@@ -42,6 +43,6 @@ def _false(entry: Tracked, size: int, files: int) -> RecordError:
         said, true = f"files: {entry.files:,}, size: {entry.size:,}", f"files: {files:,}, size: {size:,}"
     else:
         said, true = f"size: {entry.size:,}", f"size: {size:,}"
-    again = f"mlx run --force {shlex.quote(entry.stage)}" if entry.stage else f"mlx add {shlex.quote(entry.path)}"
+    again = f"mlx run --force {shlex.quote(entry.stage)}" if entry.stage else f"mlx add {word(entry.path)}"
     hint = f"write that there, or `{again}` does where the workspace has the data"
     return RecordError(f"{name} says {said}{of}, and what it names has {true}", hint=hint)

@@ -22,7 +22,8 @@ from mlops_cli.store.recipes import Recipes
 from mlops_cli.store.trash import Thrown, Trash
 from mlops_cli.workspace import clients
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.roots import Marker, Source
+from mlops_cli.workspace.record_marks import Source
+from mlops_cli.workspace.roots import Marker
 
 _SPARSE = 0.5  # a pack is written anew when less of it than this is needed
 

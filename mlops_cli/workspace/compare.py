@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from mlops_cli.errors import MissingObject, RemoteError, UsageError
+from mlops_cli.errors import MissingObject, MlxError, RecordError, RemoteError, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind, SomeObject
+from mlops_cli.records.stages import Stage
+from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import Entry, Kind, TreeSource, diff
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import is_stored
@@ -35,7 +37,8 @@ class DataState(StrEnum):
 class DataStatus(NamedTuple):
     """The state of one tracked path, with how many files below it differ.
 
-    `source` is what it was imported from, as people call that; empty when it was not.
+    `source` is what it was imported from, as people call that; empty when it was not. `storable` says whether `mlx add`
+    could record what is there, `restorable` whether the cache has all that it takes to bring back what is recorded.
     """
 
     path: str
@@ -44,53 +47,70 @@ class DataStatus(NamedTuple):
     modified: int = 0
     deleted: int = 0
     source: str = ""
+    storable: bool = True
+    restorable: bool = True
 
 
 def data_status(
     project: Project, snapshot: Snapshot, look: Look, trees: TreeSource
-) -> tuple[tuple[DataStatus, ...], tuple[UsageError, ...]]:
-    """Return the state of every pointer's path, then of outputs that exist and that no run recorded.
+) -> tuple[tuple[DataStatus, ...], tuple[MlxError, ...]]:
+    """Return the state of every pointer's path, and what keeps others from being known.
 
-    `look` returns what is at a path; `trees` has the trees of what it returned. With them goes what `look` says of
-    paths that hold what cannot be stored.
+    That is pointers that cannot be read, and what `look` says of paths that hold what cannot be stored. `look` returns
+    what is at a path; `trees` has the trees of what it returned.
     """
     found: list[DataStatus] = []
-    problems: list[UsageError] = []
-    for entry in snapshot.tracked(outputs=False):
+    entries, unread = snapshot.readable(outputs=False)
+    problems = list(unread)
+    for entry in entries:
         try:
             status = _status(project, look(entry.path), trees, entry)
         except UsageError as error:
-            status = DataStatus(entry.path, DataState.UNSTORABLE)
+            status = DataStatus(entry.path, DataState.UNSTORABLE, storable=False)
             problems.append(error)
         found.append(status if entry.source is None else status._replace(source=entry.source.place))
-    for stage in snapshot.stages:
-        if snapshot.lock(stage) is None:
-            found.extend(
-                DataStatus(out.path, DataState.UNTRACKED)
-                for out in stage.outs
-                if not out.git and os.path.lexists(project.root / out.path)
-            )
     return tuple(found), tuple(problems)
+
+
+def untracked_outputs(project: Project, snapshot: Snapshot, stages: Iterable[Stage]) -> Iterator[DataStatus]:
+    """Yield the outputs of `stages` that exist and that no run recorded; one whose lock cannot be read may have."""
+    for stage in stages:
+        try:
+            if snapshot.lock(stage) is not None:
+                continue
+        except RecordError:
+            continue
+        for out in stage.outs:
+            if not out.git and os.path.lexists(project.root / out.path):
+                yield DataStatus(out.path, DataState.UNTRACKED)
 
 
 def _status(project: Project, present: Entry | None, trees: TreeSource, tracked: Tracked) -> DataStatus:
     if present is None:
         lone = Kind.FILE if tracked.kind is ObjectKind.BLOB else Kind.FOLDER
-        # A cache behind a URL is not asked: `status` uses no network.
-        here = project.cache.url is not None or is_stored(
-            project.cache, Entry(b"", lone, tracked.size, tracked.files, tracked.digest)
-        )
+        here = _is_held(project.cache, Entry(b"", lone, tracked.size, tracked.files, tracked.digest))
         state = DataState.MISSING if here else DataState.NOT_CACHED
-        return DataStatus(tracked.path, state, deleted=max(tracked.files, 1))
+        return DataStatus(tracked.path, state, deleted=max(tracked.files, 1), restorable=here)
     if same(tracked, present):
         return DataStatus(tracked.path, DataState.OK)
     if tracked.kind is ObjectKind.BLOB or present.kind != Kind.FOLDER:
-        return DataStatus(tracked.path, DataState.MODIFIED, modified=1)
+        here = _is_held(project.cache, as_entry(tracked))
+        storable = present.kind != Kind.SYMLINK  # which only a folder can hold
+        return DataStatus(tracked.path, DataState.MODIFIED, modified=1, storable=storable, restorable=here)
     try:
         changes = diff(trees, tracked.digest, present.digest)
     except (MissingObject, RemoteError):  # what it was cannot be known here: only that it differs
-        return DataStatus(tracked.path, DataState.MODIFIED)
-    return DataStatus(tracked.path, DataState.MODIFIED, len(changes.added), len(changes.modified), len(changes.deleted))
+        return DataStatus(tracked.path, DataState.MODIFIED, restorable=False)
+    old = [change.old for change in (*changes.modified, *changes.deleted)]
+    wanted = [entry.digest for entry in old if entry and entry.kind != Kind.FOLDER]
+    here = project.cache.url is not None or not project.cache.missing(wanted)
+    counts = (len(changes.added), len(changes.modified), len(changes.deleted))
+    return DataStatus(tracked.path, DataState.MODIFIED, *counts, restorable=here)
+
+
+def _is_held(cache: Cache, entry: Entry) -> bool:
+    """Say whether an entry is stored; a cache behind a URL is not asked, for `status` uses no network."""
+    return cache.url is not None or is_stored(cache, entry)
 
 
 def as_entry(tracked: Tracked) -> Entry:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlops_cli.errors import MissingObject
 from mlops_cli.files import list_folder
 from mlops_cli.store.links import object_at
+from mlops_cli.words import word
 from mlops_cli.workspace.ignore import leaves_out
 
 
@@ -26,7 +26,7 @@ def dead_link(path: str) -> MissingObject:
     """Return what to raise for a link at the project's `path` to an object that is gone."""
     return MissingObject(
         f"`{path}` is a link to an object that is not there",
-        hint=f"`mlx checkout {shlex.quote(path)}` or `mlx pull {shlex.quote(path)}` brings it back; or delete the link",
+        hint=f"`mlx checkout {word(path)}` or `mlx pull {word(path)}` brings it back; or delete the link",
     )
 
 

@@ -17,6 +17,7 @@ from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.trees import Kind, TreeSource, read_tree
+from mlops_cli.words import word
 from mlops_cli.workspace.ignore import compile_patterns
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import resolve_part
@@ -173,7 +174,8 @@ class Destinations:
 def _elsewhere(path: str, owner: str, asked: str) -> UsageError:
     return UsageError(
         f"`{path}` belongs to remote `{owner}`, whose `paths` name it, and is not sent to `{asked}`",
-        hint=f"`mlx push {path}` sends it there; `mlx config set remotes.{owner}.paths …` changes what belongs there",
+        hint=f"`mlx push {word(path)}` sends it there; "
+        f"`mlx config set remotes.{owner}.paths …` changes what belongs there",
     )
 
 

@@ -11,7 +11,6 @@ Whatever kills this in between, what is left is there or on the remote, and the 
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from mlops_cli.store.guard import alone
 from mlops_cli.store.objects import DamagedObjects
 from mlops_cli.store.recipes import Recipes
 from mlops_cli.store.trees import Change, Kind, diff, walk
+from mlops_cli.words import NAMED, naming, word, words
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.listings import Listings
@@ -37,7 +37,6 @@ from mlops_cli.workspace.snapshot import Snapshot, Tracked, lock_path, open_snap
 from mlops_cli.workspace.sync import open_project_remote
 from mlops_cli.workspace.writing import apply_changes
 
-_NAMED = 3  # paths that a message names
 _PACKS_AT_ONCE = 16  # packs that are written anew before the old ones go
 
 Chosen = tuple[tuple[Tracked, str], ...]
@@ -115,7 +114,7 @@ def evict(
             here = project.cache.window
             _drop(here, _going(here, chosen, needed), reporter)
     for path in sorted({path for (path, part), plan in files.items() if part and plan.changes}):
-        reporter.note(f"`{path}` is here in part now: `mlx add {shlex.quote(path)}` would record the rest as deleted")
+        reporter.note(f"`{path}` is here in part now: `mlx add {word(path)}` would record the rest as deleted")
     return found
 
 
@@ -147,19 +146,17 @@ def _verify(project: Project, chosen: Chosen, *, verify: bool, reporter: Reporte
         if faults:
             damaged = [fault for fault in faults if isinstance(fault.error, DamagedObjects)]
             error = _only_copy(store.label, needed, {fault.digest for fault in faults}, "mlx push --repair")
-            raise CorruptObject(error.message, hint=error.hint) if damaged else error
+            raise CorruptObject(error.message, hint=error.marked_hint) if damaged else error
         remotes |= {entry.path: name for entry, _ in share}
     return remotes
 
 
 def _only_copy(label: str, needed: Reach, lacking: Collection[Digest], push: str = "mlx push") -> MlxError:
     paths = sorted({needed.owners[digest] for digest in lacking})
-    named = ", ".join(f"`{path}`" for path in paths[:_NAMED])
-    named += f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
     count = f"{len(lacking):,} object{'' if len(lacking) == 1 else 's'}"
     return UsageError(
-        f"{label} does not hold {count} of {named}: what is here may be the only copy, and nothing was evicted",
-        hint=f"`{push} {' '.join(paths[:_NAMED])}` first",
+        f"{label} does not hold {count} of {naming(paths)}: what is here may be the only copy, and nothing was evicted",
+        hint=f"`{push} {words(paths[:NAMED])}` first",
     )
 
 
@@ -199,8 +196,8 @@ class _Around:
         try:
             self._marker.look_beside(self._left.__contains__, self._passed)
         except MlxError as error:
-            if "--salvage" in (error.hint or ""):  # that is for who cannot ask a remote
-                error.hint = "nothing was evicted; mend that first, or `mlx fsck --repair` does"
+            if "--salvage" in (error.marked_hint or ""):  # that is for who cannot ask a remote
+                error.marked_hint = "nothing was evicted; mend that first, or `mlx fsck --repair` does"
             raise
         others = [*self._tracked, *self._committed()]
         found = reach(self._project.cache, [(entry, "") for entry in others])
@@ -282,11 +279,11 @@ def _refuse_torn(files: Mapping[tuple[str, str], _Files]) -> None:
     for (owner, part), plan in files.items():
         if plan.edited and plan.changes:
             path = f"{owner}/{part}" if part else owner
-            count, word = f"{plan.edited:,} file{'' if plan.edited == 1 else 's'}", shlex.quote(owner)
+            count, path_word = f"{plan.edited:,} file{'' if plan.edited == 1 else 's'}", word(owner)
             raise UsageError(
                 f"`{path}` is not as recorded ({count}): without the others, `mlx add` would record them as deleted",
-                hint=f"`mlx add {word}` and `mlx push {word}` keep what was edited, `mlx checkout --force {word}` "
-                "throws it away; `--cache-only` leaves the workspace alone",
+                hint=f"`mlx add {path_word}` and `mlx push {path_word}` keep what was edited, "
+                f"`mlx checkout --force {path_word}` throws it away; `--cache-only` leaves the workspace alone",
             )
 
 

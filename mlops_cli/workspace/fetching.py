@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
-from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.progress import Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.sources import RepoSource, UrlSource
 from mlops_cli.store.batches import open_batch
@@ -22,38 +22,23 @@ from mlops_cli.workspace.remotes import default_remote
 from mlops_cli.workspace.scan import is_stored
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 from mlops_cli.workspace.sync import fetch as fetch_from_remote
-from mlops_cli.workspace.transfers import SyncResult
-from mlops_cli.workspace.versions import THE_WORKSPACE, Versions
+from mlops_cli.workspace.transfers import PLAINLY, Fetching, SyncResult
+from mlops_cli.workspace.versions import THE_WORKSPACE
 
 
-def fetch(
-    project: Project,
-    targets: Sequence[str] = (),
-    *,
-    versions: Versions = THE_WORKSPACE,
-    remote: str | None = None,
-    jobs: int = 0,
-    dry_run: bool = False,
-    reporter: Reporter = SILENT,
-) -> SyncResult:
+def fetch(project: Project, targets: Sequence[str] = (), how: Fetching = PLAINLY) -> SyncResult:
     """Do what `sync.fetch` does; where no remote is named and imports are lacking, their sources are asked too."""
-
-    def attempt() -> SyncResult:
-        return fetch_from_remote(
-            project, targets, versions=versions, remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter
-        )
-
-    if remote is not None or dry_run or versions != THE_WORKSPACE:
-        return attempt()
+    if how.remote is not None or how.dry_run or how.versions != THE_WORKSPACE:
+        return fetch_from_remote(project, targets, how)
     if default_remote(project) is None:
-        _bring_imports(project, targets, jobs, reporter)
-        return attempt()
+        _bring_imports(project, targets, how.jobs, how.reporter)
+        return fetch_from_remote(project, targets, how)
     try:
-        return attempt()
+        return fetch_from_remote(project, targets, how)
     except MissingObject:
-        if not _bring_imports(project, targets, jobs, reporter):
+        if not _bring_imports(project, targets, how.jobs, how.reporter):
             raise
-    return attempt()
+    return fetch_from_remote(project, targets, how)
 
 
 def _bring_imports(project: Project, targets: Sequence[str], jobs: int, reporter: Reporter) -> int:

@@ -24,6 +24,7 @@ from mlops_cli.store.links import LinkMode
 from mlops_cli.store.objects import AbsentObjects, Durability
 from mlops_cli.store.remote import Remote, Transferred
 from mlops_cli.store.trees import Entry
+from mlops_cli.words import spelled
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.foreign_git import Clone, InGit
 from mlops_cli.workspace.git import find_checkout
@@ -220,5 +221,6 @@ def named(repo: str) -> Iterator[None]:
     except UsageError as error:
         if repo in error.message:
             raise
-        hint = f"there, {error.hint}" if (error.hint or "").startswith("`mlx ") else error.hint
+        hint = error.marked_hint and spelled(error.marked_hint)  # its paths are not of the project that is told
+        hint = f"there, {hint}" if hint and hint.startswith("`mlx ") else hint
         raise type(error)(f"in `{repo}`: {error.message}", hint=hint) from error

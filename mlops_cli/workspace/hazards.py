@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest, hash_bytes, hash_descriptor
@@ -13,13 +13,12 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import object_at
 from mlops_cli.store.trees import Change, Kind
+from mlops_cli.words import NAMED, naming, quoted, words
 from mlops_cli.workspace.folders import not_a_folder
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.state import Clock
 from mlops_cli.workspace.twins import folds_names, refuse_twins
-
-_NAMED = 3  # paths that a message names
 
 
 class Edited(UsageError):
@@ -45,39 +44,50 @@ def refuse_folded(project: Project, changes: Iterable[Change]) -> None:
         refuse_twins(change.path for change in changes if change.new is not None)
 
 
+class _Lost(NamedTuple):
+    """What is at `path`, in no store; `is_addable` unless it is a link in place of all that is tracked."""
+
+    tracked: Tracked
+    path: str
+    is_addable: bool
+
+
 def _refuse_loss(cache: Cache, plans: Sequence[tuple[Tracked, list[Change]]]) -> None:
     held = [
-        (tracked, change.path, change.old.digest)
+        (tracked, os.fsdecode(change.path), change.old)
         for tracked, plan in plans
         for change in plan
         if change.old and change.old.kind != Kind.FOLDER
     ]
-    kept = {digest: _is_kept(cache, digest) for digest in {digest for _, _, digest in held}}
-    lost = [(tracked, os.fsdecode(path)) for tracked, path, digest in held if not kept[digest]]
+    kept = {digest: _is_kept(cache, digest) for digest in {old.digest for _, _, old in held}}
+    lost = [
+        _Lost(tracked, path, old.kind != Kind.SYMLINK or path != tracked.path)
+        for tracked, path, old in held
+        if not kept[old.digest]
+    ]
     if lost:
-        more = f" and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
-        named = ", ".join(f"`{path}`" for _, path in lost[:_NAMED]) + more
         them = "it" if len(lost) == 1 else "them"
+        keeping = _keeping([each for each in lost if each.is_addable])
         raise UsageError(
-            f"{named} would be overwritten or deleted, and no store holds the bytes",
-            hint=f"{_keeping(lost)} {them}; `--force` throws {them} away",
+            f"{naming([each.path for each in lost])} would be overwritten or deleted, and no store holds the bytes",
+            hint=f"{f'{keeping} {them};' if keeping else f'move {them} away;'} `--force` throws {them} away",
         )
 
 
-def _keeping(lost: Sequence[tuple[Tracked, str]]) -> str:
+def _keeping(lost: Sequence[_Lost]) -> str:
     """Return the start of a sentence: the commands that store what would be lost, and that they keep."""
-    own = [(tracked, path) for tracked, path in lost if not tracked.stage]
-    data = list(dict.fromkeys(path if tracked.kind is ObjectKind.TREE else tracked.path for tracked, path in own))
-    if len(data) > _NAMED:  # a command that can be typed: of many files in a folder, the folder
-        data = list(dict.fromkeys(tracked.path for tracked, _ in own))
-    stages = list(dict.fromkeys(tracked.stage for tracked, _ in lost if tracked.stage))
+    own = [each for each in lost if not each.tracked.stage]
+    data = list(dict.fromkeys(each.path if each.tracked.kind is ObjectKind.TREE else each.tracked.path for each in own))
+    if len(data) > NAMED:  # a command that can be typed: of many files in a folder, the folder
+        data = list(dict.fromkeys(each.tracked.path for each in own))
+    stages = list(dict.fromkeys(each.tracked.stage for each in lost if each.tracked.stage))
+    commands = (("add", data, words(data[:NAMED])), ("run", stages, " ".join(map(quoted, stages[:NAMED]))))
     told = [
-        f"`mlx {verb} {' '.join(map(shlex.quote, names[:_NAMED]))}`"
-        + (f" (so for {len(names) - _NAMED:,} more)" if len(names) > _NAMED else "")
-        for verb, names in (("add", data), ("run", stages))
+        f"`mlx {verb} {named}`" + (f" (so for {len(names) - NAMED:,} more)" if len(names) > NAMED else "")
+        for verb, names, named in commands
         if names
     ]
-    return f"{' and '.join(told)} {'keeps' if len(told) == 1 else 'keep'}"
+    return f"{' and '.join(told)} {'keeps' if len(told) == 1 else 'keep'}" if told else ""
 
 
 def _refuse_obstacles(root: bytes, changes: Sequence[Change]) -> None:

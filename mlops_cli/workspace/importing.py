@@ -19,6 +19,7 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import SUFFIX, Pointer
 from mlops_cli.records.sources import RepoSource, Source
 from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.words import word
 from mlops_cli.workspace.add import place_of, pointer_to, refuse_unfit
 from mlops_cli.workspace.checkout import bring
 from mlops_cli.workspace.compare import as_entry
@@ -227,7 +228,9 @@ def _imports(snapshot: Snapshot, targets: Sequence[str]) -> list[tuple[str, Poin
             raise UsageError(f"`{target}` is not imported, so nothing can update it", hint=hint)
         if part := next((part for _, part in pairs if part), ""):
             owner = next(iter(imported))
-            raise UsageError(f"`{part}` is a part of the import `{owner}`", hint=f"`mlx update {owner}` updates it all")
+            raise UsageError(
+                f"`{part}` is a part of the import `{owner}`", hint=f"`mlx update {word(owner)}` updates it all"
+            )
         chosen.update(imported)
     return sorted(chosen.items())
 

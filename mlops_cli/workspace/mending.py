@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 from contextlib import suppress
 from pathlib import Path
 
 from mlops_cli.errors import MlxError, RecordError
+from mlops_cli.words import word
 from mlops_cli.workspace.git import find_checkout, tracked_files
 from mlops_cli.workspace.project import find_root
 
@@ -18,20 +17,20 @@ _PLACE = re.compile(r"([^`:]+):\d+: ")  # not what stands in a revision, which c
 def how_to_mend(error: MlxError, start: Path) -> str | None:
     """Return the hint of an error; a RecordError without one is mended in the file, or taken back from Git.
 
-    Paths are as they are typed in `start`, a folder of the project.
+    `start` is a folder of the project; paths in commands are marked.
     """
     place = _PLACE.match(error.message)
-    if error.hint or not isinstance(error, RecordError) or place is None:
-        return error.hint
-    path = _tracked_path(place[1], start)
-    return f"mend it there, or `git restore {path}` takes back the committed one" if path else "mend it there"
+    if error.marked_hint or not isinstance(error, RecordError) or place is None:
+        return error.marked_hint
+    if not _is_tracked(place[1], start):
+        return "mend it there"
+    return f"mend it there, or `git restore {word(place[1])}` takes back the committed one"
 
 
-def _tracked_path(name: str, start: Path) -> str | None:
-    """Return the project's file `name` as seen from `start`, or None when Git does not track it."""
+def _is_tracked(name: str, start: Path) -> bool:
+    """Say whether Git tracks the file `name` of the project that `start` is in."""
     with suppress(MlxError):
         checkout = find_checkout(start)
         root = find_root(start, checkout) if checkout else None
-        if root is not None and tracked_files(root, [name]):
-            return shlex.quote(os.path.relpath(root / name, start))
-    return None
+        return root is not None and bool(tracked_files(root, [name]))
+    return False

@@ -21,6 +21,7 @@ from mlops_cli.records.stages import Stage
 from mlops_cli.store.batch import Batch
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.trees import Entry, Kind, find, split_path
+from mlops_cli.words import word
 from mlops_cli.workspace.add import place_of, pointer_to, refuse_reserved, refuse_unfit
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.gitignore import hide_from_git, show_to_git
@@ -136,14 +137,14 @@ def _decide(project: Project, snapshot: Snapshot, source: _Place, target: _Place
         if target.entry is not None and here and not there:
             return target.entry  # the record was changed when the command was killed: the rename is left
         below = [path for path in snapshot.pointer_paths if path.startswith(old + "/")]
-        hint = f"move what it holds, as in `mlx move {below[0]} …`" if below else "`mlx ls` lists what is tracked"
+        hint = f"move what it holds, as in `mlx move {word(below[0])} …`" if below else "`mlx ls` lists what is tracked"
         raise UsageError(f"nothing tracks `{old}`", hint=hint)
     if target.entry is not None:
         if (target.entry.kind, target.entry.digest) == (source.entry.kind, source.entry.digest) and not (
             here and there
         ):
             return source.entry
-        raise UsageError(f"`{new}` is tracked already", hint=f"`mlx remove {new}` first, or choose another name")
+        raise UsageError(f"`{new}` is tracked already", hint=f"`mlx remove {word(new)}` first, or choose another name")
     if there and (here or not _is_same(project, new, source.entry)):
         raise UsageError(f"`{new}` exists already", hint="move it away, or choose another name")
     return source.entry
@@ -189,7 +190,7 @@ def _refuse_place(project: Project, source: _Place, target: _Place, entry: Entry
         if here and not _is_folder(project, target.owner):
             raise UsageError(
                 f"`{target.owner}` is not in the workspace",
-                hint=f"`mlx pull {shlex.quote(target.owner)}` brings it; then move",
+                hint=f"`mlx pull {word(target.owner)}` brings it; then move",
             )
         if leaves_out(root, new, below=target.owner):
             raise UsageError(f"`{new}` is left out by a `.mlxignore`", hint="mend the pattern there, then move")
@@ -245,7 +246,7 @@ def _rewritten(
 def _no_listing(owner: str) -> MissingObject:
     return MissingObject(
         f"the listing of `{owner}` is not in the cache, so a part of it cannot move",
-        hint=f"`mlx fetch {shlex.quote(owner)}` brings it",
+        hint=f"`mlx fetch {word(owner)}` brings it",
     )
 
 

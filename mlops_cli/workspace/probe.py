@@ -103,7 +103,7 @@ def _step(name: str, detail: str, act: Callable[[], object], first: Step | None 
     except MlxError as error:
         if first is not None and first.detail == error.message:
             return Step(name, Outcome.UNTRIED, 0.0, "there is no use in trying")
-        return Step(name, Outcome.FAILED, _since(start), error.message, error.hint or "")
+        return Step(name, Outcome.FAILED, _since(start), error.message, error.marked_hint or "")
     return Step(name, Outcome.WORKS, _since(start), detail)
 
 

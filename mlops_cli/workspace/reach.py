@@ -6,7 +6,6 @@ whoever asks decides whether that is an error, something to fetch, or another st
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import Entry, Index, Kind, TreeSource, decode_tree, find, split_path
+from mlops_cli.words import word
 from mlops_cli.workspace.snapshot import Tracked
 
 Chosen = Iterable[tuple[Tracked, str]]
@@ -154,7 +154,7 @@ def damaged_at(path: str, error: CorruptObject, hint: str = "") -> CorruptObject
     """
     return CorruptObject(
         f"`{path}`: {error.message}",
-        hint=hint or (error.hint or "").replace("`mlx pull`", f"`mlx pull {shlex.quote(path)}`"),
+        hint=hint or (error.marked_hint or "").replace("`mlx pull`", f"`mlx pull {word(path)}`"),
     )
 
 
@@ -162,7 +162,7 @@ def not_cached(path: str, count: int) -> MissingObject:
     """Return what to raise when the cache lacks `count` objects of the tracked `path`."""
     return MissingObject(
         f"the cache lacks {count:,} object{'' if count == 1 else 's'} of `{path}`",
-        hint=f"`mlx pull {shlex.quote(path)}` brings {'it' if count == 1 else 'them'} from a remote",
+        hint=f"`mlx pull {word(path)}` brings {'it' if count == 1 else 'them'} from a remote",
     )
 
 
@@ -173,7 +173,7 @@ def naming_listing(path: str, *revisions: str | None) -> Iterator[None]:
         yield
     except MissingObject as error:
         named = "".join(f"--rev {revision} " for revision in revisions if revision is not None)
-        hint = f"`mlx fetch {named}{shlex.quote(path)}` brings it"
+        hint = f"`mlx fetch {named}{word(path)}` brings it"
         raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
     except CorruptObject as error:
         raise damaged_at(path, error) from error
@@ -191,9 +191,7 @@ def find_part(trees: TreeSource, tracked: Tracked, part: str) -> Entry:
     """Return the entry at `part`, a path below `tracked`; UsageError when there is none, MissingObject."""
     entry = find(trees, tracked.digest, split_path(part))
     if entry is None:
-        raise UsageError(
-            f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {shlex.quote(tracked.path)}` lists what it has"
-        )
+        raise UsageError(f"`{tracked.path}` has no `{part}`", hint=f"`mlx ls {word(tracked.path)}` lists what it has")
     return entry
 
 

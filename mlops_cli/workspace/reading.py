@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import marshal
 import os
-import shlex
 import stat as st
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from mlops_cli.store.links import object_at
 from mlops_cli.store.sources import is_it, is_open_for_writing
 from mlops_cli.store.tree_format import SPLIT_ABOVE
 from mlops_cli.store.trees import Entry, Kind, encode_files
+from mlops_cli.words import quoted, word
 from mlops_cli.workers import Piece, cut_into_tasks
 from mlops_cli.workspace.dead_links import dead_link
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
@@ -358,7 +358,7 @@ def _git_inside(folder: str, name: str) -> UsageError:
     said = f"`{folder}` holds a Git repository of its own (`{folder}/{name}`)"
     if name.lower() != ".git":
         said = f"`{folder}/{name}` has a name that some file systems take for `.git`"
-    leave_out = f"echo {shlex.quote(name)} >> {shlex.quote(f'{folder}/{IGNORE_NAME}')}"
+    leave_out = f"echo {quoted(name)} >> {word(f'{folder}/{IGNORE_NAME}')}"
     return UsageError(said, hint=f"`{leave_out}` leaves it out")
 
 

@@ -7,7 +7,6 @@ or make them, one atomic rename each, and never touch bytes that no store holds.
 from __future__ import annotations
 
 import os
-import shlex
 import stat as st
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from mlops_cli.store.cache import CLONE_FROM, Cache
 from mlops_cli.store.links import LinkMode, object_at
 from mlops_cli.store.sources import is_open_for_writing
 from mlops_cli.store.trees import Entry, Kind, diff, walk
+from mlops_cli.words import word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.folders import Folders
@@ -135,7 +135,7 @@ class _Failures:
         worst = next((error for error in self._errors if isinstance(error, CorruptObject)), self._errors[0])
         others = len(self._errors) - 1
         more = f" (and {others:,} more file{'' if others == 1 else 's'} that could not be done)" if others else ""
-        raise type(worst)(worst.message + more, hint=worst.hint) from worst
+        raise type(worst)(worst.message + more, hint=worst.marked_hint) from worst
 
 
 def warn_root(project: Project, reporter: Reporter) -> None:
@@ -179,7 +179,7 @@ class _Relinking:
             return self._unlike(tracked, part)
         except MissingObject as error:
             path = f"{tracked.path}/{part}" if part else tracked.path
-            hint = f"`mlx pull {shlex.quote(tracked.path)}` brings it"
+            hint = f"`mlx pull {word(tracked.path)}` brings it"
             raise MissingObject(f"the listing of `{path}` is not in the cache", hint=hint) from error
 
     def _unlike(self, tracked: Tracked, part: str) -> list[tuple[bytes, Entry, os.stat_result]]:
@@ -329,7 +329,7 @@ class _Relinking:
         except MissingObject as error:
             raise MissingObject(
                 f"`{path}` is a link to an object that is not in the cache",
-                hint=f"`mlx pull {shlex.quote(path)}` brings it",
+                hint=f"`mlx pull {word(path)}` brings it",
             ) from error
         except OSError as error:
             raise translate_os_error(error, f"write `{path}`") from error

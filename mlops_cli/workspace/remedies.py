@@ -8,7 +8,6 @@ symbolic one, in the quarantine alone.
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,18 +15,14 @@ from pathlib import Path
 from mlops_cli.hashing import Digest
 from mlops_cli.store.links import object_at
 from mlops_cli.store.quarantine import find_quarantined
+from mlops_cli.words import NAMED, quoted, so_for, word, words
 from mlops_cli.workspace.git import open_commit
 from mlops_cli.workspace.integrity import Examination, Fault
 from mlops_cli.workspace.project import Project
 
-_NAMED = 3  # files that a command names
 
-
-def remedies(project: Project, cwd: Path, found: Examination) -> Iterator[str]:
-    """Yield what brings back or keeps what was found damaged or absent, most useful first; `cwd` is where it is typed.
-
-    The commands are for a shell, with paths as seen from `cwd`.
-    """
+def remedies(project: Project, found: Examination) -> Iterator[str]:
+    """Yield what brings back or keeps what was found damaged or absent, most useful first; paths are marked."""
     faults = [fault for fault in (*found.damaged, *found.absent) if fault.path]
     lost = [fault for fault in faults if not (fault.mended or fault.source)]
     now = [fault for fault in lost if fault.revision is None]
@@ -40,19 +35,19 @@ def remedies(project: Project, cwd: Path, found: Examination) -> Iterator[str]:
     else:
         if stages := list(dict.fromkeys(fault.stage for fault in now if fault.stage)):
             them = "it" if len(stages) == 1 else "them"
-            yield f"`mlx run --force {' '.join(map(shlex.quote, stages))}` makes {them} again"
+            yield f"`mlx run --force {' '.join(map(quoted, stages))}` makes {them} again"
         if there := [path for fault in data for path in fault.files or fault.paths if _is_there(project.root / path)]:
             stored = "what is in the workspace, as a new version if it was edited"
-            yield f"`mlx add {_words(project, cwd, there[:_NAMED])}` stores {stored}{_more(there[_NAMED:])}"
+            yield f"`mlx add {words(there[:NAMED])}` stores {stored}{so_for(there[NAMED:])}"
         if data:
-            paths = _words(project, cwd, list(dict.fromkeys(fault.path for fault in data)))
+            paths = words(dict.fromkeys(fault.path for fault in data))
             same = ", with the same commit checked out"
             yield _from_elsewhere(project, f"push --repair {paths}", f"push {paths}", same, "mlx fsck --repair")
     if older:
-        yield _bringing_older(project, cwd, older)
+        yield _bringing_older(project, older)
     if not lost:
-        yield from (error.hint for error in found.false[:1] if error.hint)
-    yield from _keeping(project, cwd, [fault for fault in faults if fault.revision is None and not fault.stage])
+        yield from (error.marked_hint for error in found.false[:1] if error.marked_hint)
+    yield from _keeping(project, [fault for fault in faults if fault.revision is None and not fault.stage])
 
 
 def _from_elsewhere(project: Project, again: str, push: str, state: str, bring: str) -> str:
@@ -63,18 +58,18 @@ def _from_elsewhere(project: Project, again: str, push: str, state: str, bring: 
     return f"{make}, there `mlx {push}`{state}; then `{bring}` here"
 
 
-def _bringing_older(project: Project, cwd: Path, fault: Fault) -> str:
+def _bringing_older(project: Project, fault: Fault) -> str:
     commit = fault.revision or ""
     if commit == "HEAD":  # another one in every clone
         with open_commit(project.git.top, commit, "") as head:
             commit = head.id[:12]
-    version = f"--rev {commit} {_words(project, cwd, [fault.path])}"
+    version = f"--rev {commit} {word(fault.path)}"
     fetch = f"mlx fetch {version}"
     elsewhere = _from_elsewhere(project, f"push --repair {version}", f"push {version}", "", fetch)
     return f"`{fetch}` brings a good copy; or {elsewhere}" if project.config.remotes else elsewhere
 
 
-def _keeping(project: Project, cwd: Path, faults: Sequence[Fault]) -> Iterator[str]:
+def _keeping(project: Project, faults: Sequence[Fault]) -> Iterator[str]:
     """Yield how an edit that was made through a symbolic link comes back from where it was put away."""
     edits: list[tuple[str, str]] = []
     for fault in faults:
@@ -85,9 +80,8 @@ def _keeping(project: Project, cwd: Path, faults: Sequence[Fault]) -> Iterator[s
                 edits.append((path, put_away or ""))
     if edits:
         path, source = edits[0]
-        word = _words(project, cwd, [path])
-        copy = f"`rm {word} && cp {shlex.quote(source)} {word} && mlx add {word}`"
-        yield f"{copy} keeps, as a new version, what was written through the link `{path}`{_more(edits[1:])}"
+        copy = f"`rm {word(path)} && cp {quoted(source)} {word(path)} && mlx add {word(path)}`"
+        yield f"{copy} keeps, as a new version, what was written through the link `{path}`{so_for(edits[1:])}"
 
 
 def _is_there(place: Path) -> bool:
@@ -99,11 +93,3 @@ def _linked(place: Path) -> Digest | None:
         return object_at(os.readlink(os.fsencode(place))) if stat.S_ISLNK(place.lstat().st_mode) else None
     except OSError:
         return None
-
-
-def _words(project: Project, cwd: Path, paths: Sequence[str]) -> str:
-    return " ".join(shlex.quote(os.path.relpath(project.root / path, cwd)) for path in paths)
-
-
-def _more(left: Sequence[object]) -> str:
-    return f"; so for {len(left):,} more" if left else ""

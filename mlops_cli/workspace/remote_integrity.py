@@ -16,6 +16,7 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.checkup import Checkup, Scope
 from mlops_cli.store.objects import AbsentObjects
 from mlops_cli.store.remote_checkup import Fault as RemoteFault
+from mlops_cli.words import NAMED, word
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.integrity import Examination, Fault, find_files
 from mlops_cli.workspace.listings import Listings
@@ -79,18 +80,19 @@ def _order(fault: Fault) -> tuple[str, str]:
     return fault.path, fault.digest
 
 
-def remote_remedies(found: Examination, words: str, *, is_cache: bool) -> Iterator[str]:
-    """Yield what mends a remote, or the cache behind a URL; `words` are the paths that lack something, for a shell."""
+def remote_remedies(found: Examination, *, is_cache: bool) -> Iterator[str]:
+    """Yield what mends a remote, or the cache behind a URL; the paths that need what it lacks are marked."""
     lost = [*found.damaged, *found.absent]
     if not lost and not found.checkup.files:
         return
     repair = " --repair" if found.damaged or found.checkup.files or found.promised else ""
+    paths = [word(path) for path in list(dict.fromkeys(path for fault in lost for path in fault.paths))[:NAMED]]
     if is_cache:
         if repair:
             yield f"`mlx push --repair --remote {found.examined}` forgets what is damaged there"
-        yield f"`mlx add {words or 'PATH'}`, where the files are in the workspace, stores them again"
+        yield f"`mlx add {' '.join(paths) or 'PATH'}`, where the files are in the workspace, stores them again"
         return
-    push = f"mlx push{repair} --remote {found.examined}{f' {words}' if words else ''}"
+    push = " ".join([f"mlx push{repair} --remote {found.examined}", *paths])
     yield f"`{push}`, in a clone that has the data, sends it again"
     if any(not fault.paths for fault in lost):
         yield "what no record of this commit names is mended by `mlx push --repair --rev REV` of a commit that does"

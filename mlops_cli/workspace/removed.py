@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from mlops_cli.errors import RecordError
 from mlops_cli.records.locks import read_lock
+from mlops_cli.words import word
 from mlops_cli.workspace.gitignore import find_hidden
 from mlops_cli.workspace.snapshot import Snapshot, lock_path
 
@@ -34,7 +34,7 @@ def tell_left_lines(root: Path, lines: tuple[LeftLine, ...]) -> str:
     """Word what to do about such lines, of which there are some."""
     first = lines[0]
     more = f" ({len(lines) - 1:,} more like it)" if len(lines) > 1 else ""
-    keep = f", or `mlx add {shlex.quote(first.path)}` keeps it as data" if (root / first.path).exists() else ""
+    keep = f", or `mlx add {word(first.path)}` keeps it as data" if (root / first.path).exists() else ""
     return (
         f"`{first.gitignore}` still hides `{first.path}`, which no stage makes any more{more}: take the line out and "
         f"delete `{first.lock}`{keep}"

@@ -2,29 +2,24 @@
 
 A root is a digest in a record. Records are looked for in all that Git can still reach (refs, reflogs, stashes, indices,
 merges in progress), in the files of every worktree, in the journals of runs, and in the run cache while an entry is
-young. What cannot be read might name anything, so it is an error, never a gap: only `salvage` passes over it, and keeps
-every digest that its bytes spell. Symlinks to objects count too, wherever a worktree has one: they are files.
+young; what they name, `record_marks` knows. What cannot be read might name anything, so it is an error, never a gap:
+only `salvage` passes over it. Symlinks to objects count too, wherever a worktree has one: they are files.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from mlops_cli.errors import Inconclusive, OutsideError, RecordError
 from mlops_cli.files import POLL_SECONDS, TEMPORARY_PREFIX, translate_os_error
-from mlops_cli.hashing import Digest, hash_bytes, parse_digest, raw_digest
+from mlops_cli.hashing import Digest, parse_digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
-from mlops_cli.records.locks import Input, OutputRecord
-from mlops_cli.records.pointers import SUFFIX, ObjectKind, is_meant, read_pointer
+from mlops_cli.records.pointers import SUFFIX
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.contents import Run
 from mlops_cli.store.links import LinkMode
@@ -33,36 +28,11 @@ from mlops_cli.workspace import repository
 from mlops_cli.workspace.clients import find_owner, is_there, list_registered
 from mlops_cli.workspace.git import READ_AT_MOST, Checkout, find_checkout
 from mlops_cli.workspace.marks import Doubts, Marks
-from mlops_cli.workspace.run_records import read_run_record
+from mlops_cli.workspace.record_marks import RecordMarks, Source, is_record
 from mlops_cli.workspace.snapshot import WorkspaceFiles
 from mlops_cli.workspace.symlinks import linked_objects
 
-_DIGEST = re.compile(rb"blake3:[0-9a-f]{64}(?![0-9a-f])")
 _GIT_WRITES_SECONDS = 5.0  # that long a record may be half written while Git checks another commit out
-_Roots = list[tuple[Digest, bool | None]]
-_CONFLICT = re.compile(rb"^<{7} ", re.MULTILINE)
-
-
-class Source(StrEnum):
-    """Where a record was found."""
-
-    HISTORY = "history"
-    INDEX = "index"
-    WORKSPACE = "workspace"
-    JOURNAL = "journal"
-    RUNS = "runs"
-
-
-@dataclass(slots=True)
-class Needed:
-    """The objects that must stay, as 32-byte digests; `records` counts, per source, the records that were read.
-
-    `locks` are digests of whole lock records, to recognise run records.
-    """
-
-    objects: set[bytes]
-    records: Counter[Source] = field(default_factory=Counter)
-    locks: set[bytes] = field(default_factory=set)
 
 
 class Marker:
@@ -82,14 +52,14 @@ class Marker:
     ) -> None:
         self._doubts = Doubts(reporter, salvage=salvage)
         self._marks = Marks(cache, self._doubts, reporter)
-        self.needed = Needed(self._marks.objects)
+        self._records = RecordMarks(self._marks, self._doubts)
+        self.needed = self._records.needed
         self.projects: tuple[str, ...] = ()
         self._cache = cache
         self._checkout = checkout
         self._allow_shallow = allow_shallow
         self._tips: dict[Path, set[str]] = {}
         self._blobs: set[tuple[str, bool]] = set()  # and whether it is a lock
-        self._read: set[tuple[str, bytes]] = set()
 
     def look(self) -> None:
         """Add what the projects need now; Inconclusive, OutsideError, RecordError or CorruptObject if not all is known.
@@ -173,10 +143,10 @@ class Marker:
         kept = set()
         for run in runs:
             data = self._cache.read_run(run.key)
-            if data is None or not (run.time >= before or _mark(data) in self.needed.locks):
+            if data is None or not (run.time >= before or self._records.is_lock(data)):
                 continue
             kept.add(run.key)
-            self._take(Source.RUNS, f"run cache entry {run.key}", data, is_lock=True)
+            self._records.take(Source.RUNS, f"run cache entry {run.key}", data, is_lock=True)
         return kept
 
     # Where records are -----------------------------------------------------------------------------------------------
@@ -238,7 +208,7 @@ class Marker:
         passed: Collection[str] = (),
     ) -> None:
         files = WorkspaceFiles(top)
-        for path in filter(_is_record, repository.in_files(git_dir, top)):
+        for path in filter(is_record, repository.in_files(git_dir, top)):
             if is_left is not None and is_left(path):
                 continue
             try:
@@ -253,7 +223,7 @@ class Marker:
         deadline = time.monotonic() + _GIT_WRITES_SECONDS
         while (data := files.read(path)) is not None:
             try:
-                self._take(Source.WORKSPACE, name, data, is_lock=not path.endswith(SUFFIX))
+                self._records.take(Source.WORKSPACE, name, data, is_lock=not path.endswith(SUFFIX))
                 return
             except RecordError:
                 writing = _is_git_writing(top)
@@ -278,16 +248,15 @@ class Marker:
                     ),
                     error,
                 )
-                self._keep_spelled(data, str(path))
+                self._records.take_spelled(data, str(path))
                 continue
-            self.needed.records[Source.JOURNAL] += self._is_new("journal", data)
-            self._marks.mark(roots, str(path))
+            self._records.take_journal(roots, str(path), data)
 
     def _look_at_failed(self, folder: Path) -> None:
         """Keep what is spelled in journals that could not be read and were put away, and what links there lead to."""
         for path in _below(folder):
             if path.name.endswith(".json") and (data := _bytes_of(path)) is not None:
-                self._keep_spelled(data, str(path))
+                self._records.take_spelled(data, str(path))
         self._look_at_links(folder)
 
     def _look_at_links(self, folder: Path, passed: Collection[str] = ()) -> None:
@@ -307,13 +276,11 @@ class Marker:
 
         self.needed.objects.update(map(raw_digest, linked_objects(folder, tell, passed)))
 
-    # What is in them -------------------------------------------------------------------------------------------------
-
     def _take_blobs(self, source: Source, common_dir: Path, places: Iterable[repository.Place]) -> None:
         new: dict[tuple[str, bool], str] = {}
         for place in places:
             key = (place.blob, not place.path.endswith(SUFFIX))
-            if key not in self._blobs and _is_record(place.path):
+            if key not in self._blobs and is_record(place.path):
                 new.setdefault(key, place.path)
         data_of = repository.read_blobs(common_dir, [blob for blob, _ in new])
         for (key, path), data in zip(new.items(), data_of, strict=True):
@@ -321,44 +288,9 @@ class Marker:
             self._blobs.add(key)
             name = f"{path} (blob {blob[:12]} of `{common_dir}`)"
             if data is not None:
-                self._take(source, name, data, is_lock=is_lock)
+                self._records.take(source, name, data, is_lock=is_lock)
             elif is_lock:
                 raise RecordError(f"`{name}` is too large for a lock", hint="`git log` tells who wrote it")
-
-    def _take(self, source: Source, name: str, data: bytes, *, is_lock: bool) -> None:
-        """Keep what one record names; `name` is for messages, and not that of a file, which need not fit it here."""
-        if not data and source is not Source.WORKSPACE:
-            return  # in the index, a file that is to be added later; in the workspace, one that was cut short
-        kind = "run" if source is Source.RUNS else "lock" if is_lock else "pointer"
-        if not self._is_new(kind, data):
-            return
-        if is_lock:
-            self.needed.locks.add(_mark(data))
-        elif data and not is_meant(data) and not _DIGEST.search(data):
-            return  # another program's file
-        self.needed.records[source] += 1
-        try:
-            roots, promised = _in_lock(data, name) if is_lock else _in_pointer(data, name)
-        except RecordError as error:
-            if not (source is Source.RUNS or self._doubts.salvage or _CONFLICT.search(data)):
-                self._read.discard((kind, _mark(data)))  # so that it is an error the next time, too
-                raise RecordError(
-                    f"nobody can tell what a record needs: {error.message}",
-                    hint="nothing was collected; mend it, or `--salvage` keeps what it spells and goes on",
-                ) from error
-            self._keep_spelled(data, name)
-            return
-        self._marks.mark(roots, name, optional=source is Source.RUNS, promised=promised)
-
-    def _keep_spelled(self, data: bytes, name: str) -> None:
-        self._marks.mark([(parse_digest(found.decode()), None) for found in _DIGEST.findall(data)], name)
-
-    def _is_new(self, kind: str, data: bytes) -> bool:
-        key = (kind, _mark(data))
-        if key in self._read:
-            return False
-        self._read.add(key)
-        return True
 
 
 def _is_git_writing(top: Path) -> bool:
@@ -387,28 +319,3 @@ def _bytes_of(path: Path) -> bytes | None:
         return path.read_bytes() if path.is_file() and path.stat().st_size <= READ_AT_MOST else None
     except FileNotFoundError:
         return None
-
-
-def _is_record(path: str) -> bool:
-    parts = path.split("/")
-    if path.endswith(SUFFIX):
-        return SUFFIX not in parts
-    return len(parts) > 1 and parts[-2] == "mlx.lock" and path.endswith(".yaml")
-
-
-def _in_pointer(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:
-    """Return what a pointer needs, and what of that remotes are to have."""
-    pointer = read_pointer(data, name)
-    return [(pointer.digest, pointer.kind is ObjectKind.TREE)], {pointer.digest}
-
-
-def _in_lock(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:
-    """Return what a lock needs, and what of that remotes are to have: a dependency may be in no store at all."""
-    lock = read_run_record(data, name)
-    entries: list[Input | OutputRecord] = [*lock.deps, *lock.outs]
-    roots: _Roots = [(entry.digest, entry.kind is ObjectKind.TREE) for entry in entries]
-    return roots, {entry.digest for entry in lock.outs if entry.push and not entry.git}
-
-
-def _mark(data: bytes) -> bytes:
-    return raw_digest(hash_bytes(data))

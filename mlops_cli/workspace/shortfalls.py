@@ -11,6 +11,7 @@ from mlops_cli.store.download import REPAIR
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.remote_checkup import Fault
+from mlops_cli.words import naming, word
 from mlops_cli.workspace.reach import Reach, damaged_at
 
 _AGAIN = "the same `mlx push` with `--repair` sends it again, from a clone that has it"
@@ -38,7 +39,8 @@ def unfetchable(needed: Reach, label: str, error: AbsentObjects) -> MissingObjec
     """Return what to raise when neither the cache nor a remote has objects that are wanted here."""
     named = _named(needed, error.digests)
     count = len(error.digests)
-    push = "mlx push --repair" if error.hint == REPAIR else "mlx push"  # the index names it: a mere push would not
+    is_named = error.marked_hint == REPAIR  # by the index of the remote: a mere push would not send it
+    push = "mlx push --repair" if is_named else "mlx push"
     return MissingObject(
         f"{label} lacks {count:,} object{'' if count == 1 else 's'} of {named}, as does the cache",
         hint=f"`{push}` from a clone that has it, with this commit checked out; what could be fetched is in the cache",
@@ -48,7 +50,7 @@ def unfetchable(needed: Reach, label: str, error: AbsentObjects) -> MissingObjec
 def damaged_on_the_way(needed: Reach, error: DamagedObjects, hint: str = "") -> CorruptObject:
     """Return the store's error with the tracked path that needs what is damaged, and with `hint` about that path."""
     path = next((needed.owners[digest] for digest in error.digests if digest in needed.owners), None)
-    return error if path is None else damaged_at(path, error, hint.format(path=shlex.quote(path)))
+    return error if path is None else damaged_at(path, error, hint.format(path=word(path)))
 
 
 def unreadable(needed: Reach, label: str, trees: set[Digest], imports: Collection[str]) -> MissingObject:
@@ -58,7 +60,7 @@ def unreadable(needed: Reach, label: str, trees: set[Digest], imports: Collectio
         f"the cache does not hold `{path}`, nor does {label}, so it cannot be pushed",
         hint=_IMPORT
         if path in imports
-        else f"`mlx fetch {shlex.quote(path)}` from where it is, or `mlx add {shlex.quote(path)}` again",
+        else f"`mlx fetch {word(path)}` from where it is, or `mlx add {word(path)}` again",
     )
 
 
@@ -70,8 +72,7 @@ def unpushable(
     `stages` made some of the paths, and some are `imports`.
     """
     paths = sorted({needed.owners[digest] for digest in absent})
-    named = ", ".join(f"`{path}`" for path in paths[:3])
-    count = f"{len(absent):,} object{'' if len(absent) == 1 else 's'} of {named}"
+    count = f"{len(absent):,} object{'' if len(absent) == 1 else 's'} of {naming(paths)}"
     stage, them = stages.get(paths[0], ""), "it" if len(absent) == 1 else "them"
     return MissingObject(
         f"{count} {'is' if len(absent) == 1 else 'are'} neither in the cache nor on {label}",
@@ -79,10 +80,10 @@ def unpushable(
         if paths[0] in imports
         else f"`mlx run --force {shlex.quote(stage)}` makes {them} again"
         if stage
-        else f"`mlx add {shlex.quote(paths[0])}` stores {them} again",
+        else f"`mlx add {word(paths[0])}` stores {them} again",
     )
 
 
 def _named(needed: Reach, digests: Iterable[Digest]) -> str:
     paths = sorted({needed.owners[digest] for digest in digests if digest in needed.owners})
-    return ", ".join(f"`{path}`" for path in paths[:3]) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
+    return naming(paths)

@@ -23,6 +23,7 @@ from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.pointers import ObjectKind, Pointer, is_meant, read_pointer
 from mlops_cli.records.sources import Source
 from mlops_cli.records.stages import Pipeline, Stage
+from mlops_cli.words import word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.ignore import NAME, IgnoreRules
 from mlops_cli.workspace.project import CONFIG, Project, resolve_targets
@@ -148,7 +149,7 @@ class Snapshot:
         except RecordError as error:
             if self.revision is None:
                 raise
-            raise RecordError(f"at revision `{self.revision}`: {error.message}", hint=error.hint) from error
+            raise RecordError(f"at revision `{self.revision}`: {error.message}", hint=error.marked_hint) from error
 
     @cached_property
     def pipelines(self) -> tuple[Pipeline, ...]:
@@ -196,7 +197,7 @@ class Snapshot:
             found.extend(entry for stage in self.stages for entry in self.outputs(stage))
         return tuple(sorted(found, key=lambda entry: entry.path))
 
-    def readable(self) -> tuple[tuple[Tracked, ...], tuple[MlxError, ...]]:
+    def readable(self, *, outputs: bool = True) -> tuple[tuple[Tracked, ...], tuple[MlxError, ...]]:
         """Return what `tracked` does, as far as the records can be read, and what is wrong with the others."""
         found: list[Tracked] = []
         wrong: list[MlxError] = []
@@ -214,7 +215,7 @@ class Snapshot:
             with gathered(f"{path}.mlx"):
                 pointer = self.pointer(path)
                 found += [track(path, pointer)] if pointer else []
-        for file in filter(_is_pipeline, self.paths):
+        for file in filter(_is_pipeline, self.paths if outputs else ()):
             with gathered(file):
                 for stage in (stage for pipeline in self._pipelines([file]) for stage in pipeline.stages):
                     with gathered(lock_path(stage)):
@@ -355,4 +356,6 @@ def _part(entry: Tracked, target: str) -> str | None:
 
 def _tracking_hint(target: str, tracked: Sequence[Tracked]) -> str:
     near = nearest(target, [entry.path for entry in tracked])
-    return f"did you mean `{near}`?" if near else f"`mlx ls` lists what is tracked; `mlx add {target}` tracks it"
+    if near:
+        return f"did you mean `{word(near)}`?"
+    return f"`mlx ls` lists what is tracked; `mlx add {word(target)}` tracks it"

@@ -21,6 +21,7 @@ from mlops_cli.store.batches import open_batch
 from mlops_cli.store.objects import DamagedObjects
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.trees import Entry, Kind, walk
+from mlops_cli.words import word
 from mlops_cli.workspace.add import AddResult, added_entry, new_pointer, place_of, pointer_to, refuse_unfit
 from mlops_cli.workspace.dead_links import refuse_dead_links
 from mlops_cli.workspace.destinations import Destinations
@@ -56,7 +57,7 @@ def add_to_remote(
         if part:
             raise UsageError(
                 f"`{owner}/{part}` is a part of `{owner}`, which is tracked as a whole",
-                hint=f"`mlx add --to-remote {owner}` sends what is new in it",
+                hint=f"`mlx add --to-remote {word(owner)}` sends what is new in it",
             )
         snapshot.pointer(owner)  # one that cannot be read stops this here, before anything is sent
         refuse_dead_links(project.root, owner, part)
@@ -130,7 +131,7 @@ class _Share:
                 announce(self._project, store.bucket, store.url)
                 store.send(source, wanted, jobs=jobs or self._project.config.core_jobs, reporter=reporter)
             except DamagedObjects as error:
-                raise UsageError(error.message, hint=error.hint) from error
+                raise UsageError(error.message, hint=error.marked_hint) from error
         traffic = store.bucket.traffic
         moved = traffic.sent + traffic.received
         paths = tuple(entry.path for entry in self._share)

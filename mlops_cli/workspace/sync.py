@@ -39,7 +39,7 @@ from mlops_cli.workspace.shortfalls import (
     untrue,
 )
 from mlops_cli.workspace.snapshot import Tracked
-from mlops_cli.workspace.transfers import Lacking, Moved, SyncResult
+from mlops_cli.workspace.transfers import PLAINLY, Fetching, Lacking, Moved, SyncResult
 from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_versions
 
 
@@ -240,56 +240,42 @@ def find_absent(cache: Cache, store: Remote, chosen: Iterable[tuple[Tracked, str
     return absent
 
 
-def fetch(
-    project: Project,
-    targets: Sequence[str] = (),
-    *,
-    versions: Versions = THE_WORKSPACE,
-    remote: str | None = None,
-    jobs: int = 0,
-    dry_run: bool = False,
-    reporter: Reporter = SILENT,
-) -> SyncResult:
-    """Bring what the records of `targets` name, in each of `versions`, and the cache lacks from the remotes.
+def fetch(project: Project, targets: Sequence[str] = (), how: Fetching = PLAINLY) -> SyncResult:
+    """Bring what the records of `targets` name, in each of the versions, and the cache lacks from the remotes.
 
-    From which remote each tracked path comes, `Destinations` says, unless it is `remote`.
+    From which remote each tracked path comes, `Destinations` says, unless `how` names one.
     MissingObject when that does not hold it either. A dry run downloads nothing: below a folder whose tree is not
     here it cannot count objects, and `size` is None; `unlisted` tells the files there.
     """
-    chosen = _fetchable(select_versions(project, targets, versions), targets)
+    chosen = _fetchable(select_versions(project, targets, how.versions), targets)
     needed = reach(project.cache, chosen)
     if not needed.unread and not project.cache.missing(needed.sizes):
-        name = choose_remote(project, remote) if remote or default_remote(project) else ""
+        name = choose_remote(project, how.remote) if how.remote or default_remote(project) else ""
         url = project.config.remotes[name].url if name else ""
         return SyncResult((Moved(name, url, _paths(chosen)),))
-    division = Destinations(project).divide(chosen, remote, targets, sending=False)
-    jobs = jobs or project.config.core_jobs
-    moved = [
-        _fetch_share(project, name, share, jobs, dry_run=dry_run, reporter=reporter)
-        for name, share in division.shares.items()
-    ]
+    division = Destinations(project).divide(chosen, how.remote, targets, sending=False)
+    moved = [_fetch_share(project, name, share, how) for name, share in division.shares.items()]
     return SyncResult(tuple(moved), division.left)
 
 
-def _fetch_share(
-    project: Project, name: str, share: Sequence[tuple[Tracked, str]], jobs: int, *, dry_run: bool, reporter: Reporter
-) -> Moved:
+def _fetch_share(project: Project, name: str, share: Sequence[tuple[Tracked, str]], how: Fetching) -> Moved:
     needed = reach(project.cache, share)
     lacking = project.cache.missing(needed.sizes)
     url = project.config.remotes[name].url
     if not lacking and not needed.unread:
         return Moved(name, url, _paths(share))
     _, store = open_project_remote(project, name)
-    if dry_run:
+    if how.dry_run:
         known = sum(needed.sizes[digest] for digest in lacking)
         unlisted = measure_unread(project.cache, share, needed)
         size = None if needed.unread else known
         objects = len(lacking) + len(needed.unread)
         return Moved(name, url, _paths(share), objects, size, unlisted=unlisted, known=known)
-    reporter.start("fetching", None, "bytes")
+    how.reporter.start("fetching", None, "bytes")
     try:
         with project.guard.held():
-            done = fetch_objects(project.cache, store, share, jobs=jobs, reporter=reporter)
+            jobs = how.jobs or project.config.core_jobs
+            done = fetch_objects(project.cache, store, share, jobs=jobs, reporter=how.reporter)
     except AbsentObjects as error:
         refuse_gone(store)
         raise unfetchable(reach(project.cache, share), store.label, error) from error

@@ -1,11 +1,26 @@
-"""What transfers came to: with one remote, and with all that a command had to do with."""
+"""What transfers are asked for, and what they came to: with one remote, and with all that a command had to do with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.workspace.reach import NOTHING_UNLISTED, Unlisted
+from mlops_cli.workspace.versions import THE_WORKSPACE, Versions
+
+
+class Fetching(NamedTuple):
+    """How to fetch: data of which `versions`, from which `remote` (None: where it belongs), how many things at once."""
+
+    versions: Versions = THE_WORKSPACE
+    remote: str | None = None
+    jobs: int = 0
+    dry_run: bool = False
+    reporter: Reporter = SILENT
+
+
+PLAINLY = Fetching()
 
 
 class Lacking(NamedTuple):

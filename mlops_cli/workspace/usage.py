@@ -6,7 +6,6 @@ compressed when it is, not at all when it is not here. What only one path needs 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.space import Part, measure_parts
 from mlops_cli.store.trees import TreeSource, tree_objects
+from mlops_cli.words import word
 from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.snapshot import Tracked, open_snapshot, select
@@ -100,7 +100,7 @@ def _chosen(tracked: Iterable[Tracked], targets: Sequence[str]) -> set[str]:
         if part:
             raise UsageError(
                 f"`{entry.path}/{part}` is a part of `{entry.path}`, which is tracked as a whole",
-                hint=f"`mlx ls {shlex.quote(entry.path)}` tells the sizes of its parts",
+                hint=f"`mlx ls {word(entry.path)}` tells the sizes of its parts",
             )
     return {entry.path for entry, _ in chosen}
 

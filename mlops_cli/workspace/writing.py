@@ -161,7 +161,7 @@ class _Writer:
             )
         except (UsageError, OutsideError) as error:  # it knows the name only
             message = error.message.replace(f"`{text}`", f"`{os.fsdecode(path)}`")
-            raise type(error)(message, hint=error.hint) from error
+            raise type(error)(message, hint=error.marked_hint) from error
 
 
 def _write_link(folder: int, temporary: str, name: str, target: bytes) -> None:

@@ -102,11 +102,30 @@ def refuse(
     assert picture(project.root) == before
 
 
+def report(project: Project, *, error: str, hint: str | None) -> None:
+    """Run `mlx status`, which must tell exactly this as its first problem, and leave every byte as it was."""
+    before = picture(project.root)
+    hint = usual_hint(error, hint)
+
+    result, document = project("status"), project("status", "--json")
+
+    assert result.code == document.code == 2
+    assert f"problems:\n  {error}\n" in result.stdout
+    assert result.stderr.endswith(f"next: {hint}\n" if hint else "")
+    assert document.json()["problems"][0] == {"message": error, "hint": hint}
+    assert document.json()["clean"] is False
+    assert picture(project.root) == before
+
+
 def said(error: str, hint: str | None) -> str:
     """Return what is told; an invalid record without a hint of its own has the usual one."""
-    if hint is None and (place := re.match(r"([^\s:]+):\d+: ", error)):
-        hint = f"mend it there, or `git restore {place[1]}` takes back the committed one"
+    hint = usual_hint(error, hint)
     return f"error: {error}\n" + (f"hint: {hint}\n" if hint else "")
+
+
+def usual_hint(error: str, hint: str | None) -> str | None:
+    place = re.match(r"([^\s:]+):\d+: ", error)
+    return f"mend it there, or `git restore {place[1]}` takes back the committed one" if place and not hint else hint
 
 
 def last_said(result: Result) -> str:
@@ -187,10 +206,10 @@ def test_a_repository_that_is_no_project(args: list[str], repo: Path) -> None:
 POINTER, LOCK, CONFIG = "data.csv.mlx", "mlx.lock/train.yaml", ".mlx/config.yaml"
 # The commands that must refuse a bad file of each kind; any of them may write or delete.
 READERS = {
-    POINTER: [["status"], ["checkout", "--force"], ["push"], ["pull"], ["ls"], ["cat", "data.csv"]],
-    LOCK: [["status"], ["checkout", "--force"], ["push"], ["pull"], ["run", "--force"], ["why"]],
+    POINTER: [["checkout", "--force"], ["push"], ["pull"], ["ls"], ["cat", "data.csv"]],
+    LOCK: [["checkout", "--force"], ["push"], ["pull"], ["run", "--force"], ["why"]],
     CONFIG: [*EVERYWHERE, ["config", "set", "core.jobs", "2"], ["remote", "add", "other", "/other"]],
-    "mlx.yaml": [["status"], ["run"], ["checkout", "--force"], ["push"], ["graph"], ["stage", "list"], ["add", "new"]],
+    "mlx.yaml": [["run"], ["checkout", "--force"], ["push"], ["graph"], ["stage", "list"], ["add", "new"]],
 }
 BY_HAND = "keep the lines that are right, and remove those that Git added (`<<<<<<<`, `=======`, `>>>>>>>`)"
 DEEP, LARGE = "[" * 50_000, "# " + "x" * 2_000_000 + "\n"
@@ -390,8 +409,11 @@ def test_a_bad_record_is_refused_by_every_command_that_reads_it(case: str, proje
     size = project.write(file, text.replace(old, new, 1)).stat().st_size
     project.write("new", "x\n")
 
+    told = f"{file}:{line}: {error.replace('SIZE', f'{size:,}')}"
     for args in READERS[file]:
-        refuse(project, *args, error=f"{file}:{line}: {error.replace('SIZE', f'{size:,}')}", hint=hint)
+        refuse(project, *args, error=told, hint=hint)
+    if file != CONFIG:  # without which nothing can be asked
+        report(project, error=told, hint=hint)
 
 
 def test_the_committed_record_is_offered_where_git_has_one_as_seen_from_here(project: Project) -> None:
@@ -412,13 +434,10 @@ def test_the_committed_record_is_offered_where_git_has_one_as_seen_from_here(pro
 def test_a_file_of_another_program_is_told_and_can_be_ignored(project: Project) -> None:
     (project.root / "analysis.mlx").write_bytes(b"PK\x03\x04")
 
-    for args in (["status"], ["checkout"], ["pull"], ["ls"]):
-        refuse(
-            project,
-            *args,
-            error="`analysis.mlx` is not a pointer of mlx",
-            hint="rename it, or list it in `.mlxignore`",
-        )
+    told = {"error": "`analysis.mlx` is not a pointer of mlx", "hint": "rename it, or list it in `.mlxignore`"}
+    for args in (["checkout"], ["pull"], ["ls"]):
+        refuse(project, *args, **told)
+    report(project, **told)
     project.write(".mlxignore", "*.mlx\n")
     assert '"clean": true' in project.must("status", "--json").stdout
     project.must("checkout")
@@ -444,9 +463,10 @@ def test_a_pipeline_that_is_no_file(project: Project) -> None:
     project.write("new", "x\n")
     for args in READERS["mlx.yaml"]:
         refuse(project, *args, error="`mlx.yaml` is not a file", hint=hint)
+    report(project, error="`mlx.yaml` is not a file", hint=hint)
     (project.root / "mlx.yaml").unlink()
     (project.root / "mlx.yaml").mkdir()
-    refuse(project, "status", error="`mlx.yaml` is not a file", hint=hint)
+    report(project, error="`mlx.yaml` is not a file", hint=hint)
 
 
 def merge(project: Project, change: Callable[[str], object]) -> None:
@@ -467,10 +487,11 @@ def test_a_conflict_in_what_people_write_is_named(project: Project) -> None:
 
     for args in READERS["mlx.yaml"]:
         refuse(project, *args, error="mlx.yaml:2: the file has merge conflict markers of Git", hint=BY_HAND)
+    report(project, error="mlx.yaml:2: the file has merge conflict markers of Git", hint=BY_HAND)
 
     ours = (project.root / "mlx.yaml").read_text().replace("<<<<<<< HEAD\n", "").partition("=======\n")[0]
     project.write("mlx.yaml", ours + ">>>>>>> other\n" + text.partition("}\n")[2])  # mended, but for one line
-    refuse(project, "status", error="mlx.yaml:3: the file has merge conflict markers of Git", hint=BY_HAND)
+    report(project, error="mlx.yaml:3: the file has merge conflict markers of Git", hint=BY_HAND)
     project.write("mlx.yaml", ours + text.partition("}\n")[2])
     project.must("status")
 
@@ -490,22 +511,22 @@ def test_a_conflict_in_a_pointer_and_a_lock_ends_as_the_hints_say(project: Proje
 
     merge(project, change)
 
+    told = {
+        "error": f"{POINTER}:3: the file has merge conflict markers of Git",
+        "hint": f"`git checkout --ours {POINTER}`, or `--theirs` for the other side; "
+        "then `mlx checkout data.csv` brings its bytes",
+    }
     for args in READERS[POINTER]:
-        refuse(
-            project,
-            *args,
-            error=f"{POINTER}:3: the file has merge conflict markers of Git",
-            hint=f"`git checkout --ours {POINTER}`, or `--theirs` for the other side; "
-            "then `mlx checkout data.csv` brings its bytes",
-        )
+        refuse(project, *args, **told)
+    report(project, **told)
     project.git("checkout", "--theirs", POINTER)
-    for args in (["status"], ["checkout"], ["run"]):
-        refuse(
-            project,
-            *args,
-            error=f"{LOCK}:4: the file has merge conflict markers of Git",
-            hint=f"`git checkout --ours {LOCK}`, or `--theirs` for the other side; then `mlx run`",
-        )
+    told = {
+        "error": f"{LOCK}:4: the file has merge conflict markers of Git",
+        "hint": f"`git checkout --ours {LOCK}`, or `--theirs` for the other side; then `mlx run`",
+    }
+    for args in (["checkout"], ["run"]):
+        refuse(project, *args, **told)
+    report(project, **told)
     project.git("checkout", "--ours", LOCK)
     project.must("checkout", "data.csv")
     project.must("run")
@@ -615,8 +636,9 @@ def test_stages_that_get_in_each_others_way_are_both_named(
     text = TWO_STAGES.format(marker="ran", first_dep=deps[0], second_dep=deps[1], first=outs[0], second=outs[1])
     project.write("mlx.yaml", text)
 
-    for args in (["run"], ["status"], ["run", "--dry-run"], ["graph"]):
+    for args in (["run"], ["run", "--dry-run"], ["graph"]):
         refuse(project, *args, error=error, hint=hint)
+    report(project, error=error, hint=hint)
     assert not (project.root / "ran").exists()
 
 
@@ -866,6 +888,154 @@ def test_status_tells_a_stage_that_cannot_be_judged(project: Project) -> None:
     assert "  run        train\n               `data.csv` is a FIFO, which holds no bytes to store\n" in result.stdout
     assert result.stdout.endswith("problems:\n  `data.csv` is a FIFO, which holds no bytes to store\n")
     assert picture(project.root) == before
+
+
+# What status tells where a record is bad -----------------------------------------------------------------------------
+
+
+def test_a_bad_pointer_hides_no_other_path(project: Project) -> None:
+    project.write(POINTER, "mlx: 1\n")
+    project.write("images/1.png", "edited\n")
+    problem = f"{POINTER}:1: `path` is missing in this pointer"
+
+    result = project("status")
+    value = project("status", "--json").json()
+
+    assert "  modified   images  (1 modified)\n" in result.stdout
+    assert f"  run        train\n               {problem}\n" in result.stdout
+    assert "next: `mlx add images` records it" in result.stderr
+    assert [item["path"] for item in value["data"]] == ["images"]
+    assert [item["message"] for item in value["problems"]] == [problem]
+
+
+def test_every_bad_record_is_told(project: Project) -> None:
+    project.write(POINTER, "mlx: 1\n")
+    project.write("images.mlx", "mlx: 1\n")
+    project.write(LOCK, "mlx: 1\n")
+
+    problems = project("status", "--json").json()["problems"]
+
+    assert [item["message"].partition(":")[0] for item in problems] == [POINTER, "images.mlx", LOCK]
+    assert all("git restore" in item["hint"] for item in problems)
+
+
+def test_a_bad_lock_is_a_problem_of_its_stage_only(project: Project) -> None:
+    project.write("mlx.yaml", PIPELINE + "  count:\n    cmd: wc -l images.csv > n\n    outs: [n]\n")
+    project.write(LOCK, "mlx: 1\n")
+
+    result = project("status")
+
+    assert result.code == 2
+    assert "  run        train\n               mlx.lock/train.yaml:" in result.stdout
+    assert "  run        count\n               it has not run yet (no lock)\n" in result.stdout
+    assert "problems:\n  mlx.lock/train.yaml:" in result.stdout
+    assert "untracked" not in result.stdout  # nobody knows whether a run recorded `model.txt`
+
+
+def test_where_a_pipeline_cannot_be_read_nothing_is_said_of_any_stage(project: Project) -> None:
+    project.write("mlx.yaml", PIPELINE.replace("deps:", "dep:"))
+    project.write("more/mlx.yaml", "mlx: 1\nstages: {after: {cmd: cat ../model.txt, deps: [../model.txt]}}\n")
+    project.write("data.csv", "edited\n")
+
+    result = project("status")
+
+    assert result.code == 2
+    assert "  modified   data.csv" in result.stdout
+    assert "stages:" not in result.stdout
+    assert "problems:\n  mlx.yaml:6: unknown key `dep` in stage `train`\n" in result.stdout
+
+
+def test_remotes_are_not_asked_where_a_record_cannot_be_read(project: Project) -> None:
+    project.write(POINTER, "mlx: 1\n")
+
+    result = project("status", "--remote")
+    value = project("status", "--remote", "--json").json()
+
+    assert result.code == 2
+    assert "note: the remotes were not asked, for a record cannot be read\n" in result.stderr
+    assert value["remotes"] == []
+    assert value["notes"] == ["the remotes were not asked, for a record cannot be read"]
+
+
+# What status offers --------------------------------------------------------------------------------------------------
+
+
+def test_a_link_in_place_of_data_is_not_to_be_added(project: Project) -> None:
+    (project.root / "data.csv").unlink()
+    (project.root / "data.csv").symlink_to("images/1.png")
+
+    result = project("status")
+    item = next(item for item in project("status", "--json").json()["data"] if item["path"] == "data.csv")
+
+    assert "next: `mlx checkout --force data.csv` undoes it, `mlx diff` lists it\n" in result.stderr
+    assert (item["storable"], item["restorable"]) == (False, True)
+    assert project("add", "data.csv").code == 2
+    refuse(
+        project,
+        "checkout",
+        "data.csv",
+        error="`data.csv` would be overwritten or deleted, and no store holds the bytes",
+        hint="move it away; `--force` throws it away",
+    )
+    project.must("checkout", "--force", "data.csv")
+    assert (project.root / "data.csv").read_text() == "a,1\n"
+
+
+@pytest.mark.parametrize("path", ["data.csv", "images/1.png"])
+def test_what_is_nowhere_here_is_not_offered(path: str, project: Project) -> None:
+    owner = path.partition("/")[0]
+    old = hash_bytes((project.root / path).read_bytes())
+    project.write(path, "edited\n")
+    lose(cache_at(project.cache), old)
+
+    with_remote = project("status").stderr
+    project.must("remote", "remove", "storage")
+    without = project("status").stderr
+
+    assert f"`mlx add {owner}` records it, `mlx pull --force {owner}` undoes it" in with_remote
+    assert f"next: `mlx add {owner}` records it, `mlx diff` lists it\n" in without
+
+
+def test_what_is_gone_here_and_in_the_cache_is_not_offered(project: Project) -> None:
+    old = hash_bytes((project.root / "images" / "1.png").read_bytes())
+    (project.root / "images" / "1.png").unlink()
+    lose(cache_at(project.cache), old)
+
+    with_remote = project("status").stderr
+    project.must("remote", "remove", "storage")
+    without = project("status").stderr
+
+    assert "next: `mlx pull images` brings back what is gone, `mlx add images` records that it is" in with_remote
+    assert "next: `mlx add images` records that it is, `mlx diff` lists it\n" in without
+
+
+def test_a_word_that_yaml_takes_for_a_truth_value_is_not_spelled_otherwise(project: Project) -> None:
+    project.write("mlx.yaml", PIPELINE + "    params: [on]\n")
+
+    refuse(
+        project,
+        "run",
+        error="mlx.yaml:8: `params[0]` must be text or `file: [keys]`, not `true`",
+        hint="put it in quotes, as it is written there: without them it is true or false",
+    )
+
+
+def test_the_doctor_says_what_is_wrong_with_a_pipeline_once(project: Project) -> None:
+    project.write("mlx.yaml", PIPELINE.replace("deps:", "dep:"))
+
+    told = project("doctor").stdout
+    apart = project("doctor", "--json").json()["findings"]
+
+    assert told.count("mlx.yaml:6: unknown key `dep` in stage `train`") == 1
+    assert [finding["name"] for finding in apart if finding["health"] == "failed"] == ["records"]
+
+
+def test_the_doctor_says_what_is_wrong_between_pipelines(project: Project) -> None:
+    project.write("mlx.yaml", PIPELINE + "  again: {cmd: x, outs: [model.txt]}\n")
+
+    findings = project("doctor", "--json").json()["findings"]
+
+    assert [finding["name"] for finding in findings if finding["health"] == "failed"] == ["stages"]
 
 
 # Bytes that would be lost --------------------------------------------------------------------------------------------
@@ -1531,8 +1701,8 @@ def test_doctor_says_of_a_record_what_the_commands_say(
     project.write(file, text.replace(old, new, 1))
     (project.root / "sub").mkdir()
 
-    error = project("status", "--json", cwd=project.root / folder).json()
+    error = project("checkout", "--json", cwd=project.root / folder).json()
     found = project("doctor", "--json", cwd=project.root / folder).json()["findings"]
 
-    failed = {(finding["detail"], finding["hint"]) for finding in found if finding["health"] == "failed"}
-    assert failed == {(error["message"], error["hint"])}
+    failed = [(finding["detail"], finding["hint"]) for finding in found if finding["health"] == "failed"]
+    assert failed == [(error["message"], error["hint"])]

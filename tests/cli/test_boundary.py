@@ -66,7 +66,7 @@ def wrong_use(project: Project) -> list[str]:
 
 def wrong_record(project: Project) -> list[str]:
     project.write("mlx.yaml", "mlx: 1\nstagse: {}\n")
-    return ["status"]
+    return ["run"]
 
 
 def nothing_to_judge(project: Project) -> list[str]:

@@ -63,9 +63,9 @@ def test_what_was_edited_beside_something_deleted_is_undone_by_force(project: Pr
     assert bring == "next: `mlx checkout data/labels.csv` brings missing data back from the cache"
     project.must("checkout", "data/labels.csv")
     project.must("pull", "--force", "data/raw")
+    well = {"state": "ok", "added": 0, "modified": 0, "deleted": 0, "source": "", "storable": True, "restorable": True}
     assert project.must("status", "--json").json()["data"] == [
-        {"path": path, "state": "ok", "added": 0, "modified": 0, "deleted": 0, "source": ""}
-        for path in ("data/labels.csv", "data/raw")
+        {"path": path, **well} for path in ("data/labels.csv", "data/raw")
     ]
 
 

@@ -18,11 +18,11 @@ from mlops_cli.cli.text import (
     draw,
     markdown,
     printable,
-    quoted,
     size_text,
     table,
     wrapped,
 )
+from mlops_cli.words import quoted
 
 NAMES = st.one_of(st.text(), st.binary().map(os.fsdecode)).filter(lambda name: "\0" not in name)
 

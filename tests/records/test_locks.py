@@ -200,7 +200,11 @@ ENTRY = f"blob: {DIGEST}, size: 1"
         ("params: {../../p.yaml: {}}\n", "3: `params`: path `../../p.yaml` leaves the project", None),
         ("params: {p.yaml: {}, ./p.yaml: {}}\n", "3: `sub/p.yaml` is in `params` twice", None),
         ("metrics: {/m.json: {}}\n", "3: `metrics`: path `/m.json` must be relative", None),
-        ("env: {A: 1}\n", "3: `A` must be text, not the number `1`", 'put it in quotes: `"1"`'),
+        (
+            "env: {A: 1}\n",
+            "3: `A` must be text, not the number `1`",
+            "put it in quotes, as it is written there: without them it is a number",
+        ),
         ("wdir: ../..\n", "3: `wdir`: path `../..` leaves the project", None),
     ],
 )

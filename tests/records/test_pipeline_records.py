@@ -238,7 +238,7 @@ S = "mlx: 1\nstages:\n  s:\n    cmd: x\n"
         (
             "mlx: 1\nstages:\n  s:\n    cmd: [a, 3]\n",
             "4: `cmd[1]` must be text, not the number `3`",
-            'put it in quotes: `"3"`',
+            "put it in quotes, as it is written there: without them it is a number",
         ),
         ("mlx: 1\nstages:\n  s:\n    cmd: {a: b}\n", "4: `cmd` must be text, not a mapping", None),
         ('mlx: 1\nstages:\n  s:\n    cmd: "a\\0"\n', "4: `cmd` holds a NUL character", None),
@@ -263,7 +263,7 @@ S = "mlx: 1\nstages:\n  s:\n    cmd: x\n"
         (
             S + "    deps:\n      - x\n      - 3\n",
             "7: `deps[1]` must be text, not the number `3`",
-            'put it in quotes: `"3"`',
+            "put it in quotes, as it is written there: without them it is a number",
         ),
         (S + "    deps: [/abs]\n", "5: `deps[0]`: path `/abs` must be relative", None),
         (S + "    deps: [../x]\n", "5: `deps[0]`: path `../x` leaves the project", None),
@@ -286,7 +286,11 @@ S = "mlx: 1\nstages:\n  s:\n    cmd: x\n"
         ),
         (S + "    outs: [{}]\n", "5: `outs[0]` must hold one path, and holds nothing", None),
         (S + "    outs: [[x]]\n", "5: `outs[0]` must be text or `path: {push: false}`, not a list", None),
-        (S + "    outs: [true]\n", "5: `outs[0]` must be text or", 'put it in quotes: `"true"`'),
+        (
+            S + "    outs: [true]\n",
+            "5: `outs[0]` must be text or",
+            "put it in quotes, as it is written there: without them it is true or false",
+        ),
         (S + "    metrics: [m.csv]\n", "5: `m.csv` is not a file of values", "use a `.yaml`, `.json` or `.toml` file"),
         (S + "    plots: [p.csv: {z: a}]\n", "5: unknown key `z` in `p.csv`", "the keys here are"),
         (S + "    plots: [p.csv: {x: 3}]\n", "5: `plots[0].p.csv.x` must be text, not the number `3`", None),
@@ -302,10 +306,14 @@ S = "mlx: 1\nstages:\n  s:\n    cmd: x\n"
         (
             S + "    params: [3]\n",
             "5: `params[0]` must be text or `file: [keys]`, not the number `3`",
-            'put it in quotes: `"3"`',
+            "put it in quotes, as it is written there: without them it is a number",
         ),
         (S + "    env: [A]\n", "5: `env` must be a mapping", None),
-        (S + "    env: {A: 2}\n", "5: `env.A` must be text, not the number `2`", 'put it in quotes: `"2"`'),
+        (
+            S + "    env: {A: 2}\n",
+            "5: `env.A` must be text, not the number `2`",
+            "put it in quotes, as it is written there: without them it is a number",
+        ),
         (S + "    env: {A=B: x}\n", "5: `A=B` cannot be the name of an environment variable", None),
         (S + "    wdir: ..\n", "5: `wdir`: path `..` leaves the project", None),
         (S + "    wdir: /tmp\n", "5: `wdir`: path `/tmp` must be relative", None),

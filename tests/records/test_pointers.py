@@ -182,7 +182,11 @@ def with_lines(**changes: str | None) -> bytes:
             "rename the file to `other.mlx`",
         ),
         (with_lines(path='""'), "2: `path`: a path must not be empty", None),
-        (with_lines(path="12"), "2: `path` must be text, not the number `12`", 'put it in quotes: `"12"`'),
+        (
+            with_lines(path="12"),
+            "2: `path` must be text, not the number `12`",
+            "put it in quotes, as it is written there: without them it is a number",
+        ),
         (with_lines(blob="md5:" + "0" * 32), "3: `blob`: `md5` is not a digest algorithm mlx knows", None),
         (with_lines(blob="0" * 64), "3: `blob` must be text, not the number", None),
         (with_lines(blob="blake3:00"), "3: `blob`: `blake3:00` has 2 hexadecimal digits", None),

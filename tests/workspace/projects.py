@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlops_cli.errors import RecordError
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.pipeline.plan import Decision
@@ -19,6 +20,7 @@ from mlops_cli.pipeline.reproduce import Reproduction, reproduce
 from mlops_cli.pipeline.runner import StageResult, run_project
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.progress import Silent
+from mlops_cli.words import spelled
 from mlops_cli.workspace import settings
 from mlops_cli.workspace.add import AddResult, add
 from mlops_cli.workspace.checkout import CheckoutResult, checkout
@@ -32,13 +34,13 @@ OLD = 1_600_000_000_000_000_000  # ns; long before any test runs
 
 @dataclass(slots=True)
 class Notes(Silent):
-    """A reporter and a listener that keeps what it was told."""
+    """A reporter and a listener that keeps what it was told, as it is typed at the root of the project."""
 
     notes: list[str] = field(default_factory=list)
     output: bytearray = field(default_factory=bytearray)
 
     def note(self, message: str) -> None:
-        self.notes.append(message)
+        self.notes.append(spelled(message))
 
     def begin(self, decision: Decision) -> None: ...
 
@@ -120,7 +122,12 @@ class Sandbox:
             return checkout(project, paths, force=force, dry_run=dry_run, reporter=self.heard)
 
     def data(self) -> dict[str, DataStatus]:
-        return {status.path: status for status in project_status(self.project()).data}
+        """Return the status of each path; RecordError where a record cannot be read."""
+        found = project_status(self.project())
+        for problem in found.problems:
+            if isinstance(problem, RecordError):
+                raise problem
+        return {status.path: status for status in found.data}
 
     def states(self) -> dict[str, str]:
         return {path: status.state.value for path, status in self.data().items()}

@@ -15,6 +15,7 @@ from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.integrity import examine
 from mlops_cli.workspace.remotes import add_remote, list_remotes
 from mlops_cli.workspace.sync import fetch, find_unpushed, push
+from mlops_cli.workspace.transfers import Fetching
 from mlops_cli.workspace.versions import Versions
 from tests.objects import cache_at, lose_all, stored
 from tests.workspace.projects import Sandbox, clone, listing
@@ -153,8 +154,8 @@ def test_it_may_be_brought_from_where_it_was_before(box: Sandbox, tmp_path: Path
     box.commit()
     other = clone(box, tmp_path / "clone")
 
-    assert fetch(other.project(), remote="storage").left == ("data/private",)
-    assert fetch(other.project(), ["data/private"], remote="storage").objects
+    assert fetch(other.project(), how=Fetching(remote="storage")).left == ("data/private",)
+    assert fetch(other.project(), ["data/private"], Fetching(remote="storage")).objects
     assert push(other.project(), ["data/private"]).remote == "private"
     assert names("private alone") <= stored(places[1])
 

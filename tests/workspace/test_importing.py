@@ -20,6 +20,7 @@ from mlops_cli.workspace.getting import Got, get_data
 from mlops_cli.workspace.importing import PLAINLY, Imported, Manner, Updated, import_data, update
 from mlops_cli.workspace.origins import Origin, RepoOrigin, UrlOrigin, read_words
 from mlops_cli.workspace.sync import push
+from mlops_cli.workspace.transfers import Fetching
 from tests.crashing import killed_at
 from tests.objects import lose_all
 from tests.servers.s3 import s3_server
@@ -671,7 +672,7 @@ def test_a_killed_get_leaves_what_the_next_takes_away(anywhere: Path, shared: Pa
 def fetched(box: Sandbox, *targets: str) -> list[str]:
     """Fetch, and return the notes."""
     heard = len(box.heard.notes)
-    fetch(box.project(), targets, reporter=box.heard)
+    fetch(box.project(), targets, Fetching(reporter=box.heard))
     return box.heard.notes[heard:]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from mlops_cli.errors import MlxError
 from mlops_cli.store.checkup import Scope
+from mlops_cli.words import spelled, word
 from mlops_cli.workspace.add import add
 from mlops_cli.workspace.integrity import examine
 from mlops_cli.workspace.mending import how_to_mend
@@ -74,4 +75,16 @@ def test_a_record_whose_name_has_a_space_is_taken_back_from_git(spaced: Sandbox)
         spaced.checkout()
 
     command = f"git restore {shlex.quote(f'{NAME}.mlx')}"
-    assert how_to_mend(caught.value, spaced.root) == f"mend it there, or `{command}` takes back the committed one"
+    hint = how_to_mend(caught.value, spaced.root) or ""
+    assert spelled(hint) == f"mend it there, or `{command}` takes back the committed one"
+
+
+def test_hints_of_errors_are_marked_and_told_from_the_root(spaced: Sandbox) -> None:
+    gone(spaced)
+    lost(spaced)
+
+    with pytest.raises(MlxError) as caught:
+        spaced.checkout(NAME)
+
+    assert caught.value.marked_hint == f"`mlx pull {word(NAME)}` brings it from a remote"
+    assert caught.value.hint == f"`mlx pull '{NAME}'` brings it from a remote"

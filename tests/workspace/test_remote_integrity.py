@@ -17,6 +17,7 @@ from mlops_cli.store.pack_format import Row
 from mlops_cli.store.pack_index import rows_table
 from mlops_cli.store.pack_segment import encode_segment
 from mlops_cli.store.recipe import decode_recipe, encode_recipe
+from mlops_cli.words import spelled
 from mlops_cli.workspace.integrity import Examination, Fault
 from mlops_cli.workspace.remote_integrity import examine_remote, remote_remedies
 from mlops_cli.workspace.remotes import add_remote
@@ -91,7 +92,7 @@ def test_a_remote_that_is_well_is_read_to_its_end(box: Sandbox, remote: Path) ->
     assert found.checkup.objects == 2 + 2 + 2  # two small files, two listings, the large ones; chunks are parts of one
     assert found.checkup.bytes >= len(BIG) + len(LOOSE)
     assert found.examined == "storage"
-    assert list(remote_remedies(found, "")) == []
+    assert list(remote_remedies(found)) == []
     assert listing(remote) == before
 
 
@@ -169,8 +170,9 @@ def test_damage_is_told_with_its_path(poison: Callable[[Sandbox, Path], tuple[st
     assert not found.absent
     assert all(fault.why and fault.files for fault in found.damaged)
     assert listing(remote) == before
-    (advice,) = remote_remedies(found, "data")
-    assert advice == "`mlx push --repair --remote storage data`, in a clone that has the data, sends it again"
+    (advice,) = remote_remedies(found)
+    line = f"mlx push --repair --remote storage {' '.join(paths)}"
+    assert spelled(advice) == f"`{line}`, in a clone that has the data, sends it again"
     push(box.project(), trust=Trust.NOTHING)
     assert examine(box).exit_code == 0
 
@@ -204,8 +206,8 @@ def test_what_is_gone_is_told_with_its_path(poison: Callable[[Sandbox, Path], tu
     assert found.exit_code == 4
     assert owners(found.absent) == {paths}
     assert not found.damaged
-    (advice,) = remote_remedies(found, "data")
-    assert advice.startswith("`mlx push --repair --remote storage data`")
+    (advice,) = remote_remedies(found)
+    assert spelled(advice).startswith(f"`mlx push --repair --remote storage {' '.join(paths)}`")
     push(box.project(), trust=Trust.NOTHING)
     assert examine(box).exit_code == 0
 
@@ -217,8 +219,8 @@ def test_what_was_never_pushed_is_absent(box: Sandbox) -> None:
     found = examine(box)
 
     assert (found.exit_code, owners(found.absent)) == (4, {("data",)})
-    (advice,) = remote_remedies(found, "data")
-    assert advice.startswith("`mlx push --remote storage data`")
+    (advice,) = remote_remedies(found)
+    assert spelled(advice).startswith("`mlx push --remote storage data`")
 
 
 def test_an_index_that_lies_is_found_out(box: Sandbox, remote: Path) -> None:

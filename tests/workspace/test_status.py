@@ -68,7 +68,7 @@ def test_missing_needs_every_object(tracked: Sandbox, tmp_path: Path):
 def test_modified_without_the_old_listing(tracked: Sandbox):
     shutil.rmtree(tracked.project().cache.root)
     tracked.write("data/a", "changed")
-    assert tracked.data()["data"] == DataStatus("data", DataState.MODIFIED)
+    assert tracked.data()["data"] == DataStatus("data", DataState.MODIFIED, restorable=False)
 
 
 def test_modified_without_a_part_of_the_old_listing(tracked: Sandbox):

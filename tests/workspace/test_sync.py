@@ -12,6 +12,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageErr
 from mlops_cli.hashing import Digest
 from mlops_cli.store.trees import Kind, find, tree_objects, walk
 from mlops_cli.workspace.sync import Trust, fetch, find_unpushed, open_project_remote, push
+from mlops_cli.workspace.transfers import Fetching
 from mlops_cli.workspace.versions import Versions
 from tests.objects import cache_at, damage, lose, lose_all, stored
 from tests.workspace.projects import Sandbox, clone, listing
@@ -100,19 +101,19 @@ def test_parts_bring_only_what_they_need(other: Sandbox, targets: Sequence[str],
 
 
 def test_dry_run_of_a_fetch(other: Sandbox):
-    planned = fetch(other.project(), dry_run=True)
+    planned = fetch(other.project(), how=Fetching(dry_run=True))
     assert (planned.objects, planned.size) == (2, None)  # `lone` and a listing; what it lists is not known here
     assert planned.unlisted == (1, 5, sum(len(f"content of {name}") for name in ("a", "a", "b", "sub/c", "sub/deep/d")))
     assert stored(other.project().cache.root) == set()
     fetch(other.project(), ["data/a"])
-    planned = fetch(other.project(), ["lone"], dry_run=True)
+    planned = fetch(other.project(), ["lone"], Fetching(dry_run=True))
     assert (planned.objects, planned.size) == (1, 4)
     assert planned.unlisted == (0, 0, 0)
 
 
 def test_dry_run_of_a_fetch_after_a_part_came(other: Sandbox):
     fetch(other.project(), ["data/a"])
-    planned = fetch(other.project(), dry_run=True)
+    planned = fetch(other.project(), how=Fetching(dry_run=True))
     assert (planned.objects, planned.size) == (3, None)  # `lone`, `data/b` and the listing of `data/sub`
     assert planned.known == len("lone") + len("content of b")
     assert planned.unlisted == (1, 2, len("content of sub/c") + len("content of sub/deep/d"))
@@ -230,9 +231,12 @@ def test_damaged_object_there_does_not_come_in(other: Sandbox):
 
 
 def test_remotes_that_are_not_there(shared: Sandbox, box: Sandbox):
-    for verb in (push, fetch):
+    for attempt in (
+        lambda: push(shared.project(), remote="nowhere"),
+        lambda: fetch(shared.project(), how=Fetching(remote="nowhere")),
+    ):
         with pytest.raises(UsageError) as caught:
-            verb(shared.project(), remote="nowhere")
+            attempt()
         assert caught.value.message == "there is no remote `nowhere` (there is: `storage`)"
         assert caught.value.hint == "`mlx remote add nowhere URL`"
 
@@ -350,7 +354,7 @@ def test_versions_of_a_path(grown: Sandbox, tmp_path: Path, versions: Versions, 
     other = clone(grown, tmp_path / "clone")
     other.git("branch", "side", "origin/side")
     if versions.revisions:
-        assert fetch(other.project(), ["lone"], versions=versions).objects == count
+        assert fetch(other.project(), ["lone"], Fetching(versions)).objects == count
 
 
 def test_a_path_that_only_some_versions_track(grown: Sandbox):
