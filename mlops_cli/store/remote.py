@@ -167,7 +167,7 @@ class Remote:
         """
         self._mend_marker()
         self._prepare()
-        return self.index.mend()
+        return [*self.index.mend(), *self.trash.mend()]
 
     def send(self, cache: Cache, wanted: Wanted, *, jobs: int = 0, reporter: Reporter = SILENT) -> Transferred:
         """Make what `cache` has of `wanted` present here; the reporter advances by bytes, starting it is the caller's.

@@ -24,7 +24,7 @@ from mlops_cli.store.pack_index import Place, read_footer
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import pack_key
 from mlops_cli.store.remote_checkup import absent_file, check_bytes
-from mlops_cli.store.remote_contents import RemoteContents, Rows, end_of, read_names, written
+from mlops_cli.store.remote_contents import RemoteContents, Rows, digest_of, is_there, read_names, written
 from mlops_cli.store.remote_index import CHUNKED, RemoteIndex, tables_of
 from mlops_cli.store.remote_lease import Lease
 from mlops_cli.store.remote_sweep import file_of, sweep
@@ -185,19 +185,22 @@ def find_litter(bucket: Bucket, now: float) -> list[str]:
 
 
 def find_spared(bucket: Bucket, contents: RemoteContents, keys: Collection[str], needed: Collection[bytes]) -> set[str]:
-    """Return those packs of `keys` that no index ever named and that have `needed` objects which none names now.
+    """Return those of `keys` that no index ever named and that have `needed` objects which none names now.
 
     An index was lost, or a push was cut short: what they have may be nowhere else.
     """
     condemned = {key for found in contents.trash for key in found.files}
-    strays = [contents.listed[key] for key in sorted(keys) if key.startswith("packs/") and key not in condemned]
+    strays = [contents.listed[key] for key in sorted(keys) if key not in condemned]
     if not strays:
         return set()
     lacking = set(needed)
     for held in contents.files:
         lacking.difference_update(raw for raw, _ in held.rows)
-    found = zip(strays, map_bounded(partial(read_names, bucket), strays, bucket.parallel), strict=True)
-    return {stray.key for stray, raws in found if raws is None or not lacking.isdisjoint(raws)}
+    packs = [stray for stray in strays if stray.key.startswith("packs/")]
+    named = {stray.key: digest_of(stray.key) for stray in strays if not stray.key.startswith("packs/")}
+    spared = {key for key, digest in named.items() if digest and raw_digest(digest) in lacking}
+    found = zip(packs, map_bounded(partial(read_names, bucket), packs, bucket.parallel), strict=True)
+    return spared | {pack.key for pack, raws in found if raws is None or not lacking.isdisjoint(raws)}
 
 
 def find_restored(contents: RemoteContents, needed: Collection[bytes]) -> Rows:
@@ -205,8 +208,7 @@ def find_restored(contents: RemoteContents, needed: Collection[bytes]) -> Rows:
     waiting: dict[bytes, Place] = {}
     for condemned in contents.trash:
         for raw, place in condemned.rows:
-            stored = contents.listed.get(file_of(raw, place)) if raw in needed else None
-            if stored is not None and stored.size >= end_of(place):
+            if raw in needed and is_there(contents, raw, place):
                 waiting.setdefault(raw, place)
     for held in contents.files if waiting else ():
         for raw, _ in held.rows:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject
-from mlops_cli.hashing import Digest, digest_from_raw
+from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, parse_digest, raw_digest
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.download import REPAIR
 from mlops_cli.store.pack_format import FILE_HEADER, RECORD_SIZE, TRAILER_SIZE, PackError, check_ends
@@ -126,15 +127,41 @@ def written(stored: Stored) -> float:
 def needed_chunks(bucket: Bucket, contents: RemoteContents, needed: Collection[bytes]) -> set[bytes]:
     """Return the chunks of those of the `needed` objects that are there in chunks, or were and can come back.
 
-    CorruptObject when a recipe is gone or damaged: nobody can tell which chunks it names.
+    CorruptObject when a recipe that is named is damaged: nobody can tell which chunks it names.
     """
-    held = [found.rows for found in contents.files] + [found.rows for found in contents.trash]
-    rows = (row for found in held for row in found)
-    files = {digest_from_raw(raw) for raw, place in rows if place.pack == CHUNKED and raw in needed}
+    named = {digest_from_raw(raw) for raw in _chunked_files(contents) if raw in needed}
+    listed = (digest_of(key) for key in contents.listed if key.startswith("recipes/"))
+    strays = {digest for digest in listed if digest and raw_digest(digest) in needed} - named
     chunks: set[bytes] = set()
-    for found in map_bounded(partial(_chunks_of, bucket), sorted(files), bucket.parallel):
+    for found in map_bounded(partial(_chunks_of, bucket), sorted(named), bucket.parallel):
         chunks |= found
+    for digest in sorted(strays):
+        with suppress(CorruptObject):  # in no index, and of no use
+            chunks |= _chunks_of(bucket, digest)
     return chunks
+
+
+def _chunked_files(contents: RemoteContents) -> Iterator[bytes]:
+    """Yield the files in chunks whose recipes are there, as the index says or the trash."""
+    for held in contents.files:
+        yield from (raw for raw, place in held.rows if place.pack == CHUNKED)
+    for condemned in contents.trash:
+        for raw, place in condemned.rows:
+            if place.pack == CHUNKED and is_there(contents, raw, place):
+                yield raw
+
+
+def is_there(contents: RemoteContents, raw: bytes, place: Place) -> bool:
+    """Say whether a file is there, and long enough, for an object to be in it as its place says."""
+    stored = contents.listed.get(file_of(raw, place))
+    return stored is not None and stored.size >= end_of(place)
+
+
+def digest_of(key: str) -> Digest | None:
+    """Return the object that a file which is named after one is for; None for other files."""
+    with suppress(ValueError):
+        return parse_digest(PREFIX + "".join(key.split("/")[1:]))
+    return None
 
 
 def _chunks_of(bucket: Bucket, digest: Digest) -> set[bytes]:
