@@ -221,7 +221,7 @@ def forget_repository(project: Project, name: str | None, note: str, *, dry_run:
     """Collect on a remote without regard to the repository whose note is called `note`; UsageError when none is."""
     _, store = open_project_remote(project, name)
     _refuse_unfit(store)
-    forget_project(store.bucket, note, dry_run=dry_run)
+    forget_project(project, store.bucket, note, dry_run=dry_run)
 
 
 def optimize_remote(
