@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mlops_cli.errors import Inconclusive, RecordError, RemoteError
+from mlops_cli.errors import Inconclusive, MlxError, RecordError, RemoteError
 from mlops_cli.files import translate_os_error
 from mlops_cli.hashing import raw_digest
 from mlops_cli.progress import SILENT, Reporter
@@ -312,19 +312,17 @@ def _told(store: Remote, marker: Marker, projects: tuple[str, ...], done: Done) 
 def _mark(
     project: Project, name: str, store: Remote, marker: Marker, *, allow_absent: bool, reporter: Reporter
 ) -> None:
-    """Let `marker` find all that is needed; what trees list that are only on the remote, too."""
+    """Let `marker` find all that is needed; what trees list that are only on the remote, or on another one, too."""
     reporter.start("looking for what is needed", None, "files")
     with _readable():
         marker.look()
         if project.config.remotes[name].owner != OWNER_SINGLE:
             _look_upstream(project, name, marker)
-        tried: set[str] = set()
-        while wanted := marker.absent().keys() - tried:
-            tried |= wanted
-            there = store.find_small(wanted)
-            if there:
-                store.bring(project.cache, there, jobs=project.config.core_jobs)
-            marker.look_below()
+        _bring_listings(project, store, marker)
+        for other in project.config.remotes.keys() - {name} if marker.absent(promised=True) else ():
+            with suppress(MlxError):  # one that cannot be reached: what is absent still is
+                _bring_listings(project, open_project_remote(project, other)[1], marker)
+            _bring_listings(project, store, marker)
     lost = marker.absent(promised=True)
     if lost and not allow_absent:
         digest, owner = min(lost.items())
@@ -332,10 +330,22 @@ def _mark(
         raise Inconclusive(
             f"`{owner}` needs a folder whose listing `{digest[:19]}`{more} is neither here nor on {store.label}: "
             "what it lists is unknown",
-            hint="`mlx push --all-branches --all-tags` from a clone that has them, or `--allow-absent` goes on",
+            hint="`mlx fetch --all-branches --all-tags` when another remote has it, "
+            "`mlx push --all-branches --all-tags` in a clone that has it; `--allow-absent` goes on without",
         )
     if lost:
         reporter.note(f"listings of folders that are nowhere do not count ({len(lost):,})")
+
+
+def _bring_listings(project: Project, store: Remote, marker: Marker) -> None:
+    """Bring the listings that are absent, and those that they name, as far as `store` has them."""
+    tried: set[str] = set()
+    while wanted := marker.absent().keys() - tried:
+        tried |= wanted
+        there = store.find_small(wanted)
+        if there:
+            store.bring(project.cache, there, jobs=project.config.core_jobs)
+        marker.look_below()
 
 
 def _look_upstream(project: Project, name: str, marker: Marker) -> None:

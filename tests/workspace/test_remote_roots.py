@@ -14,6 +14,7 @@ from mlops_cli.errors import Inconclusive, MlxError, OutsideError, RemoteError, 
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.trees import find
 from mlops_cli.workspace.remote_collect import RemoteCollected, collect_remote, forget_repository, optimize_remote
+from mlops_cli.workspace.remotes import add_remote
 from mlops_cli.workspace.sync import fetch, open_project_remote, push
 from tests.objects import lose
 from tests.workspace.projects import Sandbox, clone, make_project
@@ -203,6 +204,46 @@ def test_listings_that_only_the_remote_has_are_read_there(box: Sandbox, store: P
     gc(other)
 
     assert missing(box, "old", "new", "content of a", "content of b") == {"old"}
+
+
+def two_remotes(box: Sandbox) -> Path:
+    """Let `data/private` be on a remote of its own; return where that is."""
+    private = box.root.parent / "private"
+    add_remote(box.project(), {}, "private", "../private", paths=["data/private/**", "private/**"])
+    box.write("private/x/y", "private")
+    box.add("private")
+    box.commit()
+    push(box.project())
+    box.git("push", "--quiet", "--all", "origin")
+    return private
+
+
+def test_listings_that_only_another_remote_has_are_read_there(box: Sandbox, store: Path, tmp_path: Path) -> None:
+    """A clone that has none of the private data collects the remote of the rest."""
+    private = two_remotes(box)
+    other = clone(box, tmp_path / "clone")
+    fetch(other.project(), ["data"])
+    make_old(store)
+
+    found = gc(other)
+
+    assert found.plan.kept.objects == 5
+    assert missing(box, "old") == {"old"}
+    assert not (private / "lease").exists()
+
+
+def test_a_listing_that_only_an_unreachable_remote_has_stops_it(box: Sandbox, store: Path, tmp_path: Path) -> None:
+    private = two_remotes(box)
+    other = clone(box, tmp_path / "clone")
+    private.rename(tmp_path / "away")
+    make_old(store)
+
+    with pytest.raises(Inconclusive, match=r"`private\.mlx") as caught:
+        gc(other)
+
+    assert "neither here nor on remote `storage`" in caught.value.message
+    assert "`mlx fetch --all-branches --all-tags`" in (caught.value.hint or "")
+    assert missing(box, "old") == set()
 
 
 def test_a_listing_that_is_nowhere_stops_it(box: Sandbox, store: Path) -> None:
