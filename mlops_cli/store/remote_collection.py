@@ -31,7 +31,7 @@ from mlops_cli.store.remote_sweep import file_of, sweep
 from mlops_cli.store.repacker import Repacker
 from mlops_cli.store.scratch import Scratch
 
-LITTER = ("tmp", "probe")
+LITTER = "tmp"
 _OURS = re.compile(r"packs/[0-9a-f]{64}\.pack|(objects|recipes)/[0-9a-f]{2}/[0-9a-f]{62}")
 _ABANDONED = 24 * 3600.0  # s
 _READERS = 4  # spans of packs (up to 16 MiB) at once: twice as many are in memory
@@ -180,8 +180,7 @@ def _what_stays_for(bad: Collection[tuple[bytes, str]], contents: RemoteContents
 
 def find_litter(bucket: Bucket, now: float) -> list[str]:
     """Return the temporary files that are older than a day at the time `now` (s)."""
-    found = (stored for folder in LITTER for stored in bucket.list(folder))
-    return sorted(stored.key for stored in found if written(stored) < now - _ABANDONED)
+    return sorted(stored.key for stored in bucket.list(LITTER) if written(stored) < now - _ABANDONED)
 
 
 def find_spared(bucket: Bucket, contents: RemoteContents, keys: Collection[str], needed: Collection[bytes]) -> set[str]:

@@ -31,6 +31,7 @@ from mlops_cli.store.remote_contents import HeldFile
 from mlops_cli.store.remote_index import LIST
 from mlops_cli.store.remote_lease import leased
 from mlops_cli.workspace.collect import Amount
+from mlops_cli.workspace.probe import PROBE
 from mlops_cli.workspace.remote_collect import Done, collect_store, optimize_store, plan_collection, plan_optimization
 from tests.crashing import crashes
 from tests.servers.s3 import s3_server
@@ -342,7 +343,7 @@ def test_what_an_interrupted_push_left_goes_when_it_is_old(here: Site, store: Pa
     stray = store / "packs" / f"{'ab' * 32}.pack"
     stray.write_bytes(b"half a push")
     (store / "packs/README").write_bytes(b"of somebody")
-    for name in ("tmp/x/0", "probe/abc"):
+    for name in ("tmp/x/0", f"{PROBE}abc"):
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         (store / name).write_bytes(b"left")
 
@@ -351,7 +352,7 @@ def test_what_an_interrupted_push_left_goes_when_it_is_old(here: Site, store: Pa
     done = collect(here, kept, age=14 * DAY)
 
     assert done.deleted == {f"packs/{'ab' * 32}.pack"}
-    assert done.look.litter == {"tmp/x/0", "probe/abc"}
+    assert done.look.litter == {"tmp/x/0", f"{PROBE}abc"}
     assert not stray.exists()
     assert (store / "packs/README").exists()
 
