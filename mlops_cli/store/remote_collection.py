@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from mlops_cli.errors import MlxError
@@ -87,17 +88,18 @@ class Collector:
                 return raw in only
             return key not in going and (key not in change.reduced or raw in needed)
 
-        kept = [*copied, *change.restored]
-        condemned: list[tuple[bytes, Place]] = []
-        for table in contents.tables:
-            for row in table.rows():
-                (kept if stays(*row, file_of(*row)) else condemned).append(row)
+        def rows(staying: bool) -> Iterator[tuple[bytes, Place]]:
+            for table in contents.tables:
+                yield from (row for row in table.rows() if stays(*row, file_of(*row)) is staying)
+
+        condemned = tables_of(rows(staying=False))
         if not (condemned or copied or change.restored or (merge and len(contents.segments) > 1)):
             return
         self._lease.check()
         if condemned:
-            self._trash.add(tables_of(condemned))
-        self._index.replace(contents.segments, tables_of(kept), self._lease.check)
+            self._trash.add(condemned)
+        kept = tables_of(chain(copied, change.restored, rows(staying=True)))
+        self._index.replace(contents.segments, kept, self._lease.check)
 
     def _copy(
         self, anew: Mapping[str, Rows], scratch: Scratch

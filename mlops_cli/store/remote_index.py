@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from struct import Struct
 
 from mlops_cli.errors import CorruptObject, RemoteError
 from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, raw_digest, raw_digests
@@ -37,6 +38,7 @@ _NAME = re.compile(rf"\w+/([0-9a-f]{{64}}){re.escape(SEGMENT_SUFFIX)}")
 _SWEEP = re.compile(rf"{FOLDER}/[0-9a-f]+\.(sweep|swept)")
 _ATTEMPTS = 5  # at reading the index while others replace segments, and at telling what is listed
 _LARGEST_LIST = 16 << 20
+_ROW = Struct("<32s3I")
 _MANY = 32  # segments that are merged into one by the push that finds them
 
 
@@ -317,10 +319,13 @@ class RemoteIndex:
 
 def tables_of(rows: Iterable[tuple[bytes, Place]]) -> list[Table]:
     """Return tables of objects (raw digests) and where they are, one for each pack."""
-    by_pack: dict[str, list[Row]] = {}
+    by_pack: dict[str, bytearray] = {}
     for raw, place in rows:
-        by_pack.setdefault(place.pack, []).append(Row(raw, place.offset, place.length, place.stored))
-    return [rows_table(found, pack) for pack, found in by_pack.items()]
+        found = by_pack.get(place.pack)
+        if found is None:
+            found = by_pack[place.pack] = bytearray()
+        found += _ROW.pack(raw, place.offset, place.length, place.stored)
+    return [rows_table(map(Row._make, _ROW.iter_unpack(by_pack.pop(pack))), pack) for pack in list(by_pack)]
 
 
 def _segments(listed: Iterable[Stored]) -> Iterator[tuple[str, int]]:

@@ -17,6 +17,7 @@ from mlops_cli.hashing import raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.pack_format import RECORD_SIZE, ROW_SIZE
+from mlops_cli.store.pack_index import Place
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.remote_collection import Change, Collector, find_deletable, find_litter, find_restored, find_spared
 from mlops_cli.store.remote_contents import HeldFile, RemoteContents, Rows, needed_chunks, read_remote, written
@@ -95,21 +96,21 @@ def plan_collection(files: Collection[HeldFile], needed: Collection[bytes], befo
     young one, else one with much that is needed.
     """
     ranked = sorted(files, key=lambda held: (held.time < before, -_live(held, needed), held.key))
-    owners: dict[bytes, str] = {}
-    for held in ranked:
-        for raw, _ in held.rows:
-            if raw in needed:
-                owners.setdefault(raw, held.key)
     amounts = dict.fromkeys(("kept", "young", "staying", "going"), Amount())
     dead, reduced = set(), set()
     anew: dict[str, Rows] = {}
+    lacking = set(needed)
+    doubles: set[bytes] = set()  # needed, in a file that goes, and in one that comes before it
     for held in ranked:
-        mine = tuple(row for row in held.rows if owners.get(row[0]) == held.key)
+        mine = tuple(row for row in held.rows if row[0] in lacking)
+        own = {raw for raw, _ in mine}
+        lacking -= own
         live, rest = _amount(mine), _amount(held.rows) - _amount(mine)
         amounts["kept"] += live
         if held.time >= before:
             amounts["young"] += rest
-        elif not mine:
+            continue
+        if not mine:
             dead.add(held.key)
             amounts["going"] += rest
         elif held.key.startswith("packs/") and live.size + live.objects * _OVERHEAD < _SPARSE * held.size:
@@ -118,14 +119,15 @@ def plan_collection(files: Collection[HeldFile], needed: Collection[bytes], befo
         else:
             reduced.add(held.key)
             amounts["staying"] += rest
-    going = [held for held in ranked if held.key in dead or held.key in anew]
-    doubles = {raw for held in going for raw, _ in held.rows if raw in needed and owners[raw] != held.key}
-    twins = {
-        raw: place
-        for held in (ranked if doubles else ())
-        for raw, place in held.rows
-        if raw in doubles and owners[raw] == held.key and held.key not in anew
-    }
+            continue
+        doubles.update(raw for raw, _ in held.rows if raw in needed and raw not in own)
+    twins: dict[bytes, Place] = {}
+    for held in ranked if doubles else ():
+        for raw, place in held.rows:
+            if raw in doubles:
+                doubles.remove(raw)
+                if held.key not in anew:
+                    twins[raw] = place
     return RemotePlan(**amounts, change=Change(frozenset(dead), anew, frozenset(reduced), twins))
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,8 +24,8 @@ from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.store.bucket import Bucket
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.objects import AbsentObjects, Durability
-from mlops_cli.store.pack_format import RECORD_SIZE
-from mlops_cli.store.pack_index import Place
+from mlops_cli.store.pack_format import RECORD_SIZE, Row
+from mlops_cli.store.pack_index import Place, rows_table
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.remote_contents import HeldFile
@@ -431,6 +432,31 @@ def test_the_list_for_servers_that_cannot_list_is_kept(here: Site, store: Path) 
     listed = json.loads((store / LIST).read_bytes())["segments"]
 
     assert {f"{name}.idx" for name in listed} == {path.name for path in (store / "index").glob("*.idx")}
+
+
+def test_a_collection_of_many_objects_takes_little_memory_for_each(here: Site, store: Path) -> None:
+    """Besides what is needed, of which the caller has a set."""
+    push(here, here.put(*KEPT))
+    remote = remote_of(here)
+    tables, needed, rows, packs = [], set(), 20_000, 4
+    for _ in range(packs):
+        name, raws = os.urandom(32).hex(), [os.urandom(32) for _ in range(rows)]
+        needed.update(raws[: rows * 3 // 4])
+        tables.append(rows_table((Row(raw, 8 + 3000 * at, 2000, 2000) for at, raw in enumerate(raws)), name))
+        with open(store / "packs" / f"{name}.pack", "wb") as pack:
+            pack.truncate(3000 * (rows + 1))
+    remote.index.add(tables)
+    del tables
+    tracemalloc.start()
+    try:
+        done = collect_store(remote, here.cache, lambda: needed, NOW)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert done.look.plan.kept.objects == rows * packs * 3 // 4
+    assert done.look.plan.staying.objects == rows * packs // 4
+    assert peak / (rows * packs) < 650
 
 
 # --- joining --------------------------------------------------------------------------------------------------------
