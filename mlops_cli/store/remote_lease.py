@@ -48,7 +48,11 @@ class Lease:
         return self._key.removeprefix(f"{FOLDER}/").removesuffix(".json")
 
     def take(self) -> None:
-        """Become the holder: LockedError while somebody else is, RemoteError when the store tells no times."""
+        """Become the holder: LockedError while somebody else is, RemoteError when the store tells no times.
+
+        RemoteError, too, before anything is written, for who must not remove what is there.
+        """
+        self._bucket.delete([self._key])
         self._write()
         try:
             others = self._others()

@@ -10,15 +10,21 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
 import pytest
 
-from mlops_cli.errors import CorruptObject, LockedError
+from mlops_cli.errors import CorruptObject, LockedError, RemoteError
+from mlops_cli.store.bucket import Bucket
+from mlops_cli.store.pack_format import RECORD_SIZE
+from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote_lease import leased
 from mlops_cli.workspace.remote_collect import optimize_store
-from tests.servers.s3 import s3_server
+from tests.servers.proxy import proxy
+from tests.servers.s3 import S3Server, s3_server
 from tests.store.test_remote import Site, flip, many
 from tests.store.watched import Watched, at_request
 from tests.workspace.test_remote_collect import (
@@ -28,6 +34,7 @@ from tests.workspace.test_remote_collect import (
     KEPT,
     LARGE,
     ROOT,
+    Scene,
     collect,
     fetched,
     make_old,
@@ -177,6 +184,29 @@ def test_a_lease_that_was_taken_is_not_renewed(here: Site, store: Path) -> None:
     assert log.count("put") == 1
 
 
+@pytest.mark.parametrize("methods", ["POST DELETE", "PUT"])
+def test_who_must_not_delete_or_write_changes_nothing(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
+) -> None:
+    bucket = server.make_bucket(uuid.uuid4().hex)
+    with proxy(server.port) as door:
+        for key, value in {**server.environ, "AWS_ENDPOINT_URL": door.url}.items():
+            monkeypatch.setenv(key, value)
+        site = Site(tmp_path / "here", f"{bucket}/data")
+        kept, dropped = site.put(*KEPT), site.put(*DROPPED)
+        push(site, kept)
+        push(site, dropped)
+        before = {*remote_of(site).bucket.list("")}
+        door.answer(403, 1000, methods)
+
+        for act in (lambda: collect(site, kept), lambda: optimize_store(remote_of(site), site.cache)):
+            with pytest.raises(RemoteError, match=r"remote `storage` .* does not let you"):
+                act()
+
+        door.heal()
+        assert {*remote_of(site).bucket.list("")} == before
+
+
 # --- readers --------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +249,64 @@ def test_a_fetch_at_whose_every_request_all_is_rewritten_and_deleted(tmp_path: P
         if not done:
             break
     assert number > 6
+
+
+# --- a repair meanwhile ---------------------------------------------------------------------------------------------
+
+
+def repair(site: Site, wanted: list[str], wrap: Callable[[Bucket], Bucket] = lambda bucket: bucket) -> None:
+    """Do what `mlx push --repair` does."""
+    remote = remote_of(site, wrap)
+    remote.mend_index()
+    if remote.check(wanted, read=True):
+        remote.forget_faults()
+    lacking = remote.missing(wanted)
+    if lacking:
+        remote.send(site.cache, Wanted(sorted(lacking), [], site.sizes))
+
+
+@pytest.mark.parametrize("state", ["named", "condemned"])
+@pytest.mark.parametrize("first", ["collect", "repair"])
+def test_a_repair_and_a_collection_at_any_moment_of_each_other(tmp_path: Path, state: str, first: str) -> None:
+    scene = Scene(tmp_path, state)
+    for number in range(1000):
+        here, there = scene.sites()
+        there.put(*KEPT)
+        wanted = [*scene.kept, *scene.wanted]
+        place = remote_of(here).index.find(scene.kept)[scene.kept[0]]
+        path = Path(here.url) / "packs" / f"{place.pack}.pack"
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)  # a file of its own: the other copies share it
+        flip(path, place.offset + RECORD_SIZE + 10)
+        done: list[bool] = []
+
+        def collecting(here: Site = here, wrap: Callable[[Bucket], Bucket] = lambda bucket: bucket) -> None:
+            collect(here, scene.kept, age=14 * DAY, remote=remote_of(here, wrap))
+
+        def repairing(
+            there: Site = there, wanted: list[str] = wanted, wrap: Callable[[Bucket], Bucket] = lambda bucket: bucket
+        ) -> None:
+            repair(there, wanted, wrap)
+
+        one, other = (collecting, repairing) if first == "collect" else (repairing, collecting)
+
+        def meanwhile(other: Callable[[], None] = other, done: list[bool] = done) -> None:
+            done.append(True)
+            with suppress(LockedError):
+                other()
+
+        with suppress(LockedError):
+            one(wrap=lambda bucket, n=number, act=meanwhile: Watched(bucket, at_request(n, act)))
+        if not done:
+            break
+        repair(there, wanted)
+        assert remote_of(here).missing(wanted) == set()
+        assert fetched(here, tmp_path, wanted), number
+        collect(here, wanted, age=14 * DAY)
+        assert fetched(here, tmp_path, wanted), number
+        shutil.rmtree(here.url)
+    assert number > 8
 
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------
