@@ -149,7 +149,8 @@ class Remote:
         self._look()
         if not self._layout:
             return Survey()
-        return survey(self.bucket, self.index, self._kept, scope, jobs=jobs or self.bucket.parallel, reporter=reporter)
+        jobs = jobs or self.bucket.parallel
+        return survey(self.bucket, self.index, self.trash, self._kept, scope, jobs=jobs, reporter=reporter)
 
     def deny(self, digests: Collection[Digest]) -> None:
         """Take more for missing, as if `check` had found it wrong."""
