@@ -14,7 +14,7 @@ from mlops_cli.errors import CorruptObject
 from mlops_cli.hashing import PREFIX, RAW_SIZE, Digest, digest_from_raw, parse_digest, raw_digest
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.download import REPAIR
-from mlops_cli.store.pack_format import FILE_HEADER, RECORD_SIZE, TRAILER_SIZE, PackError, check_ends
+from mlops_cli.store.pack_format import FILE_HEADER, LARGEST_PACK, RECORD_SIZE, TRAILER_SIZE, PackError, check_ends
 from mlops_cli.store.pack_index import Footer, Place, Table
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import pack_key, recipe_key
@@ -152,6 +152,8 @@ def read_trash(trash: RemoteIndex) -> Iterator[Condemned]:
 def read_names(bucket: Bucket, stored: Stored) -> set[bytes] | None:
     """Return the objects that a pack says it has; none when it is no pack, None when it is gone or damaged."""
     key, size = stored.key, stored.size
+    if size > LARGEST_PACK:
+        return None  # who made it knows; it is not read to find out
     try:
         begin = bucket.get(key, 0, len(FILE_HEADER))
         if begin != FILE_HEADER:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import pytest
 
 from mlops_cli.errors import CorruptObject, LockedError, RemoteError
 from mlops_cli.store.bucket import Bucket
-from mlops_cli.store.pack_format import RECORD_SIZE
+from mlops_cli.store.pack_format import RECORD_SIZE, ROW_SIZE, TRAILER_SIZE
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote_lease import leased
 from mlops_cli.workspace.remote_collect import optimize_store
@@ -77,6 +78,26 @@ def test_all_that_is_needed_stays_when_the_index_is_lost(here: Site, store: Path
     collect(here, kept, age=14 * DAY)
 
     assert [path for path in before if not path.exists()] == []
+
+
+def test_a_pack_that_is_larger_than_any_is_not_read(here: Site, store: Path) -> None:
+    """Its trailer says that nearly all of it is a footer."""
+    kept, other = here.put(*KEPT), here.put(os.urandom(5000))
+    push(here, kept)
+    stray = store / "packs" / f"{'ab' * 32}.pack"
+    (pack,) = (store / "packs").glob("*.pack")
+    with open(stray, "wb") as file:
+        file.write(pack.read_bytes()[:8])
+        file.truncate(8 + 2**31 * ROW_SIZE)  # sparse
+        file.seek(0, os.SEEK_END)
+        file.write(struct.pack("<QIQ", 8, 2**31, 0) + pack.read_bytes()[-8:])
+        assert file.tell() == 8 + 2**31 * ROW_SIZE + TRAILER_SIZE
+    make_old(store)
+
+    done = collect(here, [*kept, *other], age=14 * DAY)
+
+    assert not done.deleted
+    assert stray.exists()
 
 
 # --- trash ----------------------------------------------------------------------------------------------------------
