@@ -19,10 +19,9 @@ from mlops_cli.store.pack_index import Footer, Place, Table
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import pack_key, recipe_key
 from mlops_cli.store.recipe import RECIPE_LIMIT, RecipeError, decode_recipe
-from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
+from mlops_cli.store.remote_index import CHUNKED, FOLDERS, LOOSE, RemoteIndex
 from mlops_cli.store.remote_sweep import file_of
 
-FOLDERS = ("packs", "objects", "recipes")
 _LOW = 2**32 - 1
 
 Rows = Collection[tuple[bytes, Place]]

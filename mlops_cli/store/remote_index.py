@@ -33,6 +33,7 @@ LOOSE = "0" * 64
 CHUNKED = "f" * 64
 FOLDER = "index"
 TRASH = "trash"
+FOLDERS = ("packs", "objects", "recipes")  # of what an index names
 LIST = f"{FOLDER}/list.json"
 _NAME = re.compile(rf"\w+/([0-9a-f]{{64}}){re.escape(SEGMENT_SUFFIX)}")
 _SWEEP = re.compile(rf"{FOLDER}/[0-9a-f]+\.(sweep|swept)")
@@ -46,13 +47,14 @@ class RemoteIndex:
     """The index of the remote in `bucket`; `kept` is a folder of this clone for segments that were brought.
 
     `sweeps` are the marks of collections (`remote_sweep`) that the last listing showed beside the segments, `times` the
-    segments and when each was written. No I/O before the first verb. RemoteError, and CorruptObject for a segment that
-    is none.
+    segments and when each was written; `merged` says whether what others have said was said anew. No I/O before the
+    first verb. RemoteError, and CorruptObject for a segment that is none.
     """
 
     def __init__(self, bucket: Bucket, kept: str, folder: str = FOLDER) -> None:
         self.sweeps: dict[str, Stored] = {}
         self.times: dict[str, float | None] = {}
+        self.merged = False
         self._bucket = bucket
         self._kept = kept
         self._folder = folder
@@ -133,6 +135,7 @@ class RemoteIndex:
             self.forget()  # what a collection has taken out since the last look must not come back
             tables = [*tables, *self._tables()]
             names = self._names()
+            self.merged = True
         self._replace(names, tables)
         self._supplement = []
 
@@ -190,6 +193,7 @@ class RemoteIndex:
     def rewrite(self) -> None:
         """Let one segment take the place of all, without what is denied and what is in packs that are not there."""
         self.forget()
+        self.merged = True
         tables = tables_of(self.rows())
         self._replace(self._names(), tables)
         self._denied.clear()

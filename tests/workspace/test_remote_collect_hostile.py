@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event
 
@@ -23,6 +23,7 @@ from mlops_cli.store.bucket import Bucket
 from mlops_cli.store.pack_format import RECORD_SIZE, ROW_SIZE, TRAILER_SIZE
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote_lease import leased
+from mlops_cli.store.remote_sweep import sweep
 from mlops_cli.workspace.remote_collect import optimize_store
 from tests.servers.proxy import proxy
 from tests.servers.s3 import S3Server, s3_server
@@ -270,6 +271,50 @@ def test_a_fetch_at_whose_every_request_all_is_rewritten_and_deleted(tmp_path: P
         if not done:
             break
     assert number > 6
+
+
+# --- pushes that merge segments -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_push_that_merges_segments_does_not_bring_back_what_is_deleted_meanwhile(
+    here: Site, tmp_path: Path, store: Path, ended: bool
+) -> None:
+    """It has read a segment whose writer takes it back, because a collection deletes the file that it names."""
+    digests = here.put(*many(40, seed=9))
+    for digest in digests:
+        push(here, [digest])
+        if len(list((store / "index").glob("*.idx"))) == 31:
+            break
+    (going,) = here.put(os.urandom(4000))
+    push(here, [going])
+    there = Site(tmp_path / "there", str(store))
+    new = there.put(os.urandom(4000))
+    pack = f"packs/{remote_of(here).index.find([going])[going].pack}.pack"
+    done: list[bool] = []
+
+    def delete(verb: str, key: str) -> None:
+        if verb != "put" or not key.startswith("index/") or done:
+            return
+        done.append(True)
+        other = remote_of(here)
+        other.index.deny([going])
+        other.index.rewrite()
+        lease = stack.enter_context(leased(other.bucket, "mlx remote gc storage"))
+        if ended:
+            assert sweep(other.bucket, other.index, {pack}, lease) == {pack}
+        else:
+            marks = {"mlx": 1, "keys": [pack]}
+            other.bucket.put(f"index/{lease.id}00000000.sweep", json.dumps(marks).encode())
+
+    with ExitStack() as stack, suppress(LockedError):
+        push(there, new, remote_of(there, lambda bucket: Watched(bucket, delete)))
+        assert ended
+
+    assert done
+    assert remote_of(here).missing([going]) == {going}
+    push(there, new)
+    assert fetched(here, tmp_path, [*new, *digests[:1]])
 
 
 # --- a repair meanwhile ---------------------------------------------------------------------------------------------
