@@ -14,7 +14,7 @@ from mlops_cli.hashing import Digest, digest_from_raw
 from mlops_cli.store.bucket import Bucket
 from mlops_cli.store.pack_index import Place
 from mlops_cli.store.parallel import map_bounded
-from mlops_cli.store.remote_index import RemoteIndex, tables_of
+from mlops_cli.store.remote_index import FOLDERS, RemoteIndex, tables_of
 from mlops_cli.store.remote_sweep import file_of, keys_of_sweep
 
 
@@ -58,18 +58,31 @@ class Reliance:
         return lacking - condemned.keys()
 
     def _swept(self) -> set[Digest]:
+        written = self._written | self._repeated()
         now = max((time for time in self._index.times.values() if time is not None), default=None)
         for found in list(self._index.sweeps.values()):
-            if found.key.endswith(".sweep") and (contested := keys_of_sweep(self._bucket, found, now) & self._written):
+            if found.key.endswith(".sweep") and (contested := keys_of_sweep(self._bucket, found, now) & written):
                 self._renounce(contested)
                 raise LockedError(
                     f"{self._bucket.label} is being collected, and files that this push needs are just being deleted "
                     f"there ({len(contested):,})",
                     hint="run the command again in a minute",
                 )
-        keys = sorted(self._written)
+        if written != self._written:
+            return self._renounce(written - {stored.key for folder in FOLDERS for stored in self._bucket.list(folder)})
+        keys = sorted(written)
         sizes = map_bounded(self._bucket.size, keys, self._bucket.parallel)
         return self._renounce({key for key, size in zip(keys, sizes, strict=True) if size is None})
+
+    def _repeated(self) -> set[str]:
+        """Return the files that the index names because this push wrote anew what others had written.
+
+        They may have taken that back meanwhile: who writes a file that is just being deleted does.
+        """
+        if not self._index.merged:
+            return set()
+        _, tables = self._index.read_all()
+        return {file_of(*row) for table in tables for row in table.rows()}
 
     def _renounce(self, keys: Collection[str]) -> set[Digest]:
         """Let the index name files no more; return the objects in them."""

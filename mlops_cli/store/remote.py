@@ -164,7 +164,8 @@ class Remote:
         self._look()
         if not self._layout:
             return Survey()
-        return survey(self.bucket, self.index, self._kept, scope, jobs=jobs or self.bucket.parallel, reporter=reporter)
+        jobs = jobs or self.bucket.parallel
+        return survey(self.bucket, self.index, self.trash, self._kept, scope, jobs=jobs, reporter=reporter)
 
     def deny(self, digests: Collection[Digest]) -> None:
         """Take more for missing, as if `check` had found it wrong."""
@@ -182,7 +183,7 @@ class Remote:
         """
         self._mend_marker()
         self._prepare()
-        return self.index.mend()
+        return [*self.index.mend(), *self.trash.mend()]
 
     def send(self, cache: Cache, wanted: Wanted, *, jobs: int = 0, reporter: Reporter = SILENT) -> Transferred:
         """Make what `cache` has of `wanted` present here; the reporter advances by bytes, starting it is the caller's.

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from mlops_cli.errors import MlxError
@@ -24,14 +25,14 @@ from mlops_cli.store.pack_index import Place, read_footer
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import pack_key
 from mlops_cli.store.remote_checkup import absent_file, check_bytes
-from mlops_cli.store.remote_contents import RemoteContents, Rows, end_of, read_names, written
+from mlops_cli.store.remote_contents import RemoteContents, Rows, digest_of, is_there, read_names, written
 from mlops_cli.store.remote_index import CHUNKED, RemoteIndex, tables_of
 from mlops_cli.store.remote_lease import Lease
 from mlops_cli.store.remote_sweep import file_of, sweep
 from mlops_cli.store.repacker import Repacker
 from mlops_cli.store.scratch import Scratch
 
-LITTER = ("tmp", "probe")
+LITTER = "tmp"
 _OURS = re.compile(r"packs/[0-9a-f]{64}\.pack|(objects|recipes)/[0-9a-f]{2}/[0-9a-f]{62}")
 _ABANDONED = 24 * 3600.0  # s
 _READERS = 4  # spans of packs (up to 16 MiB) at once: twice as many are in memory
@@ -87,17 +88,18 @@ class Collector:
                 return raw in only
             return key not in going and (key not in change.reduced or raw in needed)
 
-        kept = [*copied, *change.restored]
-        condemned: list[tuple[bytes, Place]] = []
-        for table in contents.tables:
-            for row in table.rows():
-                (kept if stays(*row, file_of(*row)) else condemned).append(row)
+        def rows(staying: bool) -> Iterator[tuple[bytes, Place]]:
+            for table in contents.tables:
+                yield from (row for row in table.rows() if stays(*row, file_of(*row)) is staying)
+
+        condemned = tables_of(rows(staying=False))
         if not (condemned or copied or change.restored or (merge and len(contents.segments) > 1)):
             return
         self._lease.check()
         if condemned:
-            self._trash.add(tables_of(condemned))
-        self._index.replace(contents.segments, tables_of(kept), self._lease.check)
+            self._trash.add(condemned)
+        kept = tables_of(chain(copied, change.restored, rows(staying=True)))
+        self._index.replace(contents.segments, kept, self._lease.check)
 
     def _copy(
         self, anew: Mapping[str, Rows], scratch: Scratch
@@ -180,24 +182,26 @@ def _what_stays_for(bad: Collection[tuple[bytes, str]], contents: RemoteContents
 
 def find_litter(bucket: Bucket, now: float) -> list[str]:
     """Return the temporary files that are older than a day at the time `now` (s)."""
-    found = (stored for folder in LITTER for stored in bucket.list(folder))
-    return sorted(stored.key for stored in found if written(stored) < now - _ABANDONED)
+    return sorted(stored.key for stored in bucket.list(LITTER) if written(stored) < now - _ABANDONED)
 
 
 def find_spared(bucket: Bucket, contents: RemoteContents, keys: Collection[str], needed: Collection[bytes]) -> set[str]:
-    """Return those packs of `keys` that no index ever named and that have `needed` objects which none names now.
+    """Return those of `keys` that no index ever named and that have `needed` objects which none names now.
 
     An index was lost, or a push was cut short: what they have may be nowhere else.
     """
     condemned = {key for found in contents.trash for key in found.files}
-    strays = [contents.listed[key] for key in sorted(keys) if key.startswith("packs/") and key not in condemned]
+    strays = [contents.listed[key] for key in sorted(keys) if key not in condemned]
     if not strays:
         return set()
     lacking = set(needed)
     for held in contents.files:
         lacking.difference_update(raw for raw, _ in held.rows)
-    found = zip(strays, map_bounded(partial(read_names, bucket), strays, bucket.parallel), strict=True)
-    return {stray.key for stray, raws in found if raws is None or not lacking.isdisjoint(raws)}
+    packs = [stray for stray in strays if stray.key.startswith("packs/")]
+    named = {stray.key: digest_of(stray.key) for stray in strays if not stray.key.startswith("packs/")}
+    spared = {key for key, digest in named.items() if digest and raw_digest(digest) in lacking}
+    found = zip(packs, map_bounded(partial(read_names, bucket), packs, bucket.parallel), strict=True)
+    return spared | {pack.key for pack, raws in found if raws is None or not lacking.isdisjoint(raws)}
 
 
 def find_restored(contents: RemoteContents, needed: Collection[bytes]) -> Rows:
@@ -205,8 +209,7 @@ def find_restored(contents: RemoteContents, needed: Collection[bytes]) -> Rows:
     waiting: dict[bytes, Place] = {}
     for condemned in contents.trash:
         for raw, place in condemned.rows:
-            stored = contents.listed.get(file_of(raw, place)) if raw in needed else None
-            if stored is not None and stored.size >= end_of(place):
+            if raw in needed and is_there(contents, raw, place):
                 waiting.setdefault(raw, place)
     for held in contents.files if waiting else ():
         for raw, _ in held.rows:

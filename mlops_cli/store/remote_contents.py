@@ -4,25 +4,73 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject
-from mlops_cli.hashing import Digest, digest_from_raw
+from mlops_cli.hashing import PREFIX, RAW_SIZE, Digest, digest_from_raw, parse_digest, raw_digest
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.download import REPAIR
-from mlops_cli.store.pack_format import FILE_HEADER, RECORD_SIZE, TRAILER_SIZE, PackError, check_ends
+from mlops_cli.store.pack_format import FILE_HEADER, LARGEST_PACK, RECORD_SIZE, TRAILER_SIZE, PackError, check_ends
 from mlops_cli.store.pack_index import Footer, Place, Table
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import pack_key, recipe_key
 from mlops_cli.store.recipe import RECIPE_LIMIT, RecipeError, decode_recipe
-from mlops_cli.store.remote_index import CHUNKED, LOOSE, RemoteIndex
+from mlops_cli.store.remote_index import CHUNKED, FOLDERS, LOOSE, RemoteIndex
 from mlops_cli.store.remote_sweep import file_of
 
-FOLDERS = ("packs", "objects", "recipes")
+_LOW = 2**32 - 1
 
-Rows = Sequence[tuple[bytes, Place]]
+Rows = Collection[tuple[bytes, Place]]
+
+
+class PackRows(Rows):
+    """The rows of one file, in columns: 44 bytes each, where a tuple takes ten times as many."""
+
+    def __init__(self, pack: str) -> None:
+        self.end = 0  # bytes that the file must have
+        self._pack = pack
+        self._raws = bytearray()
+        self._numbers = array("Q")
+
+    def add(self, raw: bytes, place: Place) -> None:
+        """Append a row of this file."""
+        self.end = max(self.end, end_of(place))
+        self._raws += raw
+        self._numbers.append(place.offset)
+        self._numbers.append(place.length << 32 | place.stored)
+
+    def __len__(self) -> int:
+        return len(self._raws) // RAW_SIZE
+
+    def __iter__(self) -> Iterator[tuple[bytes, Place]]:
+        pack, raws, numbers = self._pack, self._raws, self._numbers
+        for row in range(len(self)):
+            lengths = numbers[2 * row + 1]
+            place = Place(pack, numbers[2 * row], lengths >> 32, lengths & _LOW)
+            yield bytes(raws[RAW_SIZE * row : RAW_SIZE * (row + 1)]), place
+
+    def __contains__(self, row: object) -> bool:
+        return any(found == row for found in self)
+
+
+class TableRows(Rows):
+    """The rows of a table, read as they are needed."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return self._table.count
+
+    def __iter__(self) -> Iterator[tuple[bytes, Place]]:
+        return self._table.rows()
+
+    def __contains__(self, row: object) -> bool:
+        return any(found == row for found in self)
 
 
 class HeldFile(NamedTuple):
@@ -63,19 +111,23 @@ def read_remote(bucket: Bucket, index: RemoteIndex, trash: RemoteIndex) -> Remot
     """Look at all of a remote; brings every segment. RemoteError, CorruptObject for a segment that is none."""
     segments, tables = index.read_all()
     listed = {stored.key: stored for folder in FOLDERS for stored in bucket.list(folder)}
-    rows: dict[str, list[tuple[bytes, Place]]] = {}
+    rows: dict[str, PackRows] = {}
     for table in tables:
         for raw, place in table.rows():
-            rows.setdefault(file_of(raw, place), []).append((raw, place))
+            key = file_of(raw, place)
+            found = rows.get(key)
+            if found is None:
+                found = rows[key] = PackRows(place.pack)
+            found.add(raw, place)
     files, gone, short = [], set(), set()
     for key, found in rows.items():
         stored = listed.get(key)
         if stored is None:
             gone.add(key)
-        elif stored.size < max(end_of(place) for _, place in found):
+        elif stored.size < found.end:
             short.add(key)
         else:
-            files.append(HeldFile(key, stored.size, written(stored), tuple(found)))
+            files.append(HeldFile(key, stored.size, written(stored), found))
     return RemoteContents(
         segments, tables, tuple(files), frozenset(gone), frozenset(short), listed, tuple(read_trash(trash))
     )
@@ -89,7 +141,7 @@ def read_trash(trash: RemoteIndex) -> Iterator[Condemned]:
         table = trash.read(name)
         if table is None:
             continue
-        rows = tuple(table.rows())
+        rows = TableRows(table)
         packs = {pack_key(pack) for pack in table.packs if pack not in (LOOSE, CHUNKED)}
         yield Condemned(
             name, math.inf if time is None else time, rows, frozenset({*packs, *(file_of(*row) for row in rows)})
@@ -99,6 +151,8 @@ def read_trash(trash: RemoteIndex) -> Iterator[Condemned]:
 def read_names(bucket: Bucket, stored: Stored) -> set[bytes] | None:
     """Return the objects that a pack says it has; none when it is no pack, None when it is gone or damaged."""
     key, size = stored.key, stored.size
+    if size > LARGEST_PACK:
+        return None  # who made it knows; it is not read to find out
     try:
         begin = bucket.get(key, 0, len(FILE_HEADER))
         if begin != FILE_HEADER:
@@ -126,15 +180,41 @@ def written(stored: Stored) -> float:
 def needed_chunks(bucket: Bucket, contents: RemoteContents, needed: Collection[bytes]) -> set[bytes]:
     """Return the chunks of those of the `needed` objects that are there in chunks, or were and can come back.
 
-    CorruptObject when a recipe is gone or damaged: nobody can tell which chunks it names.
+    CorruptObject when a recipe that is named is damaged: nobody can tell which chunks it names.
     """
-    held = [found.rows for found in contents.files] + [found.rows for found in contents.trash]
-    rows = (row for found in held for row in found)
-    files = {digest_from_raw(raw) for raw, place in rows if place.pack == CHUNKED and raw in needed}
+    named = {digest_from_raw(raw) for raw in _chunked_files(contents) if raw in needed}
+    listed = (digest_of(key) for key in contents.listed if key.startswith("recipes/"))
+    strays = {digest for digest in listed if digest and raw_digest(digest) in needed} - named
     chunks: set[bytes] = set()
-    for found in map_bounded(partial(_chunks_of, bucket), sorted(files), bucket.parallel):
+    for found in map_bounded(partial(_chunks_of, bucket), sorted(named), bucket.parallel):
         chunks |= found
+    for digest in sorted(strays):
+        with suppress(CorruptObject):  # in no index, and of no use
+            chunks |= _chunks_of(bucket, digest)
     return chunks
+
+
+def _chunked_files(contents: RemoteContents) -> Iterator[bytes]:
+    """Yield the files in chunks whose recipes are there, as the index says or the trash."""
+    for held in contents.files:
+        yield from (raw for raw, place in held.rows if place.pack == CHUNKED)
+    for condemned in contents.trash:
+        for raw, place in condemned.rows:
+            if place.pack == CHUNKED and is_there(contents, raw, place):
+                yield raw
+
+
+def is_there(contents: RemoteContents, raw: bytes, place: Place) -> bool:
+    """Say whether a file is there, and long enough, for an object to be in it as its place says."""
+    stored = contents.listed.get(file_of(raw, place))
+    return stored is not None and stored.size >= end_of(place)
+
+
+def digest_of(key: str) -> Digest | None:
+    """Return the object that a file which is named after one is for; None for other files."""
+    with suppress(ValueError):
+        return parse_digest(PREFIX + "".join(key.split("/")[1:]))
+    return None
 
 
 def _chunks_of(bucket: Bucket, digest: Digest) -> set[bytes]:

@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from struct import Struct
 
 from mlops_cli.errors import CorruptObject, RemoteError
 from mlops_cli.hashing import PREFIX, Digest, digest_from_raw, hash_bytes, raw_digest, raw_digests
@@ -32,11 +33,13 @@ LOOSE = "0" * 64
 CHUNKED = "f" * 64
 FOLDER = "index"
 TRASH = "trash"
+FOLDERS = ("packs", "objects", "recipes")  # of what an index names
 LIST = f"{FOLDER}/list.json"
 _NAME = re.compile(rf"\w+/([0-9a-f]{{64}}){re.escape(SEGMENT_SUFFIX)}")
 _SWEEP = re.compile(rf"{FOLDER}/[0-9a-f]+\.(sweep|swept)")
 _ATTEMPTS = 5  # at reading the index while others replace segments, and at telling what is listed
 _LARGEST_LIST = 16 << 20
+_ROW = Struct("<32s3I")
 _MANY = 32  # segments that are merged into one by the push that finds them
 
 
@@ -44,13 +47,14 @@ class RemoteIndex:
     """The index of the remote in `bucket`; `kept` is a folder of this clone for segments that were brought.
 
     `sweeps` are the marks of collections (`remote_sweep`) that the last listing showed beside the segments, `times` the
-    segments and when each was written. No I/O before the first verb. RemoteError, and CorruptObject for a segment that
-    is none.
+    segments and when each was written; `merged` says whether what others have said was said anew. No I/O before the
+    first verb. RemoteError, and CorruptObject for a segment that is none.
     """
 
     def __init__(self, bucket: Bucket, kept: str, folder: str = FOLDER) -> None:
         self.sweeps: dict[str, Stored] = {}
         self.times: dict[str, float | None] = {}
+        self.merged = False
         self._bucket = bucket
         self._kept = kept
         self._folder = folder
@@ -131,6 +135,7 @@ class RemoteIndex:
             self.forget()  # what a collection has taken out since the last look must not come back
             tables = [*tables, *self._tables()]
             names = self._names()
+            self.merged = True
         self._replace(names, tables)
         self._supplement = []
 
@@ -188,6 +193,7 @@ class RemoteIndex:
     def rewrite(self) -> None:
         """Let one segment take the place of all, without what is denied and what is in packs that are not there."""
         self.forget()
+        self.merged = True
         tables = tables_of(self.rows())
         self._replace(self._names(), tables)
         self._denied.clear()
@@ -317,10 +323,13 @@ class RemoteIndex:
 
 def tables_of(rows: Iterable[tuple[bytes, Place]]) -> list[Table]:
     """Return tables of objects (raw digests) and where they are, one for each pack."""
-    by_pack: dict[str, list[Row]] = {}
+    by_pack: dict[str, bytearray] = {}
     for raw, place in rows:
-        by_pack.setdefault(place.pack, []).append(Row(raw, place.offset, place.length, place.stored))
-    return [rows_table(found, pack) for pack, found in by_pack.items()]
+        found = by_pack.get(place.pack)
+        if found is None:
+            found = by_pack[place.pack] = bytearray()
+        found += _ROW.pack(raw, place.offset, place.length, place.stored)
+    return [rows_table(map(Row._make, _ROW.iter_unpack(by_pack.pop(pack))), pack) for pack in list(by_pack)]
 
 
 def _segments(listed: Iterable[Stored]) -> Iterator[tuple[str, int]]:

@@ -4,8 +4,9 @@
 
 Who wants it writes a lease under a name of its own, then lists: it holds when there is no other. Of two that come at
 once the one that lists last sees both, so never do both hold; both may have to try again. A lease that was not renewed
-for an hour is taken for that of a command that was killed, as is one of a process of this machine that is gone. All
-times are the store's own, from one listing: whose clock is wrong does not matter.
+for an hour is taken for that of a command that was killed, as is one of a process of this machine that is gone, and one
+that is to be written in an hour: the clock there was set back. All times are the store's own, from one listing: whose
+clock is wrong does not matter.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from threading import Event, Lock, Thread
 
 from mlops_cli.errors import LockedError, MlxError, RemoteError
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
@@ -37,6 +39,7 @@ class Lease:
         self._doing = doing
         self._key = f"{FOLDER}/{os.urandom(ID_LENGTH // 2).hex()}.json"
         self._renewed = 0.0
+        self._lock = Lock()
         self.now = 0.0
 
     @property
@@ -45,7 +48,11 @@ class Lease:
         return self._key.removeprefix(f"{FOLDER}/").removesuffix(".json")
 
     def take(self) -> None:
-        """Become the holder: LockedError while somebody else is, RemoteError when the store tells no times."""
+        """Become the holder: LockedError while somebody else is, RemoteError when the store tells no times.
+
+        RemoteError, too, before anything is written, for who must not remove what is there.
+        """
+        self._bucket.delete([self._key])
         self._write()
         try:
             others = self._others()
@@ -60,11 +67,21 @@ class Lease:
 
     def check(self) -> None:
         """Make sure of still being the holder, before what cannot be undone: LockedError."""
+        with self._lock:
+            self._check()
+            if time.monotonic() - self._renewed > _RENEW:
+                self._write()
+
+    def renew(self) -> None:
+        """Show a sign of life: LockedError when it is too late."""
+        with self._lock:
+            self._check()
+            self._write()
+
+    def _check(self) -> None:
         if time.monotonic() - self._renewed > EXPIRES:
             raise self._lost()
         self._others()
-        if time.monotonic() - self._renewed > _RENEW:
-            self._write()
 
     def give_back(self) -> None:
         """Be the holder no more."""
@@ -112,15 +129,30 @@ class Lease:
 
 
 @contextmanager
-def leased(bucket: Bucket, doing: str) -> Iterator[Lease]:
-    """Hold the lease of a remote for the length of a block; LockedError while somebody else does."""
+def leased(bucket: Bucket, doing: str, every: float = _RENEW) -> Iterator[Lease]:
+    """Hold the lease of a remote for the length of a block, renewing it `every` so many seconds meanwhile.
+
+    LockedError while somebody else holds it.
+    """
     lease = Lease(bucket, doing)
     lease.take()
+    over = Event()
+    thread = Thread(target=_keep, args=(lease, over, every), daemon=True)
+    thread.start()
     try:
         yield lease
     finally:
+        over.set()
+        thread.join()
         with suppress(MlxError):  # it ends by itself; what happened in the block says more
             lease.give_back()
+
+
+def _keep(lease: Lease, over: Event, every: float) -> None:
+    """Renew a lease until it is `over`: reading and copying packs may take longer than a lease lasts."""
+    while not over.wait(every):
+        with suppress(MlxError):  # whoever holds it looks before each removal
+            lease.renew()
 
 
 def is_held(bucket: Bucket, name: str, now: float | None) -> bool:
@@ -132,7 +164,7 @@ def is_held(bucket: Bucket, name: str, now: float | None) -> bool:
 
 def is_alive(bucket: Bucket, lease: Stored, now: float | None) -> bool:
     """Say whether the holder of a lease that is there may still be at work at the time `now` there (s)."""
-    if now is not None and lease.modified is not None and now - lease.modified > EXPIRES:
+    if now is not None and lease.modified is not None and abs(now - lease.modified) > EXPIRES:
         return False
     value = _read(bucket, lease)
     process = value.get("process")

@@ -68,12 +68,23 @@ class _Unit(NamedTuple):
     read: Callable[[], _Read]
 
 
-def survey(bucket: Bucket, index: RemoteIndex, kept: str, scope: Scope, *, jobs: int, reporter: Reporter) -> Survey:
+def survey(
+    bucket: Bucket,
+    index: RemoteIndex,
+    trash: RemoteIndex,
+    kept: str,
+    scope: Scope,
+    *,
+    jobs: int,
+    reporter: Reporter,
+) -> Survey:
     """Examine all that the index of a remote names, reading as much of it as `scope` says; RemoteError.
 
-    `kept` is the folder of this clone for what it knows of the remote. The reporter advances by bytes.
+    Of the `trash` the index alone is. `kept` is the folder of this clone for what it knows of the remote. The reporter
+    advances by bytes.
     """
-    files = [DamagedFile(key, "its bytes are not those it was named for", rebuilt=False) for key in index.unsound()]
+    unsound = [*index.unsound(), *trash.unsound()]
+    files = [DamagedFile(key, "its bytes are not those it was named for", rebuilt=False) for key in unsound]
     try:
         rows = [(digest_from_raw(raw), place) for raw, place in index.rows()]
     except CorruptObject:

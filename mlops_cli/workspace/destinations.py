@@ -8,7 +8,7 @@ place may be one where it must not lie. Bringing is harmless, so a command may b
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,12 +37,57 @@ class Division(NamedTuple):
     left: tuple[str, ...]
 
 
-class Destinations:
-    """The remotes of a project and what belongs to each; no patterns are read where no remote has any."""
+class _Rules:
+    """The patterns of some remotes; they are compiled when they are first asked."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, patterns: Mapping[str, Sequence[str]]) -> None:
+        self.patterns = patterns
+
+    def owners(self, path: str, *, is_folder: bool) -> list[str]:
+        """Return the remotes whose patterns name a path."""
+        return [name for name in self.patterns if self.names(name, path, is_folder=is_folder)]
+
+    def names(self, name: str, path: str, *, is_folder: bool) -> bool:
+        """Say whether the last pattern of a remote that matches a path, or a folder above it, names it.
+
+        A folder ends in a slash here, so that `data/private/**` names `data/private`, too: that is what is tracked.
+        """
+        place, verdict = f"{path}/" if is_folder else path, False
+        for pattern in self._specs[name].patterns:
+            if pattern.include is not None and pattern.match_file(place):
+                verdict = pattern.include
+        return verdict
+
+    def may_name_below(self, name: str, folder: str) -> bool:
+        """Say whether the `paths` of a remote might name something below `folder`, going by how patterns begin."""
+        for pattern in self.patterns[name]:
+            if pattern.startswith("!"):
+                continue
+            if "/" not in pattern.rstrip("/"):
+                return True  # at any depth
+            start = pattern.lstrip("/")
+            wild = min((at for sign in _WILD if (at := start.find(sign)) >= 0), default=len(start))
+            start = start[:wild]
+            if f"{folder}/".startswith(start) or start.startswith(f"{folder}/"):
+                return True
+        return False
+
+    @cached_property
+    def _specs(self) -> dict[str, GitIgnoreSpec]:
+        return {name: compile_patterns(lines, f"remotes.{name}.paths") for name, lines in self.patterns.items()}
+
+
+class Destinations:
+    """The remotes of a project and what belongs to each; no patterns are read where no remote has any.
+
+    `elsewhere` are the patterns that the settings of other versions have, by revision: what they keep for one remote is
+    not sent to another because the workspace's settings, older maybe, say nothing of it.
+    """
+
+    def __init__(self, project: Project, elsewhere: Mapping[str, Mapping[str, Sequence[str]]] | None = None) -> None:
         self._project = project
-        self._patterns = project.config.remote_paths
+        self._rules = _Rules(project.config.remote_paths)
+        self._elsewhere = {revision: _Rules(patterns) for revision, patterns in (elsewhere or {}).items()}
 
     def of(self, tracked: Tracked) -> str:
         """Return the remote of a tracked path; UsageError when the `paths` of two name it, or it is not known here."""
@@ -70,6 +115,8 @@ class Destinations:
             shares[choose_remote(self._project, asked)] = []
         for entry, part in chosen:
             owner = self._owner_of(entry)
+            if sending and owner is None and (asked is None or self._takes_any(asked)):
+                self._refuse_kept(entry, asked or self._known(None))
             if asked is None:
                 shares.setdefault(self._known(owner), []).append((entry, part))
             elif owner == asked or (owner is None and self._takes_any(asked)):
@@ -91,16 +138,28 @@ class Destinations:
 
         Only folders that are among the objects `sent` are looked into.
         """
-        others = [name for name in self._patterns if name != remote]
-        for entry, part in chosen if others else ():
-            for path, is_folder in self._sent_below(trees, entry, part, sent, others):
-                for name in others:
-                    if self._names(name, path, is_folder=is_folder):
+        for entry, part in chosen:
+            said = [("", self._rules)]
+            if self._owner_of(entry) is None:
+                said += self._elsewhere.items()
+            others = [(revision, rules, name) for revision, rules in said for name in rules.patterns if name != remote]
+            for path, is_folder in self._sent_below(trees, entry, part, sent, others) if others else ():
+                for revision, rules, name in others:
+                    if rules.names(name, path, is_folder=is_folder):
+                        if revision:
+                            raise _kept(path, name, revision, remote)
                         raise _split(entry.path, path, remote, name)
+
+    def _refuse_kept(self, tracked: Tracked, remote: str) -> None:
+        is_folder = tracked.kind is ObjectKind.TREE
+        for revision, rules in self._elsewhere.items():
+            for name in rules.owners(tracked.path, is_folder=is_folder):
+                if name != remote:
+                    raise _kept(tracked.path, name, revision, remote)
 
     def _takes_any(self, name: str) -> bool:
         """Say whether a remote takes what no `paths` name: those that have some do only as the default."""
-        return name not in self._patterns or name == default_remote(self._project)
+        return name not in self._rules.patterns or name == default_remote(self._project)
 
     def _known(self, name: str | None) -> str:
         if name is not None and name not in self._project.config.remotes:
@@ -113,7 +172,7 @@ class Destinations:
     def _owner_of(self, tracked: Tracked) -> str | None:
         """Return the remote whose `paths` name a tracked path; None when none does, UsageError when those of two do."""
         is_folder = tracked.kind is ObjectKind.TREE
-        owners = [name for name in self._patterns if self._names(name, tracked.path, is_folder=is_folder)]
+        owners = self._rules.owners(tracked.path, is_folder=is_folder)
         if len(owners) > 1:
             raise UsageError(
                 f"`{tracked.path}` belongs to two remotes, `{owners[0]}` and `{owners[1]}`, by their `paths`",
@@ -121,23 +180,8 @@ class Destinations:
             )
         return owners[0] if owners else None
 
-    def _names(self, name: str, path: str, *, is_folder: bool) -> bool:
-        """Say whether the last pattern of a remote that matches a path, or a folder above it, names it.
-
-        A folder ends in a slash here, so that `data/private/**` names `data/private`, too: that is what is tracked.
-        """
-        place, verdict = f"{path}/" if is_folder else path, False
-        for pattern in self._specs[name].patterns:
-            if pattern.include is not None and pattern.match_file(place):
-                verdict = pattern.include
-        return verdict
-
-    @cached_property
-    def _specs(self) -> dict[str, GitIgnoreSpec]:
-        return {name: compile_patterns(lines, f"remotes.{name}.paths") for name, lines in self._patterns.items()}
-
     def _sent_below(
-        self, trees: TreeSource, entry: Tracked, part: str, sent: Collection[Digest], others: Sequence[str]
+        self, trees: TreeSource, entry: Tracked, part: str, sent: Collection[Digest], others: Sequence[_Other]
     ) -> Iterator[tuple[str, bool]]:
         """Yield every path that goes with `part` of a tracked path, and whether it is a folder, as far as needed."""
         try:
@@ -148,7 +192,9 @@ class Destinations:
         while waiting:
             path, digest, is_folder = waiting.pop()
             yield path, is_folder
-            if not is_folder or digest not in sent or not any(self._may_name_below(name, path) for name in others):
+            if not is_folder or digest not in sent:
+                continue
+            if not any(rules.may_name_below(name, path) for _, rules, name in others):
                 continue
             with suppress(MissingObject):
                 waiting += [
@@ -156,19 +202,17 @@ class Destinations:
                     for below in read_tree(trees, digest)
                 ]
 
-    def _may_name_below(self, name: str, folder: str) -> bool:
-        """Say whether the `paths` of a remote might name something below `folder`, going by how patterns begin."""
-        for pattern in self._patterns[name]:
-            if pattern.startswith("!"):
-                continue
-            if "/" not in pattern.rstrip("/"):
-                return True  # at any depth
-            start = pattern.lstrip("/")
-            wild = min((at for sign in _WILD if (at := start.find(sign)) >= 0), default=len(start))
-            start = start[:wild]
-            if f"{folder}/".startswith(start) or start.startswith(f"{folder}/"):
-                return True
-        return False
+
+_Other = tuple[str, _Rules, str]  # a revision, its patterns, and one of the remotes that they are for
+
+
+def _kept(path: str, owner: str, revision: str, remote: str) -> UsageError:
+    revision = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
+    return UsageError(
+        f"`{path}` belongs to remote `{owner}` by the settings of `{revision}`, and those of the workspace would send "
+        f"it to `{remote}`",
+        hint=f"`git checkout {revision}` and push there, or name it in `remotes.{remote}.paths` if it may lie there",
+    )
 
 
 def _elsewhere(path: str, owner: str, asked: str) -> UsageError:

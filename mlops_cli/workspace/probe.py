@@ -16,11 +16,12 @@ from mlops_cli.errors import MlxError
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.folder_bucket import FolderBucket
+from mlops_cli.store.remote_marker import MARKER, layout_of
 from mlops_cli.store.wire import safe_url
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.remotes import choose_remote
 
-PROBE = "probe-"  # with random digits a key of its own, in no folder, so that none is left behind
+PROBE = "tmp/probe-"  # with random digits a key of its own; what is killed leaves it where it is tidied up
 SIZE = 1 << 16  # bytes of what is written, and read again
 _NEVER = "such a remote does not do that"
 
@@ -74,7 +75,7 @@ def check_remote(project: Project, name: str | None) -> RemoteCheck:
 def try_bucket(bucket: Bucket) -> Iterator[Step]:
     """Yield how each verb of a bucket comes out; the probe is gone afterwards where it can be removed."""
     key, data = f"{PROBE}{os.urandom(16).hex()}", os.urandom(SIZE)
-    reach = _step("reach", "answers", lambda: _ask(bucket, key))
+    reach = _step("reach", "answers", lambda: _ask(bucket))
     yield reach
     yield _step("list", "its keys can be listed", lambda: _list(bucket), reach, can=bucket.lists)
     written = _step("write", "a value can be stored", lambda: bucket.put(key, data), reach, can=bucket.writes)
@@ -111,10 +112,11 @@ def _since(start: float) -> float:
     return round(time.perf_counter() - start, 3)
 
 
-def _ask(bucket: Bucket, key: str) -> None:
+def _ask(bucket: Bucket) -> None:
+    """Raise RemoteError where something else lies than a remote that this mlx understands, or an empty place."""
     _refuse_unmounted(bucket)
     with suppress(AbsentKey):
-        bucket.get(key)
+        layout_of(bucket.get(MARKER, 0, SIZE), bucket.label)
 
 
 def _list(bucket: Bucket) -> None:

@@ -11,12 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mlops_cli.errors import Inconclusive, RecordError, RemoteError
+from mlops_cli.errors import Inconclusive, MlxError, RecordError, RemoteError
 from mlops_cli.files import translate_os_error
 from mlops_cli.hashing import raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.pack_format import RECORD_SIZE, ROW_SIZE
+from mlops_cli.store.pack_index import Place
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.remote_collection import Change, Collector, find_deletable, find_litter, find_restored, find_spared
 from mlops_cli.store.remote_contents import HeldFile, RemoteContents, Rows, needed_chunks, read_remote, written
@@ -96,21 +97,21 @@ def plan_collection(files: Collection[HeldFile], needed: Collection[bytes], befo
     young one, else one with much that is needed.
     """
     ranked = sorted(files, key=lambda held: (held.time < before, -_live(held, needed), held.key))
-    owners: dict[bytes, str] = {}
-    for held in ranked:
-        for raw, _ in held.rows:
-            if raw in needed:
-                owners.setdefault(raw, held.key)
     amounts = dict.fromkeys(("kept", "young", "staying", "going"), Amount())
     dead, reduced = set(), set()
     anew: dict[str, Rows] = {}
+    lacking = set(needed)
+    doubles: set[bytes] = set()  # needed, in a file that goes, and in one that comes before it
     for held in ranked:
-        mine = tuple(row for row in held.rows if owners.get(row[0]) == held.key)
+        mine = tuple(row for row in held.rows if row[0] in lacking)
+        own = {raw for raw, _ in mine}
+        lacking -= own
         live, rest = _amount(mine), _amount(held.rows) - _amount(mine)
         amounts["kept"] += live
         if held.time >= before:
             amounts["young"] += rest
-        elif not mine:
+            continue
+        if not mine:
             dead.add(held.key)
             amounts["going"] += rest
         elif held.key.startswith("packs/") and live.size + live.objects * _OVERHEAD < _SPARSE * held.size:
@@ -119,14 +120,15 @@ def plan_collection(files: Collection[HeldFile], needed: Collection[bytes], befo
         else:
             reduced.add(held.key)
             amounts["staying"] += rest
-    going = [held for held in ranked if held.key in dead or held.key in anew]
-    doubles = {raw for held in going for raw, _ in held.rows if raw in needed and owners[raw] != held.key}
-    twins = {
-        raw: place
-        for held in (ranked if doubles else ())
-        for raw, place in held.rows
-        if raw in doubles and owners[raw] == held.key and held.key not in anew
-    }
+            continue
+        doubles.update(raw for raw, _ in held.rows if raw in needed and raw not in own)
+    twins: dict[bytes, Place] = {}
+    for held in ranked if doubles else ():
+        for raw, place in held.rows:
+            if raw in doubles:
+                doubles.remove(raw)
+                if held.key not in anew:
+                    twins[raw] = place
     return RemotePlan(**amounts, change=Change(frozenset(dead), anew, frozenset(reduced), twins))
 
 
@@ -222,7 +224,7 @@ def forget_repository(project: Project, name: str | None, note: str, *, dry_run:
     """Collect on a remote without regard to the repository whose note is called `note`; UsageError when none is."""
     _, store = open_project_remote(project, name)
     _refuse_unfit(store)
-    forget_project(store.bucket, note, dry_run=dry_run)
+    forget_project(project, store.bucket, note, dry_run=dry_run)
 
 
 def optimize_remote(
@@ -313,19 +315,17 @@ def _told(store: Remote, marker: Marker, projects: tuple[str, ...], done: Done) 
 def _mark(
     project: Project, name: str, store: Remote, marker: Marker, *, allow_absent: bool, reporter: Reporter
 ) -> None:
-    """Let `marker` find all that is needed; what trees list that are only on the remote, too."""
+    """Let `marker` find all that is needed; what trees list that are only on the remote, or on another one, too."""
     reporter.start("looking for what is needed", None, "files")
     with _readable():
         marker.look()
         if project.config.remotes[name].owner != OWNER_SINGLE:
             _look_upstream(project, name, marker)
-        tried: set[str] = set()
-        while wanted := marker.absent().keys() - tried:
-            tried |= wanted
-            there = store.find_small(wanted)
-            if there:
-                store.bring(project.cache, there, jobs=project.config.core_jobs)
-            marker.look_below()
+        _bring_listings(project, store, marker)
+        for other in project.config.remotes.keys() - {name} if marker.absent(promised=True) else ():
+            with suppress(MlxError):  # one that cannot be reached: what is absent still is
+                _bring_listings(project, open_project_remote(project, other)[1], marker)
+            _bring_listings(project, store, marker)
     lost = marker.absent(promised=True)
     if lost and not allow_absent:
         digest, owner = min(lost.items())
@@ -333,10 +333,22 @@ def _mark(
         raise Inconclusive(
             f"`{owner}` needs a folder whose listing `{digest[:19]}`{more} is neither here nor on {store.label}: "
             "what it lists is unknown",
-            hint="`mlx push --all-branches --all-tags` from a clone that has them, or `--allow-absent` goes on",
+            hint="`mlx fetch --all-branches --all-tags` when another remote has it, "
+            "`mlx push --all-branches --all-tags` in a clone that has it; `--allow-absent` goes on without",
         )
     if lost:
         reporter.note(f"listings of folders that are nowhere do not count ({len(lost):,})")
+
+
+def _bring_listings(project: Project, store: Remote, marker: Marker) -> None:
+    """Bring the listings that are absent, and those that they name, as far as `store` has them."""
+    tried: set[str] = set()
+    while wanted := marker.absent().keys() - tried:
+        tried |= wanted
+        there = store.find_small(wanted)
+        if there:
+            store.bring(project.cache, there, jobs=project.config.core_jobs)
+        marker.look_below()
 
 
 def _look_upstream(project: Project, name: str, marker: Marker) -> None:

@@ -2,14 +2,15 @@
 
     projects/<id>.json    {"mlx": 1, "first": ["<commit>", …], "git": "<URL>"}
 
-A repository is known by the commits that have no parent, which all its clones share. A clone notes itself once and
-remembers that, so a push costs no request for it.
+A repository is known by the commits that have no parent, which all its clones share. A clone notes itself once a week
+and remembers that, so a push costs no request for it; a note that somebody took away comes back before data goes.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,16 +20,17 @@ from mlops_cli.workspace import repository
 from mlops_cli.workspace.git import Checkout
 
 FOLDER = "projects"
+_AGAIN = 7 * 24 * 3600.0  # s after which a clone notes itself anew: half of the usual grace age
 _LOGIN = re.compile(r"//[^/@]*@")
 
 
 def leave_note(git: Checkout, local: Path, bucket: Bucket, url: str) -> None:
-    """Leave the note of the repository of `git`, unless this clone, whose own things are `local`, has done so.
+    """Leave the note of the repository of `git`, unless this clone, whose own things are `local`, did so lately.
 
     One that is shallow, or has no commit yet, cannot tell who it is: it leaves none.
     """
     done = local / "remotes" / fingerprint(url) / "announced"
-    if done.exists() or repository.find_incomplete(git.common_dir) == "shallow":
+    if _is_fresh(done) or repository.find_incomplete(git.common_dir) == "shallow":
         return
     first = repository.list_first_commits(git.git_dir)
     if not first:
@@ -38,6 +40,12 @@ def leave_note(git: Checkout, local: Path, bucket: Bucket, url: str) -> None:
     with suppress(OSError):
         done.parent.mkdir(parents=True, exist_ok=True)
         done.touch()
+
+
+def _is_fresh(done: Path) -> bool:
+    with suppress(OSError):
+        return abs(time.time() - done.stat().st_mtime) < _AGAIN
+    return False
 
 
 def _origin(git: Checkout) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from mlops_cli.errors import Inconclusive, UsageError
+from mlops_cli.errors import Inconclusive, RemoteError, UsageError
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.workspace import repository
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.remote_note import FOLDER, leave_note
 
 _NAME = re.compile(rf"{FOLDER}/([0-9a-f]{{32}})\.json")
+_VERSION = 1
 _LARGEST = 1 << 16
 
 
@@ -32,23 +32,33 @@ def announce(project: Project, bucket: Bucket, url: str) -> None:
 
 
 def list_projects(bucket: Bucket) -> list[RemoteProject]:
-    """Return every repository that has noted itself; Inconclusive for a note that cannot be read."""
-    found = []
-    for stored in bucket.list(FOLDER):
-        match = _NAME.fullmatch(stored.key)
-        if match is None:
-            continue
-        try:
-            value = json.loads(bucket.get(stored.key, 0, _LARGEST))
-            found.append(RemoteProject(match[1], tuple(map(str, value["first"])), str(value["git"])[:500]))
-        except AbsentKey:
-            continue
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Inconclusive(
-                f"`{stored.key}` in {bucket.label} says which repository uses it, and cannot be read",
-                hint=f"`mlx remote gc --forget {match[1]}` if nobody does",
-            ) from error
-    return sorted(found)
+    """Return every repository that has noted itself; Inconclusive for a note that cannot be read.
+
+    RemoteError for one of a later version.
+    """
+    return sorted(note for stored in bucket.list(FOLDER) if (note := _note(bucket, stored.key)))
+
+
+def _note(bucket: Bucket, key: str) -> RemoteProject | None:
+    """Return what a note says; None where there is none."""
+    match = _NAME.fullmatch(key)
+    if match is None:
+        return None
+    try:
+        value = json.loads(bucket.get(key, 0, _LARGEST))
+        if type(value["mlx"]) is int and value["mlx"] > _VERSION:
+            raise RemoteError(
+                f"`{key}` in {bucket.label} is of version {value['mlx']}, and this mlx understands {_VERSION}",
+                hint="upgrade mlx: `pip install --upgrade mlops-cli`",
+            )
+        return RemoteProject(match[1], tuple(map(str, value["first"])), str(value["git"])[:500])
+    except AbsentKey:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Inconclusive(
+            f"`{key}` in {bucket.label} says which repository uses it, and cannot be read",
+            hint=f"`mlx remote gc {bucket.name} --forget {match[1]}` if nobody does",
+        ) from error
 
 
 def refuse_others(project: Project, bucket: Bucket, forgotten: str | None = None) -> tuple[str, ...]:
@@ -71,17 +81,27 @@ def refuse_others(project: Project, bucket: Bucket, forgotten: str | None = None
     return tuple(other.git for other in found)
 
 
-def forget_project(bucket: Bucket, name: str, *, dry_run: bool) -> None:
-    """Remove the note of a repository; UsageError when there is none of that name."""
+def forget_project(project: Project, bucket: Bucket, name: str, *, dry_run: bool) -> None:
+    """Remove the note of another repository; UsageError when there is none of that name, or it is this one's."""
     key = f"{FOLDER}/{name}.json"
+    mine = set(repository.list_first_commits(project.git.git_dir, everywhere=True))
+    own = {other.id for other in _readable(bucket) if not mine.isdisjoint(other.first)}
+    if name in own:
+        raise UsageError(
+            f"`{name}` is this repository's own note on {bucket.label}: it keeps others from removing its data",
+            hint="leave `--forget` out",
+        )
     if not _NAME.fullmatch(key) or bucket.size(key) is None:
-        known = ", ".join(f"`{other.id}` ({other.git})" for other in _readable(bucket)) or "none"
+        known = ", ".join(f"`{other.id}` ({other.git})" for other in _readable(bucket) if other.id not in own) or "none"
         raise UsageError(f"{bucket.label} has no note `{name}` of a repository", hint=f"there is: {known}")
     if not dry_run:
         bucket.delete([key])
 
 
-def _readable(bucket: Bucket) -> Iterable[RemoteProject]:
-    with suppress(Inconclusive):
-        return list_projects(bucket)
-    return ()
+def _readable(bucket: Bucket) -> list[RemoteProject]:
+    """Return the notes that can be read; the others are no less there."""
+    found = []
+    for stored in bucket.list(FOLDER):
+        with suppress(Inconclusive, RemoteError):
+            found += [note] if (note := _note(bucket, stored.key)) else []
+    return sorted(found)

@@ -40,7 +40,7 @@ from mlops_cli.workspace.shortfalls import (
 )
 from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.transfers import PLAINLY, Fetching, Lacking, Moved, SyncResult
-from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_versions
+from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_rules, select_versions
 
 
 class Trust(Enum):
@@ -82,7 +82,7 @@ def push(
     it either; CorruptObject when the cache's bytes are damaged; RemoteError.
     """
     chosen = _pushable(select_versions(project, targets, versions), targets)
-    destinations = Destinations(project)
+    destinations = Destinations(project, select_rules(project, versions))
     division = destinations.divide(chosen, remote, targets, sending=True)
     plans = []
     for name, share in division.shares.items():

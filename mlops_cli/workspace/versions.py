@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mlops_cli.errors import UsageError
+from mlops_cli.records import config as settings
 from mlops_cli.workspace import git
-from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project import CONFIG, Project
 from mlops_cli.workspace.snapshot import Tracked, open_snapshot, select
 
 
@@ -45,6 +46,23 @@ def select_versions(project: Project, targets: Sequence[str], versions: Versions
     for target in unknown.keys() - known:
         raise unknown[target]
     return list(found.values())
+
+
+def select_rules(project: Project, versions: Versions) -> dict[str, Mapping[str, Sequence[str]]]:
+    """Return the patterns of remotes that the settings of each version have, where they are not the workspace's.
+
+    RecordError for settings that cannot be read: they may keep something from where it would go.
+    """
+    found: dict[str, Mapping[str, Sequence[str]]] = {}
+    for revision in dict.fromkeys(_revisions(project, versions)):
+        with open_snapshot(project, revision) as snapshot:
+            data = snapshot.files.read(CONFIG)
+            with snapshot.reading():
+                values = {} if data is None else settings.read_config(data, CONFIG)
+        patterns = settings.resolve([settings.Layer(revision, values)]).remote_paths
+        if patterns and patterns != project.config.remote_paths and patterns not in found.values():
+            found[revision] = patterns
+    return found
 
 
 def _revisions(project: Project, versions: Versions) -> list[str]:

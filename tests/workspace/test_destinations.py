@@ -248,6 +248,60 @@ def test_older_versions_go_where_their_paths_belong_now(box: Sandbox, places: tu
     assert not names("private alone", "newer") & stored(places[0])
 
 
+def unruled(box: Sandbox) -> None:
+    """Check out a branch, `before`, whose settings have no patterns; those of `HEAD` are on `ruled`."""
+    box.git("branch", "ruled")
+    box.git("checkout", "--quiet", "-b", "before")
+    settings.change_settings(box.project(), {}, "project", {"remotes.private.paths": None, "remotes.private.url": None})
+    box.git("rm", "-r", "--quiet", "--cached", "data/private.mlx", ".mlx/config.yaml")
+    (box.root / "data/private.mlx").unlink()
+    box.commit()
+
+
+@pytest.mark.parametrize("versions", [Versions(branches=True), Versions(("ruled",))])
+@pytest.mark.parametrize("remote", [None, "storage"])
+def test_what_the_settings_of_a_version_keep_for_another_remote_is_not_sent(
+    box: Sandbox, places: tuple[Path, Path], versions: Versions, remote: str | None
+) -> None:
+    """The branch that is checked out may be older than the patterns: its settings would send it to the default."""
+    unruled(box)
+
+    with pytest.raises(UsageError) as caught:
+        push(box.project(), versions=versions, remote=remote)
+
+    assert caught.value.message == (
+        f"`data/private` belongs to remote `private` by the settings of `{'main' if versions.branches else 'ruled'}`, "
+        "and those of the workspace would send it to `storage`"
+    )
+    assert not places[0].exists() or not names("private alone") & stored(places[0])
+    assert push(box.project(), ["data/public"], versions=versions, remote=remote).objects
+
+
+def test_a_folder_of_a_version_in_which_its_settings_keep_something_is_not_sent(
+    box: Sandbox, places: tuple[Path, Path]
+) -> None:
+    rule(box, "private", "data/public/sub/**")
+    box.commit()
+    unruled(box)
+
+    with pytest.raises(UsageError, match="`data/public/sub` belongs to remote `private` by the settings of `ruled`"):
+        push(box.project(), ["data/public"], versions=Versions(("ruled",)))
+
+    assert not places[0].exists() or not names("public alone", SAME) & stored(places[0])
+
+
+def test_what_the_workspace_names_for_a_remote_goes_there_whatever_older_settings_say(
+    box: Sandbox, places: tuple[Path, Path]
+) -> None:
+    unruled(box)
+    rule(box, "other", "data/private/**")
+
+    push(box.project(), versions=Versions(("ruled",)))
+
+    assert names("private alone") <= stored(box.root.parent / "other")
+    assert not names("private alone") & stored(places[0])
+
+
 def test_status_asks_each_remote_for_its_own(box: Sandbox) -> None:
     push(box.project(), ["data"])
 

@@ -47,6 +47,24 @@ def test_a_remote_that_works_is_left_as_it_was(door: Proxy) -> None:
     assert [*bucket.list("")] == []
 
 
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("hello", "remote `storage` holds a `mlx.json` that mlx cannot read"),
+        ('{"mlx": 3}', "remote `storage` has layout version 3, and this mlx understands 2"),
+    ],
+)
+def test_a_place_that_is_no_remote_is_told(tmp_path: Path, marker: str, message: str) -> None:
+    (tmp_path / "mlx.json").write_text(marker)
+    bucket = open_bucket("storage", str(tmp_path), tmp_path, durability=Durability.NONE)
+
+    steps = {step.name: step for step in try_bucket(bucket)}
+
+    assert (steps["reach"].outcome, steps["reach"].detail) == (Outcome.FAILED, message)
+    assert steps["reach"].hint
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mlx.json"]
+
+
 def test_what_is_refused_is_told_with_what_to_set(door: Proxy) -> None:
     door.answer(403, 100, "PUT")
     steps = {step.name: step for step in try_bucket(S3Bucket("storage", "s3://storage/b"))}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,14 +24,15 @@ from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.store.bucket import Bucket
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.objects import AbsentObjects, Durability
-from mlops_cli.store.pack_format import RECORD_SIZE
-from mlops_cli.store.pack_index import Place
+from mlops_cli.store.pack_format import RECORD_SIZE, Row
+from mlops_cli.store.pack_index import Place, rows_table
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote import Remote
-from mlops_cli.store.remote_contents import HeldFile
+from mlops_cli.store.remote_contents import HeldFile, read_remote
 from mlops_cli.store.remote_index import LIST
 from mlops_cli.store.remote_lease import leased
 from mlops_cli.workspace.collect import Amount
+from mlops_cli.workspace.probe import PROBE
 from mlops_cli.workspace.remote_collect import Done, collect_store, optimize_store, plan_collection, plan_optimization
 from tests.crashing import crashes
 from tests.servers.s3 import s3_server
@@ -342,7 +344,7 @@ def test_what_an_interrupted_push_left_goes_when_it_is_old(here: Site, store: Pa
     stray = store / "packs" / f"{'ab' * 32}.pack"
     stray.write_bytes(b"half a push")
     (store / "packs/README").write_bytes(b"of somebody")
-    for name in ("tmp/x/0", "probe/abc"):
+    for name in ("tmp/x/0", f"{PROBE}abc"):
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         (store / name).write_bytes(b"left")
 
@@ -351,7 +353,7 @@ def test_what_an_interrupted_push_left_goes_when_it_is_old(here: Site, store: Pa
     done = collect(here, kept, age=14 * DAY)
 
     assert done.deleted == {f"packs/{'ab' * 32}.pack"}
-    assert done.look.litter == {"tmp/x/0", "probe/abc"}
+    assert done.look.litter == {"tmp/x/0", f"{PROBE}abc"}
     assert not stray.exists()
     assert (store / "packs/README").exists()
 
@@ -430,6 +432,27 @@ def test_the_list_for_servers_that_cannot_list_is_kept(here: Site, store: Path) 
     listed = json.loads((store / LIST).read_bytes())["segments"]
 
     assert {f"{name}.idx" for name in listed} == {path.name for path in (store / "index").glob("*.idx")}
+
+
+def test_what_is_known_of_an_object_takes_little_memory(here: Site, store: Path) -> None:
+    push(here, here.put(*KEPT))
+    remote = remote_of(here)
+    name, count = os.urandom(32).hex(), 20_000
+    rows = [Row(os.urandom(32), 8 + 3000 * at, 2000 + at, at) for at in range(count)]
+    with open(store / "packs" / f"{name}.pack", "wb") as pack:
+        pack.truncate(4000 * count)
+    remote.index.add([rows_table(rows, name)])
+    tracemalloc.start()
+    try:
+        contents = read_remote(remote.bucket, remote.index, remote.trash)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    (found,) = (held.rows for held in contents.files if held.key == f"packs/{name}.pack")
+    assert [*found] == sorted((raw, Place(name, *place)) for raw, *place in rows)
+    assert len(found) == count
+    assert size / count < 120
 
 
 # --- joining --------------------------------------------------------------------------------------------------------

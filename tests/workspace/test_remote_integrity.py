@@ -262,6 +262,21 @@ def test_a_damaged_index_is_told(box: Sandbox, remote: Path) -> None:
     assert (known.absent, unknown.absent) == ((), ())
 
 
+def test_a_damaged_index_of_the_trash_is_told_and_mended(box: Sandbox, remote: Path) -> None:
+    _, store = open_project_remote(box.project(), "storage")
+    store.trash.add([rows_table([Row(bytes(32), 0, 1, 1)], "ab" * 32)])
+    (segment,) = (remote / "trash").iterdir()
+    overwrite(segment, flipped(segment.read_bytes(), 60))
+
+    found = examine(box)
+
+    assert found.exit_code == 5
+    assert [file.file for file in found.checkup.files] == [f"trash/{segment.name}"]
+    assert any("`mlx push --repair" in text for text in remote_remedies(found, ""))
+    push(box.project(), trust=Trust.NOTHING)
+    assert examine(box).exit_code == 0
+
+
 def test_an_object_that_is_good_in_another_pack_is_not_lost(box: Sandbox, remote: Path) -> None:
     digest = hash_bytes(b"content of a")
     pack = pack_of(box, digest)

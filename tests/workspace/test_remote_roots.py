@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import Inconclusive, OutsideError, RemoteError, UsageError
+from mlops_cli.errors import Inconclusive, MlxError, OutsideError, RemoteError, UsageError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.trees import find
 from mlops_cli.workspace.remote_collect import RemoteCollected, collect_remote, forget_repository, optimize_remote
+from mlops_cli.workspace.remotes import add_remote
 from mlops_cli.workspace.sync import fetch, open_project_remote, push
 from tests.objects import lose
 from tests.workspace.projects import Sandbox, clone, make_project
@@ -205,6 +206,46 @@ def test_listings_that_only_the_remote_has_are_read_there(box: Sandbox, store: P
     assert missing(box, "old", "new", "content of a", "content of b") == {"old"}
 
 
+def two_remotes(box: Sandbox) -> Path:
+    """Let `data/private` be on a remote of its own; return where that is."""
+    private = box.root.parent / "private"
+    add_remote(box.project(), {}, "private", "../private", paths=["data/private/**", "private/**"])
+    box.write("private/x/y", "private")
+    box.add("private")
+    box.commit()
+    push(box.project())
+    box.git("push", "--quiet", "--all", "origin")
+    return private
+
+
+def test_listings_that_only_another_remote_has_are_read_there(box: Sandbox, store: Path, tmp_path: Path) -> None:
+    """A clone that has none of the private data collects the remote of the rest."""
+    private = two_remotes(box)
+    other = clone(box, tmp_path / "clone")
+    fetch(other.project(), ["data"])
+    make_old(store)
+
+    found = gc(other)
+
+    assert found.plan.kept.objects == 5
+    assert missing(box, "old") == {"old"}
+    assert not (private / "lease").exists()
+
+
+def test_a_listing_that_only_an_unreachable_remote_has_stops_it(box: Sandbox, store: Path, tmp_path: Path) -> None:
+    private = two_remotes(box)
+    other = clone(box, tmp_path / "clone")
+    private.rename(tmp_path / "away")
+    make_old(store)
+
+    with pytest.raises(Inconclusive, match=r"`private\.mlx") as caught:
+        gc(other)
+
+    assert "neither here nor on remote `storage`" in caught.value.message
+    assert "`mlx fetch --all-branches --all-tags`" in (caught.value.hint or "")
+    assert missing(box, "old") == set()
+
+
 def test_a_listing_that_is_nowhere_stops_it(box: Sandbox, store: Path) -> None:
     box.write("more/x", "never pushed")
     box.add("more")
@@ -248,6 +289,67 @@ def test_two_repositories_on_one_remote_are_told_apart(box: Sandbox, store: Path
     forget_repository(box.project(), None, note.stem, dry_run=False)
     gc(box)
     assert missing(box, "theirs") == set()  # it is young
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (b"", Inconclusive),
+        (b"[" * 5000, Inconclusive),
+        (b'{"mlx": 1, "first": 5, "git": ""}', Inconclusive),
+        (b'{"mlx": 1, "first": [], "git": ""}', Inconclusive),
+        (b'{"first": ["x"], "git": ""}', Inconclusive),
+        (b'{"mlx": 2, "first": ["FIRST"], "git": ""}', RemoteError),
+        (b'{"mlx": 2, "needs": "all"}', RemoteError),
+    ],
+)
+def test_a_note_that_cannot_be_read_stops_it_until_it_is_forgotten(
+    box: Sandbox, store: Path, value: bytes, error: type[MlxError]
+) -> None:
+    first = box.git("rev-list", "--max-parents=0", "HEAD").encode()
+    note = store / "projects" / f"{'0a' * 16}.json"
+    note.write_bytes(value.replace(b"FIRST", first))
+
+    with pytest.raises(error) as caught:
+        gc(box)
+
+    assert missing(box, "old") == set()
+    if error is RemoteError:
+        assert "is of version 2" in caught.value.message
+    else:
+        assert f"`mlx remote gc storage --forget {note.stem}`" in (caught.value.hint or "")
+        forget_repository(box.project(), None, note.stem, dry_run=False)
+        gc(box)
+
+
+def test_the_own_note_is_not_forgotten(box: Sandbox, store: Path) -> None:
+    (note,) = (store / "projects").iterdir()
+    box.git("checkout", "--quiet", "--orphan", "other")
+
+    with pytest.raises(UsageError, match="is this repository's own note on remote `storage`"):
+        forget_repository(box.project(), None, note.stem, dry_run=False)
+
+    assert note.exists()
+
+
+def test_a_note_that_was_taken_away_comes_back_before_any_data_goes(box: Sandbox, store: Path) -> None:
+    """Somebody was wrong about who uses a remote: who goes on pushing there says so again within half a grace age."""
+    (note,) = (store / "projects").iterdir()
+    note.unlink()
+    (told,) = (box.project().local / "remotes").glob("*/announced")
+
+    def pushed(text: str, days: float) -> bool:
+        then = time.time() - days * DAY
+        os.utime(told, (then, then))
+        box.write("lone", text)
+        box.add("lone")
+        push(box.project())
+        return note.exists()
+
+    assert not pushed("newer", 6)
+    assert pushed("newest", 8)
+    note.unlink()
+    assert pushed("latest", -8)  # a clock that was wrong
 
 
 def test_clones_of_one_repository_are_no_strangers(box: Sandbox, store: Path, tmp_path: Path) -> None:
