@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 LONG = 60  # seconds that a server may take to start on a busy machine
 
@@ -21,7 +22,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, environ: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen]:
+def running(
+    command: Sequence[str], port: int, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen]:
     """Run `command` until the block ends, from when `port` accepts connections; what it said is told if it does not."""
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
@@ -30,6 +33,7 @@ def running(command: Sequence[str], port: int, environ: Mapping[str, str] | None
             stdout=said,
             stderr=said,
             env={**os.environ, **(environ or {})},
+            cwd=cwd,
         )
         try:
             await_port(port, process, said)
