@@ -181,8 +181,12 @@ class _ObjectStoreWire:
             if size < _MAPPED:
                 self._put(key, file.read(), size)
                 return
-            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as view:  # sent without a copy in memory
+            view = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)  # sent without a copy in memory
+            try:
                 self._put(key, view, size)
+            finally:
+                with suppress(BufferError):  # an error on the way still holds it: it goes with that
+                    view.close()
 
     def _put(self, key: str, data: Any, size: int) -> None:
         import obstore

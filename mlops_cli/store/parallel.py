@@ -15,10 +15,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_bounded(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
+def map_bounded(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    jobs: int,
+    *,
+    weigh: Callable[[Item], int] = lambda _: 0,
+    most: int = 0,
+) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, with at most `jobs` running and twice that many taken ahead.
 
-    The first exception ends it: what has not begun is dropped, what runs is waited for.
+    Of items that `weigh` something, no more are taken ahead when those that are weigh `most` together. The first
+    exception ends it: what has not begun is dropped, what runs is waited for.
     """
     if jobs <= 1:
         yield from map(function, items)
@@ -28,11 +36,21 @@ def map_bounded(function: Callable[[Item], Result], items: Iterable[Item], jobs:
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="mlx-store")
     try:
         source = iter(items)
-        window: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(source, 2 * jobs))
-        while window:
-            result = window.popleft().result()
-            for item in islice(source, 1):
-                window.append(pool.submit(function, item))
+        window: deque[tuple[Future[Result], int]] = deque()
+        weight = 0
+        while True:
+            while len(window) < 2 * jobs and weight <= most:
+                for item in islice(source, 1):
+                    weight += weigh(item)
+                    window.append((pool.submit(function, item), weigh(item)))
+                    break
+                else:
+                    break
+            if not window:
+                return
+            future, its = window.popleft()
+            result = future.result()
+            weight -= its
             yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -6,6 +6,9 @@ a promise about everything beneath it.
 
 from __future__ import annotations
 
+import os
+import time
+from collections import deque
 from contextlib import suppress
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError
@@ -20,7 +23,10 @@ from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import Parcel, Parcels, Wanted
 from mlops_cli.store.remote_index import RemoteIndex
 
-_TELL_EVERY = 512 << 20  # bytes sent after which the index is told: an interrupted push need not send them again
+# What was sent and the index is not told of is sent again after an interruption that leaves no time to tell it.
+_TELL_EVERY = 512 << 20  # bytes
+_TELL_SECONDS = 10.0
+_MOST_ON_THE_WAY = 128 << 20  # bytes of files that have not arrived: of a slow line, all that an interruption costs
 
 
 class Upload:
@@ -32,10 +38,12 @@ class Upload:
         self._index = index
         self._reporter = reporter
         self._failures = Failures()
+        self._total = 0
         self._waiting: list[Table] = []  # what the index is to say next
         self._held: list[Table] = []  # and at the very end: trees
         self._trees: frozenset[bytes] = frozenset()
         self.keys: list[str] = []  # what was written
+        self._arrived: deque[Parcel] = deque()  # as they come, in whatever order
         self.believed: list[Digest] = []  # chunks that were not sent, because the remote has them
 
     def run(self, wanted: Wanted, jobs: int) -> int:
@@ -44,22 +52,18 @@ class Upload:
         AbsentObjects or DamagedObjects when the cache lacks some, after the other blobs are sent; RemoteError.
         """
         self._trees = frozenset(map(raw_digest, wanted.trees))
-        total = unsaid = 0
+        unsaid, told = 0, time.monotonic()
         with self._cache.scratch() as scratch:
             parcels = Parcels(self._cache, self._index, scratch, self._failures, self.believed).of(wanted)
             try:
-                for parcel in map_bounded(self._send, parcels, jobs or self._bucket.parallel):
-                    if parcel is None:
-                        continue
-                    self.keys.append(parcel.key)
-                    self._reporter.advance(parcel.size)
-                    total += parcel.size
-                    unsaid += parcel.size
-                    self._waiting.append(parcel.table)
-                    if unsaid >= _TELL_EVERY:
+                jobs = jobs or self._bucket.parallel
+                for _ in map_bounded(self._send, parcels, jobs, weigh=_file_size, most=_MOST_ON_THE_WAY):
+                    unsaid += self._take_arrived()
+                    if unsaid >= _TELL_EVERY or (unsaid and time.monotonic() - told >= _TELL_SECONDS):
                         self._tell_blobs()
-                        unsaid = 0
+                        unsaid, told = 0, time.monotonic()
             except BaseException:
+                self._take_arrived()
                 with suppress(MlxError):  # the first error says more
                     self._tell_blobs()  # what is there need not be sent again
                 raise
@@ -68,7 +72,19 @@ class Upload:
         elif tables := [*self._waiting, *self._held]:
             self._index.add(tables)
         self._failures.raise_any()
-        return total
+        return self._total
+
+    def _take_arrived(self) -> int:
+        """Note what has arrived since this was asked last; return its bytes."""
+        size = 0
+        while self._arrived:
+            parcel = self._arrived.popleft()
+            self.keys.append(parcel.key)
+            self._reporter.advance(parcel.size)
+            self._waiting.append(parcel.table)
+            size += parcel.size
+        self._total += size
+        return size
 
     def _tell_blobs(self) -> None:
         """Let the index say what was sent since it was told last, but for trees."""
@@ -89,16 +105,20 @@ class Upload:
             return None, held
         return rows_table((Row(raw, *place[1:]) for raw, place in table.rows() if raw not in trees), pack), held
 
-    def _send(self, parcel: Parcel) -> Parcel | None:
-        """Put a parcel where it belongs; None, and a failure noted, when its object is not good."""
+    def _send(self, parcel: Parcel) -> None:
+        """Put a parcel where it belongs, or note a failure when its object is not good."""
         if parcel.to_check is not None:
             try:
                 self._cache.check(parcel.to_check)
             except (MissingObject, CorruptObject) as error:
                 self._failures.add(parcel.to_check, error)
-                return None
+                return
         if parcel.temporary:
             self._bucket.move_file(parcel.key, parcel.path)
         else:
             self._bucket.put_file(parcel.key, parcel.path)
-        return parcel
+        self._arrived.append(parcel)
+
+
+def _file_size(parcel: Parcel) -> int:
+    return os.path.getsize(parcel.path)
