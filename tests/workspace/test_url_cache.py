@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,11 @@ from mlops_cli.workspace.importing import import_data
 from mlops_cli.workspace.move import move
 from mlops_cli.workspace.origins import UrlOrigin
 from mlops_cli.workspace.remotes import add_remote, list_remotes, remove_remote
-from mlops_cli.workspace.sync import fetch, push
+from mlops_cli.workspace.sync import fetch, open_project_remote, push
 from mlops_cli.workspace.usage import measure
 from tests.crashing import crashes
 from tests.objects import contents
+from tests.servers.s3 import s3_server
 from tests.workspace.projects import Sandbox, clone, listing
 
 BIG = random.Random(3).randbytes(17 << 20)
@@ -391,3 +394,43 @@ def test_killed_at_every_call_of_checkout(few: Sandbox) -> None:
         assert listing(box.root / "data") == before
         assert_only_listings_here(box, killed=True)
         shutil.rmtree(box.root / "data")
+
+
+def test_workers_ask_no_server(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What speaks over a network hangs in a copy of a process in which it was at work."""
+    with s3_server() as server:
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        box.configure("cache.dir", server.make_bucket("cache"))
+        box.add("data")
+        box.write("lone", "content 2")  # what is in the largest segment tells nothing of the others
+        for number in range(1200):
+            box.write(f"more/{number % 3}/{number}", str(number % 500))
+        box.write("second", "in a segment of its own")
+        box.add("second")
+        shutil.rmtree(box.root / ".git" / "mlx")
+        command = [sys.executable, "-m", "mlops_cli", "-C", str(box.root), "add", "lone", "more"]
+
+        subprocess.run(command, check=True, timeout=30)
+
+
+def test_what_is_taken_away_while_nothing_is_sent_is_told(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.add("data")
+    (box.root / "data.mlx").unlink()
+    publish = url_batch.UrlBatch.publish
+
+    def late(self: url_batch.UrlBatch) -> None:
+        _, store = open_project_remote(box.project(), "cache")
+        store.deny([hash_bytes(b"content 1")])
+        store.forget_faults()
+        publish(self)
+
+    monkeypatch.setattr(url_batch.UrlBatch, "publish", late)
+    with pytest.raises(MissingObject):
+        box.add("data")
+    assert not box.exists("data.mlx")
+    monkeypatch.undo()
+    box.add("data")
+    shutil.rmtree(box.root / "data")
+    box.checkout()
+    assert box.clean()
