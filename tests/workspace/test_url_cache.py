@@ -434,3 +434,24 @@ def test_what_is_taken_away_while_nothing_is_sent_is_told(box: Sandbox, monkeypa
     shutil.rmtree(box.root / "data")
     box.checkout()
     assert box.clean()
+
+
+def test_what_was_stored_here_before_is_pushed(box: Sandbox, tmp_path: Path) -> None:
+    (box.root / ".mlx" / "config.yaml").write_text("mlx: 1\n")
+    box.write("big", BIG)
+    before = listing(box.root / "data")
+    box.add("data", "big")
+    box.commit()
+    shutil.rmtree(box.root / "data")
+    (box.root / "big").unlink()
+    box.configure("cache.dir", FAR)
+    with pytest.raises(MissingObject):
+        box.checkout()
+
+    assert push(box.project()).objects == 38
+
+    assert push(box.project()).objects == 0
+    shutil.rmtree(box.root / ".git" / "mlx" / "cache")
+    box.checkout()
+    assert listing(box.root / "data") == before
+    assert (box.root / "big").read_bytes() == BIG
