@@ -16,7 +16,10 @@ import pytest
 from mlops_cli.errors import MissingObject, RecordError, UsageError
 from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.plan import Action
+from mlops_cli.pipeline.status import project_status
 from mlops_cli.store import url_batch
+from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.trees import decode_tree
 from mlops_cli.store.url_cache import UrlCache
@@ -26,6 +29,7 @@ from mlops_cli.workspace.importing import import_data
 from mlops_cli.workspace.move import move
 from mlops_cli.workspace.origins import UrlOrigin
 from mlops_cli.workspace.remotes import add_remote, list_remotes, remove_remote
+from mlops_cli.workspace.snapshot import workspace_snapshot
 from mlops_cli.workspace.sync import fetch, open_project_remote, push
 from mlops_cli.workspace.usage import measure
 from tests.crashing import crashes
@@ -455,3 +459,70 @@ def test_what_was_stored_here_before_is_pushed(box: Sandbox, tmp_path: Path) -> 
     box.checkout()
     assert listing(box.root / "data") == before
     assert (box.root / "big").read_bytes() == BIG
+
+
+def actions(box: Sandbox) -> list[Action]:
+    return [decision.action for decision in project_status(box.project()).stages]
+
+
+def test_status_of_stages_asks_nobody(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.add("data")
+    box.pipeline(
+        """\
+stages:
+  copy: {cmd: cp -r data out, deps: [data], outs: [out]}
+  count: {cmd: ls out > lines, deps: [out], outs: [lines]}
+"""
+    )
+    box.run()
+    monkeypatch.setattr(FolderBucket, "get", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(FolderBucket, "list", lambda *_: pytest.fail("asked"))
+    assert box.clean()
+    assert actions(box) == [Action.SKIP, Action.SKIP]
+    shutil.rmtree(box.root / "out")
+    assert actions(box) == [Action.RESTORE, Action.SKIP]
+    box.write("data/0/0", "edited")
+    assert actions(box) == [Action.RUN, Action.RUN]
+    shutil.rmtree(box.project().cache.root)
+    assert project_status(box.project()).data
+
+
+def test_a_listing_that_is_not_here_is_asked_for_once(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.add("data")
+    cache = box.project().cache
+    pointer = workspace_snapshot(box.project()).pointer("data")
+    assert pointer is not None
+    digest = pointer.digest
+    shutil.rmtree(cache.root)
+    data = cache.read(digest)
+    monkeypatch.setattr(FolderBucket, "get", lambda *_: pytest.fail("asked again"))
+    assert cache.read(digest) == data
+
+
+REPLACED = {
+    "truncated": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "link": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+    "loop": lambda path: (path.unlink(), path.symlink_to(path.name)),
+}
+
+
+@pytest.mark.parametrize("size", [10, 5 << 20, 17 << 20])
+@pytest.mark.parametrize("how", REPLACED)
+def test_whatever_takes_the_place_of_a_file_on_its_way_up(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch, how: str, size: int
+) -> None:
+    box.write("data/2/file", random.Random(size).randbytes(size))
+    send = UrlCache.send
+
+    def late(self: UrlCache, *args: Any) -> None:
+        REPLACED[how](box.root / "data" / "2" / "file")
+        send(self, *args)
+
+    monkeypatch.setattr(UrlCache, "send", late)
+    with pytest.raises(UsageError, match="2/file` was changed while it was sent"):
+        box.add("data")
+    assert not box.exists("data.mlx")
+    assert_only_listings_here(box)
