@@ -526,3 +526,12 @@ def test_whatever_takes_the_place_of_a_file_on_its_way_up(
         box.add("data")
     assert not box.exists("data.mlx")
     assert_only_listings_here(box)
+
+
+@pytest.mark.parametrize("place", ["memory://cache", "file://", "file://.", "file://..", "file:///"])
+def test_places_that_cannot_be_a_cache(box: Sandbox, place: str) -> None:
+    box.configure("cache.dir", place)
+    with pytest.raises(UsageError, match=r"`cache\.dir` is `"):
+        box.add("data")
+    assert not box.exists("data.mlx")
+    assert not box.exists("mlx.json")
