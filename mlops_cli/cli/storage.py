@@ -56,14 +56,14 @@ def du(
         "total": found.total,
         "cache": {part.name: {"files": part.files, "bytes": part.bytes} for part in found.cache},
     }
-    output.result("du", value, _usage_text(found, every=every, whole=not targets))
+    output.result("du", value, _usage_text(found, project.cache.url, every=every, whole=not targets))
     if any(item.unique is None for item in found.used):
         output.say("next: `mlx fetch` brings the listings that are not here, marked `?`")
     elif any(item.absent and item.revision is None for item in found.used):
         output.say("next: `mlx fetch` brings what is not here")
 
 
-def _usage_text(found: Usage, *, every: bool, whole: bool) -> Iterator[Line]:
+def _usage_text(found: Usage, url: str | None, *, every: bool, whole: bool) -> Iterator[Line]:
     rows = [
         (
             size_text(item.size),
@@ -84,7 +84,8 @@ def _usage_text(found: Usage, *, every: bool, whole: bool) -> Iterator[Line]:
         yield ""
         parts = [(part.name, f"{part.files:,}", size_text(part.bytes)) for part in found.cache if part.files]
         yield from table(("cache", "files", "size"), parts)
-        yield f"the cache takes {size_text(sum(part.bytes for part in found.cache))}"
+        takes = size_text(sum(part.bytes for part in found.cache))
+        yield f"the cache takes {takes}" if url is None else f"what is here of the cache at {url} takes {takes}"
 
 
 def _size(size: int | None) -> str:

@@ -46,10 +46,15 @@ def tell_unfinished(project: Project, reporter: Reporter) -> None:
 
 
 def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStatus:
-    """Return how the workspace differs from its records, as far as these can be read; changes nothing.
+    """Return how the workspace differs from its records, as far as these can be read; changes nothing, asks no server.
 
     Where a `mlx.yaml` cannot be, nothing is said of any stage: it may make what the others take.
     """
+    with project.cache.offline():
+        return _project_status(project, reporter)
+
+
+def _project_status(project: Project, reporter: Reporter) -> ProjectStatus:
     snapshot = workspace_snapshot(project)
     tell_unfinished(project, reporter)
     told: dict[str, MlxError] = {}

@@ -7,6 +7,7 @@ one is hashed on its way: what is no longer as it was looked at is damaged.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Collection, Mapping
 
 from mlops_cli.hashing import Digest, hash_bytes, hash_descriptor
@@ -88,9 +89,13 @@ class BackedCache(Cache):
 
     def _opened(self, digest: Digest, path: bytes) -> int:
         try:
-            return os.open(path, _FLAGS)
+            descriptor = os.open(path, _FLAGS)
         except OSError as error:
             raise changed_file(digest, path) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a device may have no end
+            os.close(descriptor)
+            raise changed_file(digest, path)
+        return descriptor
 
 
 def changed_file(digest: Digest, path: bytes) -> DamagedObjects:

@@ -45,7 +45,8 @@ class Added(NamedTuple):
 
     Packs (file, name) with the raw digests of what is in them, loose objects with their files, and those files of the
     workspace that become objects (path, file under `tmp/`) or give way to symlinks (path, digest), with their `Stat`.
-    `files` (path, digest, bytes) go to the cache from where they lie.
+    `files` (path, digest, bytes) go to the cache from where they lie; `relied` has the raw digests of what was not
+    added because a cache behind a URL has it.
     """
 
     sealed: list[tuple[str, str]]
@@ -54,6 +55,7 @@ class Added(NamedTuple):
     adopted: list[tuple[str, str, tuple[int, ...]]]
     replaced: list[tuple[str, Digest, tuple[int, ...]]]
     files: Sequence[tuple[str, Digest, int]] = ()
+    relied: bytes = b""
 
 
 class Batch:
@@ -190,7 +192,7 @@ class Batch:
 
     def absorb(self, part: Added) -> None:
         """Take over what a worker added."""
-        sealed, raws, pending, adopted, replaced, _ = part
+        sealed, raws, pending, adopted, replaced, *_ = part
         self._packer.absorb(sealed, raws)
         new = {digest: name for digest, name in pending if digest not in self._pending}  # or two had the same file
         self._pending.update(new)

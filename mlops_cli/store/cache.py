@@ -41,6 +41,7 @@ class Cache(PackedStore):
 
     label = "the cache"
     url: str | None = None  # where its objects are, when that is not below `root`
+    is_offline = False  # whether what is not on this machine is taken for stored, and nobody is asked
     most_at_once: int | None = None  # bytes of objects that may be near at once; None: all are
 
     def __init__(self, root: Path, *, link: LinkMode, durability: Durability, packs: Packs | None = None) -> None:
@@ -102,6 +103,11 @@ class Cache(PackedStore):
     def near(self, uses: Mapping[Digest, int], jobs: int = 0, reporter: Reporter = SILENT) -> Iterator[Cache]:  # noqa: ARG002
         """Yield a cache on this machine that has these objects, each to be placed so many times: this one."""
         yield self
+
+    @contextmanager
+    def offline(self) -> Iterator[None]:
+        """Look at nothing but what is on this machine for the length of the block: all of it, here."""
+        yield
 
     def bring_trees(self, digests: Collection[Digest]) -> None:
         """Have listings at hand that are about to be read, where that takes something: not here."""

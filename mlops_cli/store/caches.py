@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def open_cache(
     """Return the cache at `place`: a URL, a folder (relative ones start from `root`), or when None the folder `inside`.
 
     A cache behind a URL is called `name`; what it keeps here is `inside`, what is known of its index below `kept`;
-    `announce` is called before anything goes there. UsageError for links to what is not on this machine.
+    `announce` is called before anything goes there. UsageError for links to what is not on this machine,
+    and for places that keep nothing or hold the project.
     """
     if place is None or not is_url(place):
         return Cache(inside if place is None else root / Path(place).expanduser(), link=link, durability=durability)
@@ -42,11 +44,22 @@ def open_cache(
             f"`cache.link` is `{link}`, and the cache is not on this machine (`{place}`)",
             hint="`mlx config set cache.link copy`, or a folder as `cache.dir`",
         )
+    if place.lower().startswith("memory://"):
+        raise UsageError(
+            f"`cache.dir` is `{place}`: what is in the memory of a command is gone when it ends",
+            hint="name a bucket, as `s3://team-bucket/cache`, or a folder",
+        )
     # What speaks over a network loads more than a command on a folder needs.
     from mlops_cli.store.buckets import folder_of, open_bucket  # noqa: PLC0415
     from mlops_cli.store.url_cache import UrlCache  # noqa: PLC0415
 
     if place.startswith(_OF_A_FOLDER):  # relative ones would be others in a worktree elsewhere
-        place = folder_of(place, root).absolute().as_uri()
+        folder = folder_of(place, root).absolute()
+        if root.is_relative_to(os.path.normpath(folder)):
+            raise UsageError(
+                f"`cache.dir` is `{place}`, a folder that holds the project",
+                hint="name a folder of its own: `file://../cache`",
+            )
+        place = folder.as_uri()
     bucket = open_bucket(name, place, root, durability=durability)
     return UrlCache(inside, bucket, str(kept), durability=durability, announce=announce)

@@ -33,6 +33,7 @@ from mlops_cli.store.loose import RUN_SIZE_LIMIT
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects, too_large
 from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, Row
 from mlops_cli.store.pack_index import Place, rows_table
+from mlops_cli.store.pack_segment import Segment
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.recipe import Recipe
@@ -87,6 +88,24 @@ class Remote:
         self._reliance.believe(found)
         self._asked.append(found)
         return set(digests) - found
+
+    def confirm(self) -> None:
+        """Make sure that all that was found here, and what was sent, is still here: one listing, unless it is not.
+
+        MissingObject for what somebody has taken away since it was found; RemoteError.
+        """
+        self._look()
+        if not self._layout or not any(self._asked):
+            return
+        self.index.forget()
+        lost = self._reliance.lost()
+        if gone := {digest for digest in lost if any(digest in asked for asked in self._asked)}:
+            raise self.absent(gone)
+
+    def tables(self) -> list[Segment]:
+        """Return all that the index says, brought here so that asking it is no request any more."""
+        self._look()
+        return self.index.tables() if self._layout else []
 
     def holds(self, digest: Digest) -> bool:
         """Say whether an object is here, as the index says: `missing` for those that come one by one."""

@@ -100,7 +100,7 @@ class RemoteIndex:
     def rows(self) -> Iterator[tuple[bytes, Place]]:
         """Yield the raw digest of every object, and a place where it is; brings every segment."""
         try:
-            for table in (*self._tables(), *self._supplement):
+            for table in (*self.tables(whole=True), *self._supplement):
                 for raw, place in table.rows():
                     if place.pack not in self._gone and digest_from_raw(raw) not in self._denied:
                         yield raw, place
@@ -115,10 +115,11 @@ class RemoteIndex:
             self.forget()
             return None
 
-    def _tables(self) -> list[Segment]:
+    def tables(self, *, whole: bool = False) -> list[Segment]:
+        """Return all that the segments say, each brought first; with `whole`, looked at as a whole."""
         for _ in range(_ATTEMPTS):
             try:
-                return [self._segments.bring(name, whole=True) for name in self._names()]
+                return [self._segments.bring(name, whole=whole) for name in self._names()]
             except AbsentKey:
                 self.forget()
         raise self._unsteady()
@@ -133,7 +134,7 @@ class RemoteIndex:
         names: tuple[str, ...] = ()
         if self._folder == FOLDER and len(self._names()) >= _MANY:
             self.forget()  # what a collection has taken out since the last look must not come back
-            tables = [*tables, *self._tables()]
+            tables = [*tables, *self.tables(whole=True)]
             names = self._names()
             self.merged = True
         self._replace(names, tables)
@@ -142,7 +143,7 @@ class RemoteIndex:
     def read_all(self) -> tuple[tuple[str, ...], list[Segment]]:
         """Return the names of all segments there are now, and what they say."""
         self.forget()
-        tables = self._tables()
+        tables = self.tables(whole=True)
         return self._names(), tables
 
     def replace(self, names: Sequence[str], tables: Sequence[Table], agree: Callable[[], object]) -> None:

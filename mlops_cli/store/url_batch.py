@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 
 from mlops_cli.errors import UsageError
-from mlops_cli.hashing import Digest, digest_from_raw, hash_bytes
+from mlops_cli.hashing import RAW_SIZE, Digest, digest_from_raw, hash_bytes, raw_digest
 from mlops_cli.progress import Reporter
 from mlops_cli.store.backed_cache import BackedCache
 from mlops_cli.store.batch import Added, Batch
@@ -89,6 +89,7 @@ class UrlBatch(Batch):
         pending, self._pending = self._pending, {}
         sealed = self._seal()
         if not (files or pending or sealed):
+            self._url_cache.remote.confirm()
             return
         sizes = {digest: size for digest, (_, size) in files.items()}
         sizes |= {digest: os.stat(path).st_size for digest, path in pending.items()}
@@ -110,6 +111,11 @@ class UrlBatch(Batch):
                 raise UsageError(error.message, hint=error.marked_hint) from error
             self._url_cache.keep_trees(list(_listings(near, packed)))
 
+    def prepare(self) -> None:
+        """Make ready for copies of this process to add to this batch too: they ask nobody what is stored."""
+        super().prepare()
+        self._url_cache.prepare()
+
     def divide(self, worker: int) -> None:
         """Go on as worker number `worker`, a copy of the process whose batch this is."""
         super().divide(worker)
@@ -118,13 +124,17 @@ class UrlBatch(Batch):
     def divided(self) -> Added:
         """Return what this worker added, for `absorb`: nothing can be added any more."""
         files = [(path, digest, size) for digest, (path, size) in self._files.items()]
-        return super().divided()._replace(files=files)
+        relied = b"".join(map(raw_digest, self._url_cache.relied))
+        return super().divided()._replace(files=files, relied=relied)
 
     def absorb(self, part: Added) -> None:
         """Take over what a worker added."""
         super().absorb(part)
         for path, digest, size in part.files:
             self._files.setdefault(digest, (path, size))
+        self._url_cache.rely(
+            [digest_from_raw(part.relied[at : at + RAW_SIZE]) for at in range(0, len(part.relied), RAW_SIZE)]
+        )
 
     def _seal(self) -> list[tuple[str, str]]:
         try:

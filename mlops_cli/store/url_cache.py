@@ -15,13 +15,15 @@ from pathlib import Path
 
 from mlops_cli.errors import MissingObject
 from mlops_cli.files import write_all
-from mlops_cli.hashing import Digest
+from mlops_cli.hashing import Digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.batch import Batch
 from mlops_cli.store.bucket import Bucket
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import UNSUPPORTED, LinkMode
 from mlops_cli.store.objects import Durability
+from mlops_cli.store.pack_format import PackError
+from mlops_cli.store.pack_index import Table
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.placing import Goal, Placed, remove, settle, stamp
 from mlops_cli.store.remote import Remote
@@ -48,6 +50,9 @@ class UrlCache(Cache):
         self._announce = announce
         self._window = Cache(self.root, link=LinkMode.COPY, durability=durability, packs=self.packs)
         self._trees: dict[Digest, bytes] = {}
+        self._divided = False
+        self._tables: Sequence[Table] = ()
+        self.relied: set[Digest] = set()
 
     @property
     def window(self) -> Cache:
@@ -58,21 +63,59 @@ class UrlCache(Cache):
         """Return this cache: what comes from it is always a copy."""
         return self
 
+    @contextmanager
+    def offline(self) -> Iterator[None]:
+        """Ask nobody for the length of the block: everything counts as stored, and what is not here cannot be read."""
+        self.is_offline = True
+        try:
+            yield
+        finally:
+            self.is_offline = False
+
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Return those of `digests` that are not stored, whether or not they are here."""
-        return self.remote.missing(digests)
+        return set() if self.is_offline else self.remote.missing(digests)
 
     def holds(self, digest: Digest, size: int) -> bool:  # noqa: ARG002
-        """Whether an object is stored, as the index says."""
-        return self.remote.holds(digest)
+        """Whether an object is stored, as the index says.
+
+        A copy of this process asks nobody (`prepare`): what it finds stored is in `relied`.
+        """
+        if not self._divided:
+            return self.remote.holds(digest)
+        if digest in self.relied:
+            return True
+        raw = raw_digest(digest)
+        with suppress(PackError):  # whose process this is a copy of tells
+            if any(table.find(raw) for table in self._tables):
+                self.relied.add(digest)
+        return digest in self.relied
+
+    def prepare(self) -> None:
+        """Have the index here, for copies of this process: what speaks over a network does not survive a fork."""
+        self._tables = self.remote.tables()
+
+    def divide(self) -> None:
+        """Go on in a copy of this process, which asks nobody."""
+        super().divide()
+        self._divided = True
+        self.relied = set()
+
+    def rely(self, digests: Collection[Digest]) -> None:
+        """Take over what a copy of this process has found stored; MissingObject when it is not any more."""
+        if gone := self.missing(digests):
+            raise self.remote.absent(gone)
 
     def read(self, digest: Digest, *, limit: int | None = TREE_LIMIT) -> bytes:
         """Return an object's bytes, verified; MissingObject, or CorruptObject, also for more than `limit` bytes."""
         known = self._trees.get(digest)
         if known is not None:
             return known
-        with suppress(MissingObject):
-            return super().read(digest, limit=limit)
+        try:
+            return self._window.read(digest, limit=limit)
+        except MissingObject:
+            if self.is_offline:
+                raise
         data = self.remote.read(digest, limit=limit)
         if data[: len(MAGIC)] == MAGIC:
             self._trees[digest] = data
@@ -155,6 +198,8 @@ class UrlCache(Cache):
 
     def read_run(self, key: str) -> bytes | None:
         """Return the run record stored under a fingerprint, or None."""
+        if self.is_offline:
+            return None
         return self.remote.read_run(key)
 
     def write_run(self, key: str, data: bytes) -> None:

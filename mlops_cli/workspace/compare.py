@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from mlops_cli.errors import MissingObject, MlxError, RecordError, RemoteError, UsageError
+from mlops_cli.errors import MissingObject, MlxError, RecordError, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage
@@ -99,7 +99,7 @@ def _status(project: Project, present: Entry | None, trees: TreeSource, tracked:
         return DataStatus(tracked.path, DataState.MODIFIED, modified=1, storable=storable, restorable=here)
     try:
         changes = diff(trees, tracked.digest, present.digest)
-    except (MissingObject, RemoteError):  # what it was cannot be known here: only that it differs
+    except MissingObject:  # what it was cannot be known here: only that it differs
         return DataStatus(tracked.path, DataState.MODIFIED, restorable=False)
     old = [change.old for change in (*changes.modified, *changes.deleted)]
     wanted = [entry.digest for entry in old if entry and entry.kind != Kind.FOLDER]

@@ -387,6 +387,8 @@ def open_scanner(
 
 def is_stored(cache: Cache, entry: Entry) -> bool:
     """Say whether the cache holds every byte of `entry`, folders with all that is beneath them."""
+    if cache.is_offline:
+        return True
     if entry.kind != Kind.FOLDER:
         return not cache.missing([entry.digest])
     try:

@@ -7,7 +7,7 @@ which blobs are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -144,7 +144,7 @@ def _plan_push(
     _, store = open_project_remote(project, name)
     if not named:
         share = leave_pinned(project.cache, store, share, reporter)
-    needed = reach(project.cache, share)
+    needed = reach(_All(project.cache), share)
     imports = {tracked.path for tracked, _ in share if is_pinned(tracked)}
     faults = _distrust(project.cache, store, needed, trust, dry_run=dry_run, jobs=jobs, reporter=reporter)
     missing = store.missing({*needed.sizes, *needed.unread})
@@ -157,7 +157,7 @@ def _plan_push(
 
 def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
     needed, store = plan.needed, plan.store
-    absent = project.cache.missing(plan.ordered)
+    absent = _All(project.cache).missing(plan.ordered)
     if absent:
         refuse_gone(store)
         imports = {tracked.path for tracked, _ in plan.share if is_pinned(tracked)}
@@ -169,14 +169,37 @@ def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
         with project.guard.held():
             blobs, *levels = ([digest for digest in step if digest in missing] for step in needed.steps)
             announce(project, store.bucket, store.url)
-            rounds = list(rounds_of(blobs, needed.sizes.__getitem__, project.cache.most_at_once))
-            for share in rounds:
-                trees = [digest for level in levels for digest in level] if share is rounds[-1] else []
-                with project.cache.near(dict.fromkeys((*share, *trees), 1), jobs) as near:
-                    store.send(near, Wanted(share, trees, needed.sizes), jobs=jobs, reporter=reporter)
+            wanted = Wanted(blobs, [digest for level in levels for digest in level], needed.sizes)
+            _send_in_rounds(project.cache, store, wanted, jobs, reporter)
     except DamagedObjects as error:
         hint = "`mlx add {path}` or `mlx run` makes a good one again"
         raise damaged_on_the_way(needed, error, hint) from error
+
+
+class _All:
+    """What can be sent: all that a cache has, be it only here, from before it was behind a URL."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def missing(self, digests: Collection[Digest]) -> set[Digest]:
+        lacking = self._cache.missing(digests)
+        return lacking if self._cache.url is None else lacking & self._cache.window.missing(lacking)
+
+    def read(self, digest: Digest) -> bytes:
+        return self._cache.read(digest)
+
+
+def _send_in_rounds(cache: Cache, store: Remote, wanted: Wanted, jobs: int, reporter: Reporter) -> None:
+    """Send `wanted`: first what is on another machine, a round at a time, then what is on this one, all trees last."""
+    cache.bring_trees(wanted.trees)
+    far = set() if cache.url is None else cache.window.missing(wanted.blobs)
+    passing = [digest for digest in wanted.blobs if digest in far]
+    for share in rounds_of(passing, wanted.sizes.__getitem__, cache.most_at_once) if passing else ():
+        with cache.near(dict.fromkeys(share, 1), jobs) as near:
+            store.send(near, Wanted(share, [], wanted.sizes), jobs=jobs, reporter=reporter)
+    here = [digest for digest in wanted.blobs if digest not in far]
+    store.send(cache.window, Wanted(here, wanted.trees, wanted.sizes), jobs=jobs, reporter=reporter)
 
 
 def find_unpushed(project: Project) -> tuple[tuple[Remote, tuple[Lacking, ...]], ...]:
@@ -193,7 +216,7 @@ def _find_unpushed(
     project: Project, name: str, share: Sequence[tuple[Tracked, str]]
 ) -> tuple[Remote, tuple[Lacking, ...]]:
     _, store = open_project_remote(project, name)
-    needed = reach(project.cache, share)
+    needed = reach(_All(project.cache), share)
     found: dict[str, list[int]] = {}
     for digest in store.missing({*needed.sizes, *needed.unread}):
         found.setdefault(needed.owners[digest], []).append(needed.sizes.get(digest, 0))

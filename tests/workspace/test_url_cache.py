@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,10 @@ import pytest
 from mlops_cli.errors import MissingObject, RecordError, UsageError
 from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.plan import Action
+from mlops_cli.pipeline.status import project_status
 from mlops_cli.store import url_batch
+from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.trees import decode_tree
 from mlops_cli.store.url_cache import UrlCache
@@ -24,10 +29,12 @@ from mlops_cli.workspace.importing import import_data
 from mlops_cli.workspace.move import move
 from mlops_cli.workspace.origins import UrlOrigin
 from mlops_cli.workspace.remotes import add_remote, list_remotes, remove_remote
-from mlops_cli.workspace.sync import fetch, push
+from mlops_cli.workspace.snapshot import workspace_snapshot
+from mlops_cli.workspace.sync import fetch, open_project_remote, push
 from mlops_cli.workspace.usage import measure
 from tests.crashing import crashes
 from tests.objects import contents
+from tests.servers.s3 import s3_server
 from tests.workspace.projects import Sandbox, clone, listing
 
 BIG = random.Random(3).randbytes(17 << 20)
@@ -391,3 +398,140 @@ def test_killed_at_every_call_of_checkout(few: Sandbox) -> None:
         assert listing(box.root / "data") == before
         assert_only_listings_here(box, killed=True)
         shutil.rmtree(box.root / "data")
+
+
+def test_workers_ask_no_server(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What speaks over a network hangs in a copy of a process in which it was at work."""
+    with s3_server() as server:
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        box.configure("cache.dir", server.make_bucket("cache"))
+        box.add("data")
+        box.write("lone", "content 2")  # what is in the largest segment tells nothing of the others
+        for number in range(1200):
+            box.write(f"more/{number % 3}/{number}", str(number % 500))
+        box.write("second", "in a segment of its own")
+        box.add("second")
+        shutil.rmtree(box.root / ".git" / "mlx")
+        command = [sys.executable, "-m", "mlops_cli", "-C", str(box.root), "add", "lone", "more"]
+
+        subprocess.run(command, check=True, timeout=30)
+
+
+def test_what_is_taken_away_while_nothing_is_sent_is_told(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.add("data")
+    (box.root / "data.mlx").unlink()
+    publish = url_batch.UrlBatch.publish
+
+    def late(self: url_batch.UrlBatch) -> None:
+        _, store = open_project_remote(box.project(), "cache")
+        store.deny([hash_bytes(b"content 1")])
+        store.forget_faults()
+        publish(self)
+
+    monkeypatch.setattr(url_batch.UrlBatch, "publish", late)
+    with pytest.raises(MissingObject):
+        box.add("data")
+    assert not box.exists("data.mlx")
+    monkeypatch.undo()
+    box.add("data")
+    shutil.rmtree(box.root / "data")
+    box.checkout()
+    assert box.clean()
+
+
+def test_what_was_stored_here_before_is_pushed(box: Sandbox, tmp_path: Path) -> None:
+    (box.root / ".mlx" / "config.yaml").write_text("mlx: 1\n")
+    box.write("big", BIG)
+    before = listing(box.root / "data")
+    box.add("data", "big")
+    box.commit()
+    shutil.rmtree(box.root / "data")
+    (box.root / "big").unlink()
+    box.configure("cache.dir", FAR)
+    with pytest.raises(MissingObject):
+        box.checkout()
+
+    assert push(box.project()).objects == 38
+
+    assert push(box.project()).objects == 0
+    shutil.rmtree(box.root / ".git" / "mlx" / "cache")
+    box.checkout()
+    assert listing(box.root / "data") == before
+    assert (box.root / "big").read_bytes() == BIG
+
+
+def actions(box: Sandbox) -> list[Action]:
+    return [decision.action for decision in project_status(box.project()).stages]
+
+
+def test_status_of_stages_asks_nobody(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.add("data")
+    box.pipeline(
+        """\
+stages:
+  copy: {cmd: cp -r data out, deps: [data], outs: [out]}
+  count: {cmd: ls out > lines, deps: [out], outs: [lines]}
+"""
+    )
+    box.run()
+    monkeypatch.setattr(FolderBucket, "get", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(FolderBucket, "list", lambda *_: pytest.fail("asked"))
+    assert box.clean()
+    assert actions(box) == [Action.SKIP, Action.SKIP]
+    shutil.rmtree(box.root / "out")
+    assert actions(box) == [Action.RESTORE, Action.SKIP]
+    box.write("data/0/0", "edited")
+    assert actions(box) == [Action.RUN, Action.RUN]
+    shutil.rmtree(box.project().cache.root)
+    assert project_status(box.project()).data
+
+
+def test_a_listing_that_is_not_here_is_asked_for_once(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.add("data")
+    cache = box.project().cache
+    pointer = workspace_snapshot(box.project()).pointer("data")
+    assert pointer is not None
+    digest = pointer.digest
+    shutil.rmtree(cache.root)
+    data = cache.read(digest)
+    monkeypatch.setattr(FolderBucket, "get", lambda *_: pytest.fail("asked again"))
+    assert cache.read(digest) == data
+
+
+REPLACED = {
+    "truncated": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "link": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+    "loop": lambda path: (path.unlink(), path.symlink_to(path.name)),
+}
+
+
+@pytest.mark.parametrize("size", [10, 5 << 20, 17 << 20])
+@pytest.mark.parametrize("how", REPLACED)
+def test_whatever_takes_the_place_of_a_file_on_its_way_up(
+    box: Sandbox, monkeypatch: pytest.MonkeyPatch, how: str, size: int
+) -> None:
+    box.write("data/2/file", random.Random(size).randbytes(size))
+    send = UrlCache.send
+
+    def late(self: UrlCache, *args: Any) -> None:
+        REPLACED[how](box.root / "data" / "2" / "file")
+        send(self, *args)
+
+    monkeypatch.setattr(UrlCache, "send", late)
+    with pytest.raises(UsageError, match="2/file` was changed while it was sent"):
+        box.add("data")
+    assert not box.exists("data.mlx")
+    assert_only_listings_here(box)
+
+
+@pytest.mark.parametrize("place", ["memory://cache", "file://", "file://.", "file://..", "file:///"])
+def test_places_that_cannot_be_a_cache(box: Sandbox, place: str) -> None:
+    box.configure("cache.dir", place)
+    with pytest.raises(UsageError, match=r"`cache\.dir` is `"):
+        box.add("data")
+    assert not box.exists("data.mlx")
+    assert not box.exists("mlx.json")
