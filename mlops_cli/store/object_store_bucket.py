@@ -12,9 +12,11 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import Stored, Traffic, plain_etag
@@ -91,6 +93,11 @@ def _s3_settings(name: str) -> dict[str, Any]:
         raise RemoteError(f"remote `{name}`: AWS credentials cannot be had: {words}", hint=_S3_HINT) from error
     found: dict[str, Any] = {"region": region} if region else {}
     if endpoint:
+        if not _is_web_url(endpoint):
+            raise RemoteError(
+                f"remote `{name}`: the endpoint of S3 is `{endpoint}`, which is no `https://` or `http://` URL",
+                hint="it is set by AWS_ENDPOINT_URL, or by `endpoint_url` in AWS's configuration",
+            )
         found["endpoint"] = endpoint
     if credentials is None:
         return {**found, "skip_signature": True}
@@ -105,6 +112,13 @@ def _s3_settings(name: str) -> dict[str, Any]:
         }
 
     return {**found, "credential_provider": provide}
+
+
+def _is_web_url(text: str) -> bool:
+    with suppress(ValueError):
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    return False
 
 
 class _ObjectStoreWire:

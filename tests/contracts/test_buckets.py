@@ -35,7 +35,7 @@ from tests.servers.azure import azure_server, connection_string, needs_azurite
 from tests.servers.gcs import BUCKET as GCS_BUCKET
 from tests.servers.gcs import gcs_server
 from tests.servers.proxy import Proxy, proxy
-from tests.servers.s3 import s3_server
+from tests.servers.s3 import ENVIRONMENT, s3_server
 from tests.servers.ssh import SSHD, ssh_server
 from tests.servers.web import web_server
 from tests.servers.webdav import webdav_server
@@ -671,3 +671,14 @@ def test_a_server_that_knows_no_ranges_is_told_as_such() -> None:
         HttpBucket("public", f"http://127.0.0.1:{port}", patience=1).get("key", 10, 110)
 
     assert "the server sends whole files only, and mlx reads parts of them" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:9000", "foo", " ", "ftp://127.0.0.1:9", "https://", "http://[::1", "http://a:b"]
+)
+def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(RemoteError, match=r"the endpoint of S3 is `.*`, which is no `https://` or `http://` URL"):
+        S3Bucket("storage", "s3://bucket/folder").get("a")
