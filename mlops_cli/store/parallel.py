@@ -40,12 +40,12 @@ def map_bounded(
         weight = 0
         while True:
             while len(window) < 2 * jobs and weight <= most:
-                for item in islice(source, 1):
-                    weight += weigh(item)
-                    window.append((pool.submit(function, item), weigh(item)))
+                taken = list(islice(source, 1))
+                if not taken:
                     break
-                else:
-                    break
+                its = weigh(taken[0])  # before it begins: it may be a file that goes
+                weight += its
+                window.append((pool.submit(function, taken[0]), its))
             if not window:
                 return
             future, its = window.popleft()

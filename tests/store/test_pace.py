@@ -127,3 +127,20 @@ def test_a_busy_server_is_asked_for_less_at_once(busy: _Busy) -> None:
 
     assert found == [b"bytes"] * REQUESTS
     assert 0 < busy.refused < REQUESTS / 4  # with as many as ever, nearly half
+
+
+def test_what_is_heavy_is_not_taken_ahead() -> None:
+    """Of 40 bytes at most one more item is taken, however many may run."""
+    taken: list[int] = []
+    ended: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(12):
+            assert sum(20 for _ in taken) - sum(20 for _ in ended) <= 60
+            taken.append(number)
+            yield number
+
+    for number in map_bounded(lambda number: number, items(), 8, weigh=lambda _: 20, most=40):
+        ended.append(number)
+
+    assert ended == taken == list(range(12))

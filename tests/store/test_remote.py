@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -17,6 +18,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, RemoteError
 from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.links import LinkMode
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability
 from mlops_cli.store.pack_format import RECORD_SIZE
@@ -29,6 +31,7 @@ from tests.crashing import crashes
 from tests.disks import small_disk
 from tests.objects import damage
 from tests.servers.s3 import S3Server, s3_server
+from tests.store.watched import Watched
 
 KEY = "0123456789abcdef0123456789abcdef"
 LARGE = os.urandom(1 << 16) * 145  # 9 MiB and a bit: too large for a pack
@@ -829,3 +832,41 @@ def test_two_that_push_at_once_only_add(here, there):
     assert here.remote().missing(every) == set()
     listed = json.loads((Path(here.url) / LIST).read_bytes())["segments"]
     assert {f"{name}.idx" for name in listed} == {path.name for path in (Path(here.url) / "index").glob("*.idx")}
+
+
+def test_what_had_arrived_when_a_push_was_interrupted_is_not_sent_again(tmp_path: Path) -> None:
+    """Though what was taken before it never came, and whatever order they came in."""
+    cache, blobs = filled(tmp_path)
+    come = threading.Event()
+
+    def before(verb: str, key: str) -> None:
+        if verb != "put" or not key.startswith("objects/"):
+            return
+        if key == first:
+            assert come.wait(60)
+            raise KeyboardInterrupt
+
+    class Several(Watched):
+        parallel = 4
+
+        def put_file(self, key: str, path: str) -> None:
+            super().put_file(key, path)
+            if key == last:
+                come.set()
+
+    first, *_, last = (object_key(digest) for digest in blobs)
+    folder = FolderBucket("storage", str(tmp_path / "far"), tmp_path / "far", Durability.NONE)
+    wanted = Wanted(blobs, [], dict.fromkeys(blobs, 9 << 20))
+
+    with pytest.raises(KeyboardInterrupt):
+        Remote(Several(folder, before), str(tmp_path / "kept")).send(cache, wanted, jobs=4)
+
+    assert Remote(folder, str(tmp_path / "kept")).missing(blobs) == {blobs[0]}
+
+
+def filled(tmp_path: Path) -> tuple[Cache, list[Digest]]:
+    """Return a cache with four objects that lie alone, and their digests."""
+    cache = Cache(tmp_path / "cache", link=LinkMode.COPY, durability=Durability.NONE)
+    contents = [random.Random(number).randbytes(9 << 20) for number in range(4)]
+    cache.write([(hash_bytes(data), partial(io.BytesIO, data)) for data in contents])
+    return cache, [hash_bytes(data) for data in contents]
