@@ -9,11 +9,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from mlops_cli.files import translate_os_error
 from mlops_cli.pipeline.processes import Group, is_there, kill_group, start_of, stop_group
+
+
+class TimedOut(Exception):
+    """The commands took longer than they may."""
+
+
+class Cancelled(Exception):
+    """The commands were stopped because the run is being ended."""
+
 
 Write = Callable[[bytes], object]
 
@@ -33,21 +43,38 @@ def execute(
     output: Write,
     started: Callable[[Group], object],
     left_behind: Callable[[], object] = lambda: None,
+    timeout: float | None = None,
+    cancelled: threading.Event | None = None,
 ) -> int:
     """Run `commands` one after the other in `folder` until one fails; returns the exit status (below 0: a signal).
 
     Standard output and standard error go to `output` and to the file `log`; standard input is empty. `started` is
     called before a command begins, `left_behind` when one ended before what it had started, which is then stopped. When
-    the caller is interrupted, the commands are stopped with all they started.
+    the caller is interrupted, or `cancelled` is set, the commands are stopped with all they started. TimedOut when they
+    take longer than `timeout` (s) together, Cancelled when they were.
     """
+    end = float("inf") if timeout is None else time.monotonic() + timeout
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as kept:
         tee = _Tee([kept.write, output])
         for command in commands:
-            status = _run(command, folder, environ, tee.write, started, left_behind)
+            if cancelled is not None and cancelled.is_set():
+                raise Cancelled
+            watch = partial(_refuse_late, end, cancelled)
+            status = _run(command, folder, environ, tee.write, started, left_behind, watch)
             if status:
                 return status
     return 0
+
+
+def _refuse_late(end: float, cancelled: threading.Event | None) -> float:
+    """Return how many seconds there are left, at most those of a spell of waiting; TimedOut, Cancelled."""
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimedOut
+    return min(left, _IDLE_SECONDS)
 
 
 class _Tee:
@@ -71,6 +98,7 @@ def _run(
     output: Write,
     started: Callable[[Group], object],
     left_behind: Callable[[], object],
+    watch: Callable[[], float],
 ) -> int:
     try:
         process = subprocess.Popen(
@@ -91,7 +119,7 @@ def _run(
             reader.start()
             started(Group(process.pid, start_of(process.pid)))
             _open_gate(process)
-            status = _wait(process, reader)
+            status = _wait(process, reader, watch)
             if _end_rest(process.pid):
                 left_behind()
             return status
@@ -112,14 +140,15 @@ def _open_gate(process: subprocess.Popen[bytes]) -> None:
         process.stdin.write(b"go\n")
 
 
-def _wait(process: subprocess.Popen[bytes], reader: threading.Thread) -> int:
+def _wait(process: subprocess.Popen[bytes], reader: threading.Thread, watch: Callable[[], float]) -> int:
     """Wait for the command, in short spells: one long one would not end for a signal that the other thread is given."""
     while (status := process.poll()) is None:
+        spell = watch()
         if reader.is_alive():
-            reader.join(_IDLE_SECONDS)  # it ends at once when the command does
+            reader.join(spell)  # it ends at once when the command does
         else:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_IDLE_SECONDS)
+                process.wait(spell)
     return status
 
 

@@ -59,6 +59,10 @@ class Observer:
         """Replace a stage's decision by what became of it; its outputs are looked at again when next asked for."""
         self._outlook.settle(decision)
 
+    def forget(self, stage: Stage) -> None:
+        """Look at the outputs of a stage again when next asked for: it was begun, and they came back."""
+        self._outlook.forget(stage)
+
     def describe(self, old: SomeObject, new: SomeObject) -> str:
         """Word how one object became another."""
         return describe_change(self.trees, old, new)
