@@ -268,10 +268,19 @@ def _of_path(project: Project, scanner: Scanner, entry: Tracked, part: str) -> _
         going = diff(scanner, present.digest, None, place + b"/").deleted
     except MissingObject:
         return _Files(edited=present.files)  # what was recorded is not known here
-    other = {change.path for change in (*changed.added, *changed.modified)}
+    emptied = _folders_above(change.path for change in changed.deleted)  # as by an eviction that was killed
+    other = {change.path for change in (*changed.added, *changed.modified) if change.path not in emptied}
     going = tuple(change for change in going if change.path not in other)
     size = sum(_size_of(project, os.fsdecode(change.path), change.old.size) for change in going if change.old)
     return _Files(going, size, len(other))
+
+
+def _folders_above(paths: Iterable[bytes]) -> set[bytes]:
+    found: set[bytes] = set()
+    for path in paths:
+        while (path := path.rpartition(b"/")[0]) and path not in found:
+            found.add(path)
+    return found
 
 
 def _refuse_torn(files: Mapping[tuple[str, str], _Files]) -> None:

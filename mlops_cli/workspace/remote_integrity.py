@@ -80,7 +80,7 @@ def _order(fault: Fault) -> tuple[str, str]:
     return fault.path, fault.digest
 
 
-def remote_remedies(found: Examination, *, is_cache: bool) -> Iterator[str]:
+def remote_remedies(found: Examination, *, is_cache: bool = False) -> Iterator[str]:
     """Yield what mends a remote, or the cache behind a URL; the paths that need what it lacks are marked."""
     lost = [*found.damaged, *found.absent]
     if not lost and not found.checkup.files:

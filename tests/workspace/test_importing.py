@@ -390,7 +390,7 @@ def test_a_pin_does_not_keep_the_rest_from_a_push(box: Sandbox, other: Sandbox):
             push(box.project(), [path])
         assert "the same `mlx import`" in (caught.value.hint or "")
     with pytest.raises(MissingObject):
-        fetch(box.project(), reporter=box.heard)
+        fetch(box.project(), how=Fetching(reporter=box.heard))
     assert "`lone` is from this machine" in box.heard.notes[-2]
     imported(box, words(box, repo(other), "ml/data/raw", "raw"), "raw")
     assert push(box.project(), reporter=box.heard).remotes[0].paths == ("mine", "raw")

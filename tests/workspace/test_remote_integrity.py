@@ -272,7 +272,7 @@ def test_a_damaged_index_of_the_trash_is_told_and_mended(box: Sandbox, remote: P
 
     assert found.exit_code == 5
     assert [file.file for file in found.checkup.files] == [f"trash/{segment.name}"]
-    assert any("`mlx push --repair" in text for text in remote_remedies(found, ""))
+    assert any("`mlx push --repair" in text for text in remote_remedies(found))
     push(box.project(), trust=Trust.NOTHING)
     assert examine(box).exit_code == 0
 
