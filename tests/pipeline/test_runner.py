@@ -14,7 +14,7 @@ import pytest
 from mlops_cli.errors import MissingObject, RecordError, StageFailed, UsageError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal as journal_module
-from mlops_cli.pipeline import runner as runner_module
+from mlops_cli.pipeline import stage_work as work_module
 from mlops_cli.workspace import checkout as checkout_module
 from mlops_cli.workspace.project import find_project
 from tests.crashing import crashes
@@ -519,9 +519,9 @@ def test_output_that_is_edited_while_outputs_make_way_stays(
     before_a_restore(box)
     if action == "run":
         box.write("n", "one more")
-    place = runner_module if (moment, action) == ("restore", "restore") else checkout_module
+    place = work_module if (moment, action) == ("restore", "restore") else checkout_module
     if (moment, action) == ("restore", "run"):
-        place, moment = runner_module, "clear_outputs"
+        place, moment = work_module, "clear_outputs"
     carry_out = getattr(place, moment)
     text = text if path == "a" else text.ljust(len("new again\n"))
     text = text.replace("new", "mew")

@@ -163,7 +163,7 @@ class Sandbox:
             revision,
             targets,
             self.surroundings(),
-            output=self.heard.write,
+            output=self.heard.output.extend,
             begin=lambda address: None,
             remote=remote,
             reporter=self.heard,
