@@ -62,6 +62,7 @@ def run(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     names = stages or []
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []))
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
@@ -69,7 +70,6 @@ def run(
         _show_run(output, [(decision, None) for decision in planned], dry_run=True)
         return
     listener = _Listener(output, several=jobs != 1)
-    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []))
     with reporting(output) as reporter, exclusive(project, "mlx run", reporter):
         surroundings = _surroundings(session, project)
         with _naming_python(session, listener):
@@ -143,10 +143,12 @@ class _Listener:
         head = f"{stage} | ".encode()
         self.output.pass_on(b"".join(head + line + b"\n" for line in lines))
 
+    def ended(self, stage: str) -> None:
+        if rest := self._begun.pop(stage, b""):
+            self._pass_on(stage, [rest])
+
     def done(self, result: StageResult) -> None:
         address = result.decision.stage.address
-        if rest := self._begun.pop(address, b""):
-            self._pass_on(address, [rest])
         if result.decision.action == "run":
             who = f"{address} is " if self.several else ""
             self.output.say(f"  {who}done in {result.seconds:.1f} s")

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from mlops_cli.errors import MlxError, OutsideError
 from mlops_cli.files import translate_os_error
 from mlops_cli.pipeline.processes import Group, is_there, kill_group, start_of, stop_group
 
@@ -54,8 +55,7 @@ def execute(
     take longer than `timeout` (s) together, Cancelled when they were.
     """
     end = float("inf") if timeout is None else time.monotonic() + timeout
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab", buffering=0) as kept:
+    with _open_log(log) as kept:
         tee = _Tee([kept.write, output])
         for command in commands:
             if cancelled is not None and cancelled.is_set():
@@ -65,6 +65,22 @@ def execute(
             if status:
                 return status
     return 0
+
+
+def _open_log(log: Path) -> IO[bytes]:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab", buffering=0)
+    except OSError as error:
+        raise translate_os_error(error, f"write the log `{log}`") from error
+
+
+def no_thread(doing: str) -> MlxError:
+    """Return what to tell when the system gives no thread for running a stage."""
+    return OutsideError(
+        f"cannot run `{doing}`: the system gives no more threads",
+        hint="`mlx run` with a smaller `-j`, or raise the limit: `ulimit -u`",
+    )
 
 
 def _refuse_late(end: float, cancelled: threading.Event | None) -> float:
@@ -116,7 +132,10 @@ def _run(
     reader = threading.Thread(target=_forward, args=(process.stdout, output, ended), daemon=True)
     with process:
         try:
-            reader.start()
+            try:
+                reader.start()
+            except RuntimeError as error:
+                raise no_thread(command) from error
             started(Group(process.pid, start_of(process.pid)))
             _open_gate(process)
             status = _wait(process, reader, watch)
@@ -131,7 +150,8 @@ def _run(
             raise
         finally:
             ended.set()
-            reader.join()
+            if reader.ident is not None:
+                reader.join()
 
 
 def _open_gate(process: subprocess.Popen[bytes]) -> None:

@@ -59,9 +59,9 @@ class Observer:
         """Replace a stage's decision by what became of it; its outputs are looked at again when next asked for."""
         self._outlook.settle(decision)
 
-    def forget(self, stage: Stage) -> None:
-        """Look at the outputs of a stage again when next asked for: it was begun, and they came back."""
-        self._outlook.forget(stage)
+    def look_anew(self) -> None:
+        """Look at everything again when next asked for: it may have been edited while a command ran."""
+        self._outlook.look_anew()
 
     def describe(self, old: SomeObject, new: SomeObject) -> str:
         """Word how one object became another."""

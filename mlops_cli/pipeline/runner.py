@@ -7,6 +7,7 @@ lets nothing begin any more, unless the run is to go on with what does not need 
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,7 +17,9 @@ from threading import Event
 from typing import NamedTuple, Protocol
 
 from mlops_cli.errors import MlxError, StageFailed
+from mlops_cli.files import translate_os_error
 from mlops_cli.pipeline.execution import Surroundings
+from mlops_cli.pipeline.executor import no_thread
 from mlops_cli.pipeline.graph import Graph, choose
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
 from mlops_cli.pipeline.plan import Action, Decision
@@ -30,6 +33,8 @@ from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
 
 _MOST_JOBS = 1000
+_SPELL_SECONDS = 0.5
+_FILES_OF_MLX, _FILES_OF_STAGE = 64, 6  # how many may be open at once
 
 
 class Listener(Protocol):
@@ -40,6 +45,9 @@ class Listener(Protocol):
 
     def write(self, stage: str, data: bytes) -> None:
         """The command of the stage at an address wrote `data`; called from another thread."""
+
+    def ended(self, stage: str) -> None:
+        """The commands of the stage at an address have ended, however they did: they write nothing more."""
 
     def done(self, result: StageResult) -> None:
         """A stage is done."""
@@ -95,7 +103,7 @@ def run_project(
         schedule = Schedule(
             [graph.stages[address] for address in order],
             graph.upstream,
-            jobs=how.jobs or len(os.sched_getaffinity(0)),
+            jobs=_slots(how.jobs or len(os.sched_getaffinity(0)), len(order), listener),
             capacity=_capacity(snapshot, how.resources),
         )
         work = StageWork(project, snapshot, observer, surroundings, listener)
@@ -103,6 +111,17 @@ def run_project(
         results = run.go(order)
         _tell_unkept(project, observer, listener, results)
         return results
+
+
+def _slots(jobs: int, stages: int, listener: Listener) -> int:
+    """Return how many stages can run at once when `jobs` are asked for: each needs some open files."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = jobs if limit == resource.RLIM_INFINITY else max(1, (limit - _FILES_OF_MLX) // _FILES_OF_STAGE)
+    if most < min(jobs, stages):
+        listener.note(
+            f"a process may have {limit} files open, which is enough for {most} stages at once (`ulimit -n` raises it)"
+        )
+    return min(jobs, most)
 
 
 def _capacity(snapshot: Snapshot, told: Mapping[str, float]) -> dict[str, float]:
@@ -117,6 +136,11 @@ def _capacity(snapshot: Snapshot, told: Mapping[str, float]) -> dict[str, float]
 class _Begun(NamedTuple):
     attempt: Attempt
     started: float
+
+
+class _Rest(NamedTuple):
+    until: float
+    error: MlxError  # what the last attempt came to
 
 
 class _Run:
@@ -142,76 +166,100 @@ class _Run:
         self._how = how
         self._chosen = chosen
         self._cancelled = Event()
-        self._begun: dict[Future[None], _Begun] = {}
-        self._resting: dict[str, float] = {}  # when each may be tried again
+        self._begun: dict[str, _Begun] = {}  # the stages whose outputs are away
+        self._commands: dict[Future[None], str] = {}
+        self._resting: dict[str, _Rest] = {}
         self._tries: dict[str, int] = {}
         self._results: dict[str, StageResult] = {}
         self._failures: dict[str, MlxError] = {}
+        self._told: set[str] = set()  # failures the user knows of
 
     def go(self, order: Sequence[str]) -> tuple[StageResult, ...]:
         """Carry everything out; whatever interrupts it stops the commands, and their old outputs come back."""
         with ThreadPoolExecutor(_MOST_JOBS, thread_name_prefix="stage") as pool:
             try:
                 while not self._schedule.ended:
-                    self._begin_all(pool)
+                    rest = self._begin_all(pool)
                     if not self._schedule.ended:
-                        self._take_ended()
+                        self._take_ended(rest)
             except BaseException as error:
-                self._cancelled.set()
-                self._abandon(error)
+                self._abandon(pool, error)
                 raise
         self._raise_failures()
         return tuple(self._results[address] for address in order)
 
-    def _begin_all(self, pool: ThreadPoolExecutor) -> None:
-        """Begin whatever can begin now; what runs no command is done at once."""
+    def _begin_all(self, pool: ThreadPoolExecutor) -> float | None:
+        """Begin whatever can begin now; what runs no command is done at once.
+
+        Returns for how many seconds the first of those that rest still does (None: none rests).
+        """
         now = time.monotonic()
-        resting = {address for address, until in self._resting.items() if until > now}
+        resting = {address: rest.until - now for address, rest in self._resting.items() if rest.until > now}
         while (stage := self._schedule.next(resting)) is not None:
             started = time.monotonic()
+            self._resting.pop(stage.address, None)
             self._schedule.begin(stage.address)
             try:
                 decision = self._observer.decide(stage, force=self._how.force and stage.address in self._chosen)
                 self._work.check(decision)
                 self._listener.begin(decision)
                 if decision.action is Action.RUN:
-                    attempt = self._work.begin(decision)
-                    self._begun[pool.submit(self._work.execute, attempt, self._cancelled)] = _Begun(attempt, started)
+                    self._begun[stage.address] = _Begun(self._work.begin(decision), started)
+                    self._start(pool, stage.address)
                     continue
                 if decision.action is Action.RESTORE:
                     self._work.restore(decision)
-            except MlxError as error:
-                self._fail(stage.address, error)
+            except (MlxError, OSError) as error:
+                if stage.address in self._begun:  # no thread for it: nor would the next one get one
+                    raise
+                self._fail(stage.address, _told(error, stage.address))
             else:
                 self._succeed(decision, started)
+        return min(resting.values(), default=None)
 
-    def _take_ended(self) -> None:
+    def _start(self, pool: ThreadPoolExecutor, address: str) -> None:
+        try:
+            command = pool.submit(self._work.execute, self._begun[address].attempt, self._cancelled)
+        except RuntimeError as error:
+            raise no_thread(address) from error
+        self._commands[command] = address
+
+    def _take_ended(self, rest: float | None) -> None:
         """Wait until a command has ended, or a stage has rested; publish what has ended."""
-        now = time.monotonic()
-        until = min((until for until in self._resting.values() if until > now), default=None)
-        rest = None if until is None else until - now
+        until = float("inf") if rest is None else time.monotonic() + rest
+        done: set[Future[None]] = set()
         # A command may take days. What was stored by now is named, by locks and by the journal: `mlx gc` may come in.
         with self._project.guard.released(self._listener.note):
-            if not self._begun:
-                time.sleep(rest or 0.0)
-                return
-            done, _ = wait(self._begun, timeout=rest, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=lambda each: self._begun[each].started):
-            begun = self._begun[future]
-            decision = begun.attempt.decision
-            error = future.exception()
-            try:
-                if error is not None:
-                    self._work.give_up(begun.attempt, error)
-                    raise error
-                decision = self._work.finish(begun.attempt)
-            except MlxError as told:
-                del self._begun[future]
-                if not self._try_again(decision, told):
-                    self._fail(decision.stage.address, told)
-            else:
-                del self._begun[future]
-                self._succeed(decision, begun.started)
+            while not done and (left := until - time.monotonic()) > 0:
+                # In short spells: one long one would not end for a signal that another thread is given.
+                spell = min(left, _SPELL_SECONDS)
+                if self._commands:
+                    done = wait(self._commands, timeout=spell, return_when=FIRST_COMPLETED).done
+                else:
+                    time.sleep(spell)
+        for command in sorted(done, key=lambda each: self._begun[self._commands[each]].started):
+            self._end(command)
+
+    def _end(self, command: Future[None]) -> None:
+        """Publish what a command made that has ended, or bring back what there was before."""
+        address = self._commands.pop(command)
+        self._listener.ended(address)
+        attempt, started = self._begun[address]
+        error = command.exception()
+        try:
+            if error is not None:
+                self._work.give_up(attempt, error)
+                del self._begun[address]
+                raise error
+            del self._begun[address]  # from here on, what interrupts it is dealt with there
+            decision = self._work.finish(attempt)
+        except (MlxError, OSError) as raised:
+            told = _told(raised, address)
+            self._begun.pop(address, None)
+            if not self._try_again(attempt.decision, told):
+                self._fail(address, told)
+        else:
+            self._succeed(decision, started)
 
     def _try_again(self, decision: Decision, error: MlxError) -> bool:
         """Let a stage rest whose attempt failed, if it has attempts left; say whether it has."""
@@ -223,8 +271,8 @@ class _Run:
         delay = stage.conduct.delay
         when = f" in {delay:g} s" if delay else ""
         self._listener.note(f"{error.message}; trying again{when} ({left} {'try' if left == 1 else 'tries'} left)")
-        self._resting[stage.address] = time.monotonic() + delay
-        self._observer.forget(stage)
+        self._resting[stage.address] = _Rest(time.monotonic() + delay, error)
+        self._observer.look_anew()  # the outputs came back, and inputs may have been edited meanwhile
         self._schedule.again(stage.address)
         return True
 
@@ -235,21 +283,31 @@ class _Run:
         self._listener.done(self._results[address])
 
     def _fail(self, address: str, error: MlxError) -> None:
+        self._observer.look_anew()  # its command may have taken hours: whatever was seen is old
         self._failures[address] = error
         self._schedule.fail(address)
         if not self._how.keep_going:
             self._schedule.stop()
-        running = self._schedule.running
-        if running and not self._how.keep_going:
-            self._listener.note(
-                f"{error.message}; what runs already goes on to its end: {naming(running)} (Ctrl-C stops it)"
-            )
+            self._failures |= {resting: rest.error for resting, rest in self._resting.items()}
+            self._resting = {}
+        if self._schedule.ended:
+            return
+        running = naming(self._schedule.running)
+        goes_on = (
+            "what does not need it goes on"
+            if self._how.keep_going
+            else f"what runs already goes on to its end: {running} (Ctrl-C stops it)"
+        )
+        self._listener.note(f"{_with_hint(error)}; {goes_on}")
+        self._told.add(address)
 
-    def _abandon(self, error: BaseException) -> None:
-        """Wait for the commands, which are being stopped, and bring the old outputs back."""
-        wait(self._begun)
-        for begun in self._begun.values():
-            with suppress(MlxError):
+    def _abandon(self, pool: ThreadPoolExecutor, error: BaseException) -> None:
+        """Stop the commands, wait for them, and bring the old outputs back."""
+        self._cancelled.set()
+        pool.shutdown(cancel_futures=True)
+        for address, begun in tuple(self._begun.items()):
+            self._listener.ended(address)
+            with suppress(Exception):  # those of the others come back all the same
                 self._work.give_up(begun.attempt, error)
 
     def _raise_failures(self) -> None:
@@ -262,11 +320,23 @@ class _Run:
         first = next(iter(self._failures.values()))
         if len(self._failures) == 1:
             raise first
-        for error in self._failures.values():
-            self._listener.note(error.message)
+        for address, error in self._failures.items():
+            if address not in self._told:
+                self._listener.note(_with_hint(error))
         raise StageFailed(
             f"{len(self._failures)} stages failed: {naming(list(self._failures))}", hint=first.marked_hint
         ) from first
+
+
+def _told(error: MlxError | OSError, address: str) -> MlxError:
+    """Return what to tell of an error of one stage, which is no reason to stop the others."""
+    if isinstance(error, MlxError):
+        return error
+    return translate_os_error(error, f"use `{os.fsdecode(error.filename)}`" if error.filename else f"run `{address}`")
+
+
+def _with_hint(error: MlxError) -> str:
+    return f"{error.message} ({error.marked_hint})" if error.marked_hint else error.message
 
 
 def _tell_unkept(project: Project, observer: Observer, listener: Listener, results: Sequence[StageResult]) -> None:

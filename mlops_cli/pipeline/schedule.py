@@ -6,6 +6,7 @@ takes, and none of its mutex groups is taken. Ready stages begin in run order; o
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 
@@ -120,8 +121,7 @@ class Schedule:
         self._candidates = []
 
     def _add(self, address: str) -> None:
-        self._candidates.append(address)
-        self._candidates.sort(key=self._position.__getitem__)
+        insort(self._candidates, address, key=self._position.__getitem__)
 
     def _give_back(self, address: str, state: _State) -> None:
         self._states[address] = state

@@ -52,8 +52,9 @@ def parse_amount(name: str, text: str) -> float:
     if not _COUNTER.match(name):
         raise ValueError(f"`{name}` cannot be the name of a resource")
     if name == MEMORY and (match := _SIZE.match(text)):
-        return _bytes_of(match)
-    amount = float(text) if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) else 0.0
+        amount = _bytes_of(match)
+    else:
+        amount = float(text) if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) else 0.0
     if not 0 < amount < float("inf"):
         raise ValueError(f"`{text}` is not an amount")
     return amount
@@ -74,11 +75,12 @@ def _size(fields: Fields, value: object) -> float:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return float(value)
     match = _SIZE.match(value) if isinstance(value, str) else None
-    if match is None:
+    size = _bytes_of(match) if match else 0.0
+    if not 0 < size < float("inf"):
         raise fields.error(
             f"`{MEMORY}` must be a size, not {describe(value)}", MEMORY, "such as `2GiB`, `500MB` or a number of bytes"
         )
-    return _bytes_of(match)
+    return size
 
 
 def _read_mutex(reader: ValueReader, fields: Fields) -> tuple[str, ...]:

@@ -79,6 +79,13 @@ def test_lines_are_told_with_their_stage(both: Project) -> None:
         assert f"  {name} is done in " in done.stderr
 
 
+def test_the_last_line_of_a_failure_is_told(both: Project) -> None:
+    both.write("one.sh", "printf 'out of memory'; exit 3\n")
+    done = both("run", "-j", "2", "--force", "one")
+    assert done.code == 1
+    assert "one | out of memory\n" in done.stderr
+
+
 def test_one_at_a_time_shows_what_comes_as_it_comes(both: Project) -> None:
     both.write("one.sh", "printf 'first\\nsecond'; echo one > one\n")
     assert "\nfirst\nsecond" in both.must("run", "--force", "one").stderr
@@ -134,6 +141,8 @@ def test_much_output_of_several_does_not_mix_lines(both: Project) -> None:
         (["-j", "-1"], "`--jobs`: -1 is not in the range 0<=x<=1000"),
         (["-j", "many"], "`--jobs`: `many` is not a whole number"),
         (["--resource", "gpus"], "`--resource gpus`: `` is not an amount"),
+        (["--resource", "memory=" + "9" * 400], "9` is not an amount"),
+        (["--dry-run", "--resource", "gpus"], "`--resource gpus`: `` is not an amount"),
         (["--resource", "gpus=some"], "`--resource gpus=some`: `some` is not an amount"),
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
-from mlops_cli.errors import StageFailed
+from mlops_cli.errors import OutsideError, StageFailed
 from tests.workspace.projects import Sandbox
 
 # A command that ends when another has begun; one that has a folder to itself, or fails.
@@ -132,3 +134,99 @@ def test_a_wide_and_deep_graph(box: Sandbox) -> None:
     assert set(box.run(jobs=4).values()) == {"skip"}
     assert set(box.run("s119", jobs=4, force=True, run_cache=False).values()) == {"skip", "run"}
     assert {name: box.read(name) for name in made} == made
+
+
+def test_what_stands_in_the_way_of_one_stage_stops_no_other(box: Sandbox) -> None:
+    stages(box, bad="cmd: echo bad > bad, outs: [bad]", long="cmd: 'sleep 0.3; echo long > long', outs: [long]")
+    (box.surroundings().logs / "bad.log").mkdir(parents=True)
+
+    with pytest.raises(OutsideError, match=r"cannot write the log `.*bad\.log`: "):
+        box.run(jobs=2)
+
+    assert box.actions() == {"bad": "run", "long": "skip"}
+
+
+def test_a_command_too_long_to_be_started_stops_no_other(box: Sandbox) -> None:
+    stages(
+        box,
+        bad=f"cmd: 'true {'x' * 200_000}', outs: [bad]",
+        long="cmd: 'sleep 0.3; echo long > long', outs: [long]",
+    )
+    with pytest.raises(OutsideError, match="cannot start "):
+        box.run(jobs=2)
+    assert box.actions() == {"bad": "run", "long": "skip"}
+
+
+def test_a_retry_reads_the_inputs_anew(box: Sandbox) -> None:
+    box.write("in", "one")
+    stages(
+        box,
+        shaky="cmd: 'if [ -e tried ]; then cat in > out; else touch tried; echo two > in; exit 3; fi', deps: [in], "
+        "outs: [out], retries: 1",
+    )
+
+    box.run()
+
+    assert box.read("out") == "two\n"
+    assert not any("changed while" in note for note in box.heard.notes)
+    assert box.run() == {"shaky": "skip"}
+
+
+def test_a_stage_that_rests_when_another_fails_has_failed_too(box: Sandbox) -> None:
+    stages(
+        box,
+        bad="cmd: 'while [ ! -e tried ]; do sleep 0.01; done; sleep 0.2; exit 4', outs: [bad]",
+        shaky="cmd: 'touch tried; exit 3', outs: [out], retries: {times: 1, delay: 99999999999d}",
+    )
+    with pytest.raises(StageFailed, match="2 stages failed: `bad`, `shaky`"):
+        box.run(jobs=2)
+
+
+def test_going_on_after_a_failure_tells_it_at_once_and_once(box: Sandbox) -> None:
+    stages(
+        box,
+        bad="cmd: exit 3, outs: [bad]",
+        good="cmd: echo good > good, outs: [good]",
+        worse="cmd: exit 4, outs: [worse]",
+    )
+
+    with pytest.raises(StageFailed, match="2 stages failed"):
+        box.run(keep_going=True)
+
+    told = [note for note in box.heard.notes if "failed: exit code" in note]
+    assert len(told) == 2
+    assert "what does not need it goes on" in told[0]
+    assert all(f"{name}.log" in note for name, note in zip(("bad", "worse"), told, strict=True))
+
+
+def test_no_more_at_once_than_files_may_be_open(box: Sandbox) -> None:
+    stages(box, **{f"s{number}": f"cmd: 'sleep 0.1; echo 1 > o{number}', outs: [o{number}]" for number in range(40)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        assert set(box.run(jobs=1000).values()) == {"run"}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "a process may have 100 files open, which is enough for 6 stages at once" in box.heard.notes[0]
+
+
+def test_what_is_recorded_is_the_same_however_many_run_at_once(box: Sandbox) -> None:
+    names = [f"s{number}" for number in range(12)]
+    stages(
+        box,
+        **{
+            name: f"cmd: 'sleep 0.{9 - number % 9:02}; echo {name} > {name}', outs: [{name}]"
+            for number, name in enumerate(names)
+        },
+        end=f"cmd: cat {' '.join(names)} > end, deps: [{', '.join(names)}], outs: [end]",
+    )
+    records = [".gitignore", *(f"mlx.lock/{name}.yaml" for name in (*names, "end"))]
+
+    box.run(run_cache=False)
+    alone = {name: box.read(name) for name in records if box.exists(name)}
+    for name in alone:
+        (box.root / name).unlink()
+    box.run(jobs=6, force=True, run_cache=False)
+
+    assert {name: box.read(name) for name in alone} == alone
+    assert ".gitignore" in alone

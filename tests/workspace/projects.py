@@ -48,6 +48,8 @@ class Notes(Silent):
     def write(self, stage: str, data: bytes) -> None:
         self.output += data
 
+    def ended(self, stage: str) -> None: ...
+
     def done(self, result: StageResult) -> None: ...
 
 
