@@ -67,6 +67,11 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "metrics": list(stage.metrics),
         "plots": [plot.path for plot in stage.plots],
         "env": dict(stage.env),
+        "resources": dict(stage.conduct.resources),
+        "mutex": list(stage.conduct.mutex),
+        "timeout": stage.conduct.timeout,
+        "retries": stage.conduct.retries,
+        "delay": stage.conduct.delay,
     }
     return {key: value for key, value in values.items() if value}
 

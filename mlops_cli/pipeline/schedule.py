@@ -154,7 +154,7 @@ def _refuse_unfit(stage: Stage, capacity: Mapping[str, float]) -> None:
             raise UsageError(
                 f"{stage.file}:{stage.line}: stage `{stage.address}` takes {_spell(name, amount)}, and there are "
                 f"{_spell(name, capacity[name])}",
-                hint=f"lower it, or `mlx run --resource {name}=…` if there is more",
+                hint=f"lower it, or `mlx run --resource {name}={amount:.12g}` if there is that much",
             )
 
 

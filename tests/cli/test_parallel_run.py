@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -133,6 +134,40 @@ def test_much_output_of_several_does_not_mix_lines(both: Project) -> None:
         lines = [line for line in done.stderr.splitlines() if line.startswith(f"{name} | ")]
         assert len(lines) == 20_000
         assert set(lines) == {f"{name} | {name * 20}"}
+
+
+def test_how_a_stage_is_carried_out_is_shown(both: Project) -> None:
+    both.write(
+        "mlx.yaml",
+        "mlx: 1\nstages:\n  one: {cmd: sh one.sh, outs: [one], resources: {cpus: 2, memory: 1KiB}, mutex: net, "
+        "timeout: 2h, retries: {times: 2, delay: 30s}}\n",
+    )
+    shown = json.loads(both.must("stage", "show", "one", "--json").stdout)["stages"][0]
+    assert shown["resources"] == {"cpus": 2, "memory": 1024}
+    assert shown["mutex"] == ["net"]
+    assert (shown["timeout"], shown["retries"], shown["delay"]) == (7200, 2, 30)
+
+
+def test_a_reader_that_is_slow_does_not_mix_lines(both: Project) -> None:
+    for name in ("one", "two"):
+        both.write(f"{name}.sh", f"yes {name * 20} | head -n 20000; echo {name} > {name}\n")
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "mlops_cli", "run", "-j", "2", "--force", "one", "two"],
+        cwd=both.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    assert process.stderr is not None
+    said = bytearray()
+    while data := os.read(process.stderr.fileno(), 1000):  # the pipe is always full: every write waits in its middle
+        said += data
+    process.communicate(timeout=DEADLINE)
+
+    lines = said.decode().splitlines()
+    assert {line for line in lines if "oneone" in line} == {"one | " + "one" * 20}
+    assert {line for line in lines if "twotwo" in line} == {"two | " + "two" * 20}
+    assert sum("oneone" in line or "twotwo" in line for line in lines) == 40_000
 
 
 @pytest.mark.parametrize(

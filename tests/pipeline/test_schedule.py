@@ -143,8 +143,8 @@ def test_nothing_begins_after_a_stop() -> None:
     ("resources", "message", "hint"),
     [
         ((("tpus", 1.0),), "takes `tpus`, of which nothing says how much there is", "`mlx run --resource tpus=1`"),
-        ((("cpus", 3.0),), "takes 3 cpus, and there are 2 cpus", "`mlx run --resource cpus=…`"),
-        ((("memory", 2.0**31),), "takes 2 GiB of memory, and there are", "`mlx run --resource memory=…`"),
+        ((("cpus", 3.0),), "takes 3 cpus, and there are 2 cpus", "`mlx run --resource cpus=3`"),
+        ((("memory", 2.0**31),), "takes 2 GiB of memory, and there are", "`mlx run --resource memory=2147483648`"),
     ],
 )
 def test_what_never_fits_is_refused(resources: tuple[tuple[str, float], ...], message: str, hint: str) -> None:
