@@ -63,7 +63,7 @@ def test_what_git_keeps(three: Sandbox):
         ".gitignore", ".mlx/config.yaml", "m.json", "mlx.lock/measure.yaml", "mlx.lock/prepare.yaml",
         "mlx.lock/train.yaml", "mlx.yaml", "params.yaml", "plot.csv", "raw",
     ]  # fmt: skip
-    assert three.read(".gitignore") == "/prepared\n/model\n"
+    assert three.read(".gitignore") == "/model\n/prepared\n"
     lock = three.read("mlx.lock/measure.yaml")
     assert "metrics:\n  m.json:\n    size: 17\n" in lock
     assert "history" not in lock.partition("metrics:")[2], "a series is a plot"
