@@ -108,7 +108,12 @@ def run_project(
         )
         work = StageWork(project, snapshot, observer, surroundings, listener)
         run = _Run(project, graph, observer, schedule, work, listener, how, frozenset(chosen))
-        results = run.go(order)
+        try:
+            results = run.go(order)
+        except RuntimeError as error:  # a second interrupt can leave a lock of the threads half given back
+            if _was_interrupted(error):
+                raise KeyboardInterrupt from error
+            raise
         _tell_unkept(project, observer, listener, results)
         return results
 
@@ -326,6 +331,12 @@ class _Run:
         raise StageFailed(
             f"{len(self._failures)} stages failed: {naming(list(self._failures))}", hint=first.marked_hint
         ) from first
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _told(error: MlxError | OSError, address: str) -> MlxError:
