@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlops_cli.pipeline.runner import StageResult
     from mlops_cli.workspace.project import Project
 
+_LONGEST_LINE = 1 << 16  # bytes that are held back until their line ends
 _NO_STAGES = "no stages: `mlx stage add` declares one"
 
 
@@ -35,33 +36,44 @@ def run(
     dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Run the named stages even if nothing changed")] = False,
     anew: Annotated[bool, typer.Option("--no-run-cache", help="Do not restore results of earlier runs")] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", metavar="N", min=0, max=1000, help="Stages at once; 0: one a CPU")
+    ] = 1,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", "-k", help="After a failure, go on with what does not need it")
+    ] = False,
+    resource: Annotated[
+        list[str] | None, typer.Option("--resource", metavar="NAME=N", help="How much there is of a resource")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bring outputs up to date: skip, restore or execute
 
     A stage whose inputs and outputs are as its lock records is skipped, one that ran before with the same inputs is
-    restored, the others are executed. A command's output is shown as it comes, and kept. When a command fails, the
-    outputs there were come back.
+    restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
+    When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
     """
+    from mlops_cli.pipeline.declare import parse_resources
     from mlops_cli.pipeline.journal import exclusive
-    from mlops_cli.pipeline.runner import run_project
+    from mlops_cli.pipeline.runner import Manner, run_project
     from mlops_cli.pipeline.status import plan_project
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     names = stages or []
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []))
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
             planned = plan_project(project, snapshot, names, force=force, run_cache=not anew, reporter=reporter)
         _show_run(output, [(decision, None) for decision in planned], dry_run=True)
         return
-    listener = _Listener(output)
+    listener = _Listener(output, several=jobs != 1)
     with reporting(output) as reporter, exclusive(project, "mlx run", reporter):
         surroundings = _surroundings(session, project)
         with _naming_python(session, listener):
-            results = run_project(project, names, surroundings, listener, force=force, run_cache=not anew)
+            results = run_project(project, names, surroundings, listener, how)
     logs = surroundings.logs if surroundings.logs.is_dir() else None
     _show_run(output, [(result.decision, result.seconds) for result in results], dry_run=False, logs=logs)
 
@@ -95,13 +107,18 @@ def _surroundings(session: Session, project: Project) -> Surroundings:
 
 @dataclass(slots=True)
 class _Listener:
-    """Shows a run on standard error as it goes; `commands` are those of the stage that began last."""
+    """Shows a run on standard error as it goes; `commands` are those of all that ran.
+
+    Where `several` run at once, each line of a command is told with its stage.
+    """
 
     output: Output
-    commands: tuple[str, ...] = ()
+    several: bool = False
+    commands: list[str] = field(default_factory=list)
+    _begun: dict[str, bytes] = field(default_factory=dict)  # lines that have no end yet
 
     def begin(self, decision: Decision) -> None:
-        self.commands = decision.stage.cmd
+        self.commands += decision.stage.cmd
         if decision.action == "skip":
             return
         reasons = decision.reasons
@@ -112,12 +129,29 @@ class _Listener:
             for line in decision.stage.cmd:
                 self.output.say(f"  $ {line}")
 
-    def write(self, data: bytes) -> None:
-        self.output.pass_on(data)
+    def write(self, stage: str, data: bytes) -> None:
+        if not self.several:
+            self.output.pass_on(data)
+            return
+        *lines, rest = (self._begun.pop(stage, b"") + data).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        self._begun[stage] = rest
+        self._pass_on(stage, lines)
+
+    def _pass_on(self, stage: str, lines: Sequence[bytes]) -> None:
+        head = f"{stage} | ".encode()
+        self.output.pass_on(b"".join(head + line + b"\n" for line in lines))
+
+    def ended(self, stage: str) -> None:
+        if rest := self._begun.pop(stage, b""):
+            self._pass_on(stage, [rest])
 
     def done(self, result: StageResult) -> None:
+        address = result.decision.stage.address
         if result.decision.action == "run":
-            self.output.say(f"  done in {result.seconds:.1f} s")
+            who = f"{address} is " if self.several else ""
+            self.output.say(f"  {who}done in {result.seconds:.1f} s")
 
     def note(self, message: str) -> None:
         self.output.note(message)
@@ -248,7 +282,6 @@ def reproduce(
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    listener = _Listener(output)
     surroundings = _surroundings(session, project)
     with reporting(output) as reporter:
         result = core.reproduce(
@@ -256,7 +289,7 @@ def reproduce(
             revision,
             stages or [],
             surroundings,
-            output=listener.write,
+            output=output.pass_on,
             begin=lambda address: output.say(f"run {address} of {revision}"),
             remote=remote,
             reporter=reporter,

@@ -6,10 +6,12 @@ import errno
 import os
 import sys
 from contextlib import suppress
+from threading import Lock
 from typing import Any, TextIO
 
 CLOSED = errno.EBADF
 _ANSWER, _ERROR = 1, 2
+_ONE_AT_A_TIME = Lock()  # commands that run at once are shown by a thread each
 
 
 def open_closed_streams() -> None:
@@ -61,6 +63,12 @@ def error_width() -> int | None:
 
 
 def _write(stream: TextIO, data: bytes) -> None:
-    stream.flush()
-    stream.buffer.write(data)
-    stream.buffer.flush()
+    with _ONE_AT_A_TIME:
+        stream.flush()
+        rest = memoryview(data)
+        while rest:
+            written = stream.buffer.write(rest)
+            if not written:  # it is not to be waited for, and takes nothing now
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            rest = rest[written:]  # a stream without a buffer (`python -u`) may take a part
+        stream.buffer.flush()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mlops_cli.errors import UsageError
 from mlops_cli.files import write_atomic
 from mlops_cli.pipeline.graph import build_graph
+from mlops_cli.records.conduct_reading import parse_amount
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.stage_text import add_stage
 from mlops_cli.records.stages import NewStage, ParamsFile, Stage
@@ -66,5 +67,22 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "metrics": list(stage.metrics),
         "plots": [plot.path for plot in stage.plots],
         "env": dict(stage.env),
+        "resources": dict(stage.conduct.resources),
+        "mutex": list(stage.conduct.mutex),
+        "timeout": stage.conduct.timeout,
+        "retries": stage.conduct.retries,
+        "delay": stage.conduct.delay,
     }
     return {key: value for key, value in values.items() if value}
+
+
+def parse_resources(words: Sequence[str]) -> dict[str, float]:
+    """Return what `NAME=AMOUNT` words say of resources; UsageError."""
+    found: dict[str, float] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            found[name] = parse_amount(name, text)
+        except ValueError as error:
+            raise UsageError(f"`--resource {word}`: {error}", hint="such as `gpus=2` or `memory=8GiB`") from None
+    return found

@@ -9,11 +9,12 @@ import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from mlops_cli.documents import parse_values
 from mlops_cli.errors import RecordError, StageFailed
 from mlops_cli.pipeline.aside import open_up
-from mlops_cli.pipeline.executor import Write, execute
+from mlops_cli.pipeline.executor import TimedOut, Write, execute
 from mlops_cli.pipeline.processes import Group
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.trees import Entry
@@ -57,10 +58,12 @@ def run_commands(
     output: Write,
     started: Callable[[Group], object],
     note: Callable[[str], object],
+    cancelled: Event | None = None,
 ) -> None:
-    """Run the commands of `stage` in its folder; `started` and `output` are as in `execute`.
+    """Run the commands of `stage` in its folder; `started`, `output` and `cancelled` are as in `execute`.
 
-    StageFailed when one of them fails, is not found or is killed, or when the stage's folder is not there.
+    StageFailed when one of them fails, is not found, is killed or takes too long, or when the stage's folder is not
+    there; Cancelled.
     """
     log = log_path(surroundings, stage)
     folder = project.root / (stage.wdir or stage.folder)
@@ -69,18 +72,26 @@ def run_commands(
             f"stage `{stage.address}` runs in `{stage.wdir or stage.folder}`, which is not a folder",
             hint=f"see `wdir` in {stage.file}:{stage.line}",
         )
-    status = execute(
-        stage.cmd,
-        folder=folder,
-        environ={"PYTHONUNBUFFERED": "1", **surroundings.environ, **dict(stage.env)},
-        log=log,
-        output=output,
-        started=started,
-        left_behind=lambda: note(
-            f"the command of stage `{stage.address}` left processes behind; they were stopped "
-            "(end it with `wait` to let them finish)"
-        ),
-    )
+    try:
+        status = execute(
+            stage.cmd,
+            folder=folder,
+            environ={"PYTHONUNBUFFERED": "1", **surroundings.environ, **dict(stage.env)},
+            log=log,
+            output=output,
+            started=started,
+            left_behind=lambda: note(
+                f"the command of stage `{stage.address}` left processes behind; they were stopped "
+                "(end it with `wait` to let them finish)"
+            ),
+            timeout=stage.conduct.timeout,
+            cancelled=cancelled,
+        )
+    except TimedOut as error:
+        raise StageFailed(
+            f"stage `{stage.address}` took longer than its `timeout` of {stage.conduct.timeout:g} s, and was stopped",
+            hint=f"its output is in `{log}`; `timeout` is in {stage.file}:{stage.line}",
+        ) from error
     if status:
         raise StageFailed(
             f"stage `{stage.address}` failed: {describe_status(status)}", hint=f"its output is in `{log}`"

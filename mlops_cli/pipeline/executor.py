@@ -9,11 +9,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
+from mlops_cli.errors import MlxError, OutsideError
 from mlops_cli.files import translate_os_error
 from mlops_cli.pipeline.processes import Group, is_there, kill_group, start_of, stop_group
+
+
+class TimedOut(Exception):
+    """The commands took longer than they may."""
+
+
+class Cancelled(Exception):
+    """The commands were stopped because the run is being ended."""
+
 
 Write = Callable[[bytes], object]
 
@@ -33,21 +44,53 @@ def execute(
     output: Write,
     started: Callable[[Group], object],
     left_behind: Callable[[], object] = lambda: None,
+    timeout: float | None = None,
+    cancelled: threading.Event | None = None,
 ) -> int:
     """Run `commands` one after the other in `folder` until one fails; returns the exit status (below 0: a signal).
 
     Standard output and standard error go to `output` and to the file `log`; standard input is empty. `started` is
     called before a command begins, `left_behind` when one ended before what it had started, which is then stopped. When
-    the caller is interrupted, the commands are stopped with all they started.
+    the caller is interrupted, or `cancelled` is set, the commands are stopped with all they started. TimedOut when they
+    take longer than `timeout` (s) together, Cancelled when they were.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab", buffering=0) as kept:
+    end = float("inf") if timeout is None else time.monotonic() + timeout
+    with _open_log(log) as kept:
         tee = _Tee([kept.write, output])
         for command in commands:
-            status = _run(command, folder, environ, tee.write, started, left_behind)
+            if cancelled is not None and cancelled.is_set():
+                raise Cancelled
+            watch = partial(_refuse_late, end, cancelled)
+            status = _run(command, folder, environ, tee.write, started, left_behind, watch)
             if status:
                 return status
     return 0
+
+
+def _open_log(log: Path) -> IO[bytes]:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab", buffering=0)
+    except OSError as error:
+        raise translate_os_error(error, f"write the log `{log}`") from error
+
+
+def no_thread(doing: str) -> MlxError:
+    """Return what to tell when the system gives no thread for running a stage."""
+    return OutsideError(
+        f"cannot run `{doing}`: the system gives no more threads",
+        hint="`mlx run` with a smaller `-j`, or raise the limit: `ulimit -u`",
+    )
+
+
+def _refuse_late(end: float, cancelled: threading.Event | None) -> float:
+    """Return how many seconds there are left, at most those of a spell of waiting; TimedOut, Cancelled."""
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimedOut
+    return min(left, _IDLE_SECONDS)
 
 
 class _Tee:
@@ -71,6 +114,7 @@ def _run(
     output: Write,
     started: Callable[[Group], object],
     left_behind: Callable[[], object],
+    watch: Callable[[], float],
 ) -> int:
     try:
         process = subprocess.Popen(
@@ -88,10 +132,13 @@ def _run(
     reader = threading.Thread(target=_forward, args=(process.stdout, output, ended), daemon=True)
     with process:
         try:
-            reader.start()
+            try:
+                reader.start()
+            except RuntimeError as error:
+                raise no_thread(command) from error
             started(Group(process.pid, start_of(process.pid)))
             _open_gate(process)
-            status = _wait(process, reader)
+            status = _wait(process, reader, watch)
             if _end_rest(process.pid):
                 left_behind()
             return status
@@ -103,7 +150,8 @@ def _run(
             raise
         finally:
             ended.set()
-            reader.join()
+            if reader.ident is not None:
+                reader.join()
 
 
 def _open_gate(process: subprocess.Popen[bytes]) -> None:
@@ -112,14 +160,15 @@ def _open_gate(process: subprocess.Popen[bytes]) -> None:
         process.stdin.write(b"go\n")
 
 
-def _wait(process: subprocess.Popen[bytes], reader: threading.Thread) -> int:
+def _wait(process: subprocess.Popen[bytes], reader: threading.Thread, watch: Callable[[], float]) -> int:
     """Wait for the command, in short spells: one long one would not end for a signal that the other thread is given."""
     while (status := process.poll()) is None:
+        spell = watch()
         if reader.is_alive():
-            reader.join(_IDLE_SECONDS)  # it ends at once when the command does
+            reader.join(spell)  # it ends at once when the command does
         else:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_IDLE_SECONDS)
+                process.wait(spell)
     return status
 
 

@@ -59,6 +59,10 @@ class Observer:
         """Replace a stage's decision by what became of it; its outputs are looked at again when next asked for."""
         self._outlook.settle(decision)
 
+    def look_anew(self) -> None:
+        """Look at everything again when next asked for: it may have been edited while a command ran."""
+        self._outlook.look_anew()
+
     def describe(self, old: SomeObject, new: SomeObject) -> str:
         """Word how one object became another."""
         return describe_change(self.trees, old, new)

@@ -16,6 +16,7 @@ from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.records.locks import Input, OutputRecord
 from mlops_cli.records.pointers import Pointer
+from mlops_cli.records.stages import Stage
 from mlops_cli.store.trees import Entry, Kind, TreeSource, find, split_path, walk, write_tree
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.project import Project
@@ -87,7 +88,11 @@ class Outlook:
         """Replace a stage's decision by what became of it; its outputs are looked at again when next asked for."""
         self._decisions[decision.stage.address] = decision
         self._settled.add(decision.stage.address)
-        for out in decision.stage.outs:
+        self.forget(decision.stage)
+
+    def forget(self, stage: Stage) -> None:
+        """Look at the outputs of a stage again when next asked for."""
+        for out in stage.outs:
             self._forget(out.path)
 
     def entry(self, path: str, found: Found) -> Entry | None:

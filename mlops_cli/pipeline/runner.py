@@ -1,39 +1,40 @@
-"""Carry a plan out: run, restore or skip each stage, and record what came of it.
+"""Carry a plan out: run, restore or skip each stage, as many at once as fit.
 
-A stage's result is published in this order: output objects durable in the cache, run-cache entry, `.gitignore`, lock.
-The rename of the lock is what makes the run count. When a command fails, or is cut short, the outputs there were before
-come back and what it wrote is set aside.
+One thread decides, takes outputs away and publishes, stage by stage (`stage_work`); commands run beside it. A failure
+lets nothing begin any more, unless the run is to go on with what does not need it; what runs goes on to its end.
 """
 
 from __future__ import annotations
 
+import os
+import resource
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Event
+from typing import NamedTuple, Protocol
 
-from mlops_cli.errors import MissingObject, MlxError, RecordError, StageFailed, UsageError
-from mlops_cli.files import folders_above, write_atomic
-from mlops_cli.hashing import hash_bytes
-from mlops_cli.pipeline import journal
-from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
-from mlops_cli.pipeline.graph import choose
+from mlops_cli.errors import MlxError, StageFailed
+from mlops_cli.files import translate_os_error
+from mlops_cli.pipeline.execution import Surroundings
+from mlops_cli.pipeline.executor import no_thread
+from mlops_cli.pipeline.graph import Graph, choose
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
-from mlops_cli.pipeline.plan import Action, Decision, draft_lock
-from mlops_cli.records.locks import Lock, OutputRecord
-from mlops_cli.records.pointers import ObjectKind
-from mlops_cli.records.stages import Stage
-from mlops_cli.store.batches import open_batch
-from mlops_cli.store.trees import Entry, Kind
-from mlops_cli.words import word, words
+from mlops_cli.pipeline.plan import Action, Decision
+from mlops_cli.pipeline.schedule import Schedule
+from mlops_cli.pipeline.stage_work import Attempt, StageWork
+from mlops_cli.records.conduct import CPUS, MEMORY
+from mlops_cli.records.conduct_reading import merged
+from mlops_cli.words import naming, word
 from mlops_cli.workspace import git
-from mlops_cli.workspace.checkout import restore
-from mlops_cli.workspace.compare import as_entry
-from mlops_cli.workspace.gitignore import hide_from_git
-from mlops_cli.workspace.hazards import Edited
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.scan import open_scanner
-from mlops_cli.workspace.snapshot import Snapshot, lock_path, track, workspace_snapshot
+from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+
+_MOST_JOBS = 1000
+_SPELL_SECONDS = 0.5
+_FILES_OF_MLX, _FILES_OF_STAGE = 64, 6  # how many may be open at once
 
 
 class Listener(Protocol):
@@ -42,8 +43,11 @@ class Listener(Protocol):
     def begin(self, decision: Decision) -> None:
         """A stage has been decided and its action begins."""
 
-    def write(self, data: bytes) -> None:
-        """A stage's command wrote `data`; called from another thread."""
+    def write(self, stage: str, data: bytes) -> None:
+        """The command of the stage at an address wrote `data`; called from another thread."""
+
+    def ended(self, stage: str) -> None:
+        """The commands of the stage at an address have ended, however they did: they write nothing more."""
 
     def done(self, result: StageResult) -> None:
         """A stage is done."""
@@ -60,284 +64,298 @@ class StageResult:
     seconds: float
 
 
+class Manner(NamedTuple):
+    """How a run goes: `jobs` stages at once at most (0: one a CPU), of each resource what `resources` say besides.
+
+    With `keep_going`, a failure stops only what needs it; with `force`, the named stages run whatever they are; without
+    `run_cache`, nothing of earlier runs is restored.
+    """
+
+    jobs: int = 1
+    keep_going: bool = False
+    force: bool = False
+    run_cache: bool = True
+    resources: Mapping[str, float] = {}
+
+
+PLAINLY = Manner()
+
+
 def run_project(
     project: Project,
     targets: Sequence[str],
     surroundings: Surroundings,
     listener: Listener,
-    *,
-    force: bool = False,
-    run_cache: bool = True,
+    how: Manner = PLAINLY,
 ) -> tuple[StageResult, ...]:
-    """Bring the stages that `targets` name (none: all) and what they need up to date; the first failure ends it.
+    """Bring the stages that `targets` name (none: all) and what they need up to date; results in run order.
 
-    StageFailed when a command fails or does not write its outputs; MissingObject when an input is not here. The
-    checkout's lock must be held.
+    StageFailed when a command fails or does not write its outputs; MissingObject when an input is not here; UsageError
+    when a stage takes more than there is. The checkout's lock must be held.
     """
     snapshot = workspace_snapshot(project)
     if not snapshot.stages and not targets:
         return ()
     graph = stage_graph(snapshot)
     chosen = choose(graph, targets)
-    with open_observer(project, snapshot, graph, run_cache=run_cache) as observer:
-        runner = _Runner(project, snapshot, observer, surroundings, listener)
-        results: list[StageResult] = []
-        for address in graph.above(chosen):
-            decision = observer.decide(graph.stages[address], force=force and address in chosen)
-            results.append(runner.carry_out(decision))
-        runner.tell_unkept(results)
-        return tuple(results)
-
-
-@dataclass(frozen=True, slots=True)
-class _Runner:
-    project: Project
-    snapshot: Snapshot
-    observer: Observer
-    surroundings: Surroundings
-    listener: Listener
-
-    def carry_out(self, decision: Decision) -> StageResult:
-        started = time.monotonic()
-        if decision.action is Action.RUN:
-            _refuse_absent_inputs(decision)
-        if decision.action is not Action.SKIP:
-            _refuse_outputs_in_git(self.project, decision.stage)
-            _refuse_links(self.project, decision.stage)
-        self.listener.begin(decision)
-        if decision.action is Action.RUN:
-            decision = self._run(decision)
-        elif decision.action is Action.RESTORE:
-            self._restore(decision)
-        result = StageResult(decision, time.monotonic() - started)
-        self.listener.done(result)
-        return result
-
-    def tell_unkept(self, results: Sequence[StageResult]) -> None:
-        """Tell of inputs that no store and no commit will hold: nobody else could repeat what was made of them."""
-        ran = [result.decision for result in results if result.decision.action is Action.RUN]
-        deps = {dep.path: dep for decision in ran for dep in decision.wanted.deps}
-        for path in self.observer.unkept(deps.values()):
-            self.listener.note(f"`{path}` is not what its pointer says: `mlx add {word(path)}` keeps it")
-        untracked = self.observer.untracked(deps)
-        for path in git.ignored_files(self.project.root, untracked) if untracked else ():
-            self.listener.note(f"Git ignores `{path}`, and no store has it: `mlx add {word(path)}` keeps it")
-
-    def _restore(self, decision: Decision) -> None:
-        assert decision.source is not None
-        stage = decision.stage
-        unfinished, kept = self._begin(decision)
-        wanted = {out.path: as_entry(track(out.path, out)) for out in decision.source.outs}
+    with open_observer(project, snapshot, graph, run_cache=how.run_cache) as observer:
+        order = graph.above(chosen)
+        schedule = Schedule(
+            [graph.stages[address] for address in order],
+            graph.upstream,
+            jobs=_slots(how.jobs or len(os.sched_getaffinity(0)), len(order), listener),
+            capacity=_capacity(snapshot, how.resources),
+        )
+        work = StageWork(project, snapshot, observer, surroundings, listener)
+        run = _Run(project, graph, observer, schedule, work, listener, how, frozenset(chosen))
         try:
-            with open_scanner(self.project) as scanner:
-                restore(self.project, scanner, wanted, kept=kept)
-            lock = self._relock(decision, decision.source)
-            unfinished = self._announce(unfinished, stage, lock)
-            self._publish(stage, lock)
-        except BaseException as error:
-            self._put_right(unfinished, error)
+            results = run.go(order)
+        except RuntimeError as error:  # a second interrupt can leave a lock of the threads half given back
+            if _was_interrupted(error):
+                raise KeyboardInterrupt from error
             raise
-        journal.finish(self.project, stage.address)
-        self.observer.settle(decision)
+        _tell_unkept(project, observer, listener, results)
+        return results
 
-    def _begin(self, decision: Decision) -> tuple[journal.Unfinished, dict[str, Entry | None]]:
-        """Store what is to be taken away, and note it in the journal; returns both."""
-        path = lock_path(decision.stage)
-        lock = self.snapshot.files.read(path)
-        before = None if lock is None else hash_bytes(lock)
-        kept = self._keep_present(decision)
-        return journal.begin(self.project, journal.Unfinished(decision.stage.address, kept, path, before)), kept
 
-    def _put_right(self, unfinished: journal.Unfinished, error: BaseException) -> journal.Outcome:
-        """Bring the old outputs back, but for one that somebody edits: whatever else they edited is not replaced."""
-        edited = isinstance(error, Edited)
-        if isinstance(error, Edited):
-            unfinished = journal.without_edited(self.project, unfinished, error)
-        return journal.put_right(self.project, unfinished, self.listener, killed=edited)
+def _slots(jobs: int, stages: int, listener: Listener) -> int:
+    """Return how many stages can run at once when `jobs` are asked for: each needs some open files."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = jobs if limit == resource.RLIM_INFINITY else max(1, (limit - _FILES_OF_MLX) // _FILES_OF_STAGE)
+    if most < min(jobs, stages):
+        listener.note(
+            f"a process may have {limit} files open, which is enough for {most} stages at once (`ulimit -n` raises it)"
+        )
+    return min(jobs, most)
 
-    def _relock(self, decision: Decision, source: Lock) -> Lock:
-        """Return the lock of a stage whose outputs were restored from `source`."""
-        stage = decision.stage
-        declared = {out.path: out for out in stage.outs}
-        outs = tuple(out._replace(git=declared[out.path].git, push=declared[out.path].push) for out in source.outs)
-        metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
-        return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
 
-    def _announce(self, unfinished: journal.Unfinished, stage: Stage, lock: Lock) -> journal.Unfinished:
-        """Tell the journal which lock is about to be written: once that is there, the outputs stay."""
-        return journal.update(self.project, replace(unfinished, after=hash_bytes(lock.to_bytes(stage.folder))))
+def _capacity(snapshot: Snapshot, told: Mapping[str, float]) -> dict[str, float]:
+    """Return what there is of each resource: of this machine, as the pipelines say, and as was `told`."""
+    declared: dict[str, float] = {}
+    for pipeline in snapshot.pipelines:
+        declared = merged(declared, pipeline.resources)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {CPUS: float(len(os.sched_getaffinity(0))), MEMORY: float(memory), **declared, **told}
 
-    def _run(self, decision: Decision) -> Decision:
-        stage = decision.stage
-        self.observer.flush()
-        unfinished, kept = self._begin(decision)
-        try:
-            clear_outputs(self.project, kept, kept=kept)
-            self._execute(stage, unfinished)
-            lock = self._judge_inputs(decision, self._collect(decision))
-            unfinished = self._announce(unfinished, stage, lock)
-            self._record(decision, lock)
-        except BaseException as error:
-            outcome = self._put_right(unfinished, error)
-            if isinstance(error, StageFailed):
-                self._tell_failure(unfinished, outcome)
-            raise
-        journal.finish(self.project, stage.address)
-        settled = decision._replace(outs=lock.outs, source=lock)
-        self.observer.settle(settled)
-        return settled
 
-    def _tell_failure(self, unfinished: journal.Unfinished, outcome: journal.Outcome) -> None:
-        if outcome.aside is not None:
-            self.listener.note(f"what `{unfinished.stage}` wrote before it failed is in `{outcome.aside}`")
-        if outcome.fate is journal.Fate.BACK and any(unfinished.outs.values()):
-            self.listener.note(f"the outputs that `{unfinished.stage}` had before are back")
+class _Begun(NamedTuple):
+    attempt: Attempt
+    started: float
 
-    def _keep_present(self, decision: Decision) -> dict[str, Entry | None]:
-        """Store the outputs there are now, so that nothing is lost when they are taken away; returns what they were."""
-        cache = self.project.cache
-        with open_scanner(self.project) as looking:
-            before = {out.path: looking.look(out.path) for out in decision.stage.outs}
-        if looking.ignoring:
-            raise _ignoring(UsageError, decision.stage, looking.ignoring[0])
-        unheld = [path for path, entry in before.items() if entry is not None and cache.missing([entry.digest])]
-        with open_batch(cache) as batch, open_scanner(self.project, batch=batch) as scanner:
-            kept = {out.path: scanner.look(out.path, copied=out.git) for out in decision.stage.outs}
-        for path in unheld:
-            entry = kept[path]
-            if entry is not None and entry.files:
-                self._tell_kept(
-                    decision.stage,
-                    f"`{path}` held bytes that no store had; they are kept as `{entry.digest}` "
-                    f"(`mlx cat {entry.digest[:20]} -o PATH` brings them back)",
-                )
-        return kept
 
-    def _tell_kept(self, stage: Stage, message: str) -> None:
-        """Note a digest that no record will name: in the stage's log too, where it stays when the note is not shown."""
-        self.listener.note(message)
-        log = log_path(self.surroundings, stage)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as stream:
-            stream.write(f"mlx: {message}\n")
+class _Rest(NamedTuple):
+    until: float
+    error: MlxError  # what the last attempt came to
 
-    def _execute(self, stage: Stage, unfinished: journal.Unfinished) -> None:
-        # A command may take days. What was stored by now is named, by locks and by the journal: `mlx gc` may come in.
-        with self.project.guard.released(self.listener.note):
-            run_commands(
-                self.project,
-                stage,
-                self.surroundings,
-                output=self.listener.write,
-                started=lambda group: journal.update(self.project, replace(unfinished, group=group)),
-                note=self.listener.note,
-            )
 
-    def _collect(self, decision: Decision) -> Lock:
-        """Store what the stage made; returns its lock."""
-        stage = decision.stage
-        with open_batch(self.project.cache) as batch, open_scanner(self.project, batch=batch) as scanner:
+class _Run:
+    """One run: what has begun, what it came to, and what failed."""
+
+    def __init__(
+        self,
+        project: Project,
+        graph: Graph,
+        observer: Observer,
+        schedule: Schedule,
+        work: StageWork,
+        listener: Listener,
+        how: Manner,
+        chosen: frozenset[str],
+    ) -> None:
+        self._project = project
+        self._graph = graph
+        self._observer = observer
+        self._schedule = schedule
+        self._work = work
+        self._listener = listener
+        self._how = how
+        self._chosen = chosen
+        self._cancelled = Event()
+        self._begun: dict[str, _Begun] = {}  # the stages whose outputs are away
+        self._commands: dict[Future[None], str] = {}
+        self._resting: dict[str, _Rest] = {}
+        self._tries: dict[str, int] = {}
+        self._results: dict[str, StageResult] = {}
+        self._failures: dict[str, MlxError] = {}
+        self._told: set[str] = set()  # failures the user knows of
+
+    def go(self, order: Sequence[str]) -> tuple[StageResult, ...]:
+        """Carry everything out; whatever interrupts it stops the commands, and their old outputs come back."""
+        with ThreadPoolExecutor(_MOST_JOBS, thread_name_prefix="stage") as pool:
             try:
-                entries = {out.path: scanner.look(out.path, copied=out.git) for out in stage.outs}
-            except UsageError as error:  # a FIFO, say
-                raise StageFailed(f"stage `{stage.address}`: {error.message}", hint=error.marked_hint) from error
-            if scanner.ignoring:
-                raise _ignoring(StageFailed, stage, scanner.ignoring[0])
-            for path, entry in entries.items():
-                if entry is None:
-                    raise StageFailed(
-                        f"stage `{stage.address}` did not write its output `{path}`",
-                        hint=f"make the command write it, or mend `outs` in {stage.file}:{stage.line}",
-                    )
-                if entry.kind == Kind.SYMLINK:
-                    raise StageFailed(
-                        f"stage `{stage.address}` made its output `{path}` a symbolic link, which holds no bytes",
-                        hint="make the command write the file or folder itself, or a copy of it",
-                    )
-            metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
-        outs = tuple(
-            OutputRecord(
-                path=out.path,
-                kind=ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB,
-                digest=entry.digest,
-                size=entry.size,
-                files=entry.files if entry.kind == Kind.FOLDER else None,
-                executable=entry.kind == Kind.EXECUTABLE,
-                git=out.git,
-                push=out.push,
-            )
-            for out in stage.outs
-            if (entry := entries[out.path]) is not None
-        )
-        return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
+                while not self._schedule.ended:
+                    rest = self._begin_all(pool)
+                    if not self._schedule.ended:
+                        self._take_ended(rest)
+            except BaseException as error:
+                self._abandon(pool, error)
+                raise
+        self._raise_failures()
+        return tuple(self._results[address] for address in order)
 
-    def _judge_inputs(self, decision: Decision, lock: Lock) -> Lock:
-        """Return `lock` with the inputs that were edited while the command ran, told to the listener."""
+    def _begin_all(self, pool: ThreadPoolExecutor) -> float | None:
+        """Begin whatever can begin now; what runs no command is done at once.
+
+        Returns for how many seconds the first of those that rest still does (None: none rests).
+        """
+        now = time.monotonic()
+        resting = {address: rest.until - now for address, rest in self._resting.items() if rest.until > now}
+        while (stage := self._schedule.next(resting)) is not None:
+            started = time.monotonic()
+            self._resting.pop(stage.address, None)
+            self._schedule.begin(stage.address)
+            try:
+                decision = self._observer.decide(stage, force=self._how.force and stage.address in self._chosen)
+                self._work.check(decision)
+                self._listener.begin(decision)
+                if decision.action is Action.RUN:
+                    self._begun[stage.address] = _Begun(self._work.begin(decision), started)
+                    self._start(pool, stage.address)
+                    continue
+                if decision.action is Action.RESTORE:
+                    self._work.restore(decision)
+            except (MlxError, OSError) as error:
+                if stage.address in self._begun:  # no thread for it: nor would the next one get one
+                    raise
+                self._fail(stage.address, _told(error, stage.address))
+            else:
+                self._succeed(decision, started)
+        return min(resting.values(), default=None)
+
+    def _start(self, pool: ThreadPoolExecutor, address: str) -> None:
+        try:
+            command = pool.submit(self._work.execute, self._begun[address].attempt, self._cancelled)
+        except RuntimeError as error:
+            raise no_thread(address) from error
+        self._commands[command] = address
+
+    def _take_ended(self, rest: float | None) -> None:
+        """Wait until a command has ended, or a stage has rested; publish what has ended."""
+        until = float("inf") if rest is None else time.monotonic() + rest
+        done: set[Future[None]] = set()
+        # A command may take days. What was stored by now is named, by locks and by the journal: `mlx gc` may come in.
+        with self._project.guard.released(self._listener.note):
+            while not done and (left := until - time.monotonic()) > 0:
+                # In short spells: one long one would not end for a signal that another thread is given.
+                spell = min(left, _SPELL_SECONDS)
+                if self._commands:
+                    done = wait(self._commands, timeout=spell, return_when=FIRST_COMPLETED).done
+                else:
+                    time.sleep(spell)
+        for command in sorted(done, key=lambda each: self._begun[self._commands[each]].started):
+            self._end(command)
+
+    def _end(self, command: Future[None]) -> None:
+        """Publish what a command made that has ended, or bring back what there was before."""
+        address = self._commands.pop(command)
+        self._listener.ended(address)
+        attempt, started = self._begun[address]
+        error = command.exception()
+        try:
+            if error is not None:
+                self._work.give_up(attempt, error)
+                del self._begun[address]
+                raise error
+            del self._begun[address]  # from here on, what interrupts it is dealt with there
+            decision = self._work.finish(attempt)
+        except (MlxError, OSError) as raised:
+            told = _told(raised, address)
+            self._begun.pop(address, None)
+            if not self._try_again(attempt.decision, told):
+                self._fail(address, told)
+        else:
+            self._succeed(decision, started)
+
+    def _try_again(self, decision: Decision, error: MlxError) -> bool:
+        """Let a stage rest whose attempt failed, if it has attempts left; say whether it has."""
         stage = decision.stage
-        changed = self.observer.changed(stage, decision.wanted)
-        if changed:
-            self.listener.note(
-                f"`{changed[0]}` changed while `{stage.address}` ran: its outputs are kept, but nobody can tell which "
-                "version made them, and the next run makes them again"
-            )
-        return replace(lock, changed_during_run=changed)
+        tried = self._tries[stage.address] = self._tries.get(stage.address, 0) + 1
+        left = stage.conduct.retries - tried + 1
+        if left <= 0 or not isinstance(error, StageFailed) or (self._failures and not self._how.keep_going):
+            return False
+        delay = stage.conduct.delay
+        when = f" in {delay:g} s" if delay else ""
+        self._listener.note(f"{error.message}; trying again{when} ({left} {'try' if left == 1 else 'tries'} left)")
+        self._resting[stage.address] = _Rest(time.monotonic() + delay, error)
+        self._observer.look_anew()  # the outputs came back, and inputs may have been edited meanwhile
+        self._schedule.again(stage.address)
+        return True
 
-    def _record(self, decision: Decision, lock: Lock) -> None:
-        if decision.key is not None and not lock.changed_during_run:
-            self.project.cache.write_run(decision.key, lock.to_bytes(decision.stage.folder))
-        self._publish(decision.stage, lock)
+    def _succeed(self, decision: Decision, started: float) -> None:
+        address = decision.stage.address
+        self._schedule.succeed(address)
+        self._results[address] = StageResult(decision, time.monotonic() - started)
+        self._listener.done(self._results[address])
 
-    def _publish(self, stage: Stage, lock: Lock) -> None:
-        hide_from_git(self.project.root, [out.path for out in stage.outs if not out.git])
-        path, data = lock_path(stage), lock.to_bytes(stage.folder)
-        if self.snapshot.files.read(path) != data:
-            (self.project.root / path).parent.mkdir(exist_ok=True)
-            write_atomic(self.project.root / path, data)
-
-
-def _refuse_absent_inputs(decision: Decision) -> None:
-    stage, wanted = decision.stage, decision.wanted
-    if wanted.lost:
-        path = wanted.lost[0]
-        raise RecordError(
-            f"{stage.file}:{stage.line}: dependency `{path}` of stage `{stage.address}` does not exist",
-            hint=f"create it, mend `deps`, or `mlx pull {word(path)}` if a remote has it",
+    def _fail(self, address: str, error: MlxError) -> None:
+        self._observer.look_anew()  # its command may have taken hours: whatever was seen is old
+        self._failures[address] = error
+        self._schedule.fail(address)
+        if not self._how.keep_going:
+            self._schedule.stop()
+            self._failures |= {resting: rest.error for resting, rest in self._resting.items()}
+            self._resting = {}
+        if self._schedule.ended:
+            return
+        running = naming(self._schedule.running)
+        goes_on = (
+            "what does not need it goes on"
+            if self._how.keep_going
+            else f"what runs already goes on to its end: {running} (Ctrl-C stops it)"
         )
-    absent = dict.fromkeys((*wanted.unread, *wanted.absent))
-    if absent:
-        named = ", ".join(f"`{path}`" for path in absent)
-        raise MissingObject(
-            f"stage `{stage.address}` needs {named}, which {'is' if len(absent) == 1 else 'are'} recorded but not in "
-            "the workspace",
-            hint=f"`mlx pull {words(absent)}` brings {'it' if len(absent) == 1 else 'them'}",
-        )
+        self._listener.note(f"{_with_hint(error)}; {goes_on}")
+        self._told.add(address)
+
+    def _abandon(self, pool: ThreadPoolExecutor, error: BaseException) -> None:
+        """Stop the commands, wait for them, and bring the old outputs back."""
+        self._cancelled.set()
+        pool.shutdown(cancel_futures=True)
+        for address, begun in tuple(self._begun.items()):
+            self._listener.ended(address)
+            with suppress(Exception):  # those of the others come back all the same
+                self._work.give_up(begun.attempt, error)
+
+    def _raise_failures(self) -> None:
+        """Raise what went wrong: the one error there was, or one that names all that failed."""
+        if not self._failures:
+            return
+        dropped = self._schedule.dropped if self._how.keep_going else ()
+        if dropped:
+            self._listener.note(f"not run, for what they need failed: {naming(dropped)}")
+        first = next(iter(self._failures.values()))
+        if len(self._failures) == 1:
+            raise first
+        for address, error in self._failures.items():
+            if address not in self._told:
+                self._listener.note(_with_hint(error))
+        raise StageFailed(
+            f"{len(self._failures)} stages failed: {naming(list(self._failures))}", hint=first.marked_hint
+        ) from first
 
 
-def _ignoring(kind: type[MlxError], stage: Stage, folder: str) -> MlxError:
-    """Return what to raise for an ignore file inside an output, which a run would take away or bring."""
-    message = f"`{folder}/.mlxignore` is inside an output of stage `{stage.address}`"
-    return kind(
-        f"{message}: what it leaves out would be neither kept nor taken away with the output",
-        hint="move its patterns to a `.mlxignore` above the output",
-    )
+def _was_interrupted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
-def _refuse_links(project: Project, stage: Stage) -> None:
-    """Refuse outputs and a lock that a link leads elsewhere, before the command has run for nothing."""
-    for path in (*(out.path for out in stage.outs), lock_path(stage)):
-        for folder in folders_above(path):
-            if (project.root / folder).is_symlink():
-                raise UsageError(
-                    f"{stage.file}:{stage.line}: `{path}` of stage `{stage.address}` lies behind the symbolic link "
-                    f"`{folder}`",
-                    hint="mlx does not write through links: name the place itself, or make it a folder",
-                )
+def _told(error: MlxError | OSError, address: str) -> MlxError:
+    """Return what to tell of an error of one stage, which is no reason to stop the others."""
+    if isinstance(error, MlxError):
+        return error
+    return translate_os_error(error, f"use `{os.fsdecode(error.filename)}`" if error.filename else f"run `{address}`")
 
 
-def _refuse_outputs_in_git(project: Project, stage: Stage) -> None:
-    data = [out.path for out in stage.outs if not out.git]
-    for name in git.tracked_files(project.root, data) if data else ():
-        raise RecordError(
-            f"{stage.file}:{stage.line}: Git tracks `{name}`, which stage `{stage.address}` makes",
-            hint=f"`git rm -r --cached {word(name)}` takes it out of Git; small results belong in `metrics`",
-        )
+def _with_hint(error: MlxError) -> str:
+    return f"{error.message} ({error.marked_hint})" if error.marked_hint else error.message
+
+
+def _tell_unkept(project: Project, observer: Observer, listener: Listener, results: Sequence[StageResult]) -> None:
+    """Tell of inputs that no store and no commit will hold: nobody else could repeat what was made of them."""
+    ran = [result.decision for result in results if result.decision.action is Action.RUN]
+    deps = {dep.path: dep for decision in ran for dep in decision.wanted.deps}
+    for path in observer.unkept(deps.values()):
+        listener.note(f"`{path}` is not what its pointer says: `mlx add {word(path)}` keeps it")
+    untracked = observer.untracked(deps)
+    for path in git.ignored_files(project.root, untracked) if untracked else ():
+        listener.note(f"Git ignores `{path}`, and no store has it: `mlx add {word(path)}` keeps it")

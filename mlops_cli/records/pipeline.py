@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml, quote_hint
 from mlops_cli.errors import RecordError
+from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
 from mlops_cli.records.filling import VALUE_SUFFIXES, Filled, ValueReader, spell_place
 from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES, project_folder, project_path
 from mlops_cli.records.stages import PARAMS_FILE, Output, ParamsFile, Pipeline, Plot, Stage
@@ -22,7 +23,7 @@ MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _AXIS_NAME = re.compile(rf"{NAME}\Z")
 _ENV_NAME = re.compile(r"[^=\0]+\Z")
-_STAGE_KEYS = ("desc", "matrix", "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env")
+_STAGE_KEYS = ("desc", "matrix", "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env", *KEYS)
 
 ReadFile = Callable[[str], bytes | None]
 
@@ -35,14 +36,14 @@ def read_pipeline(data: bytes, name: str, *, folder: str, read_file: ReadFile) -
     document = parse_yaml(data, name)
     fields = Fields(document, what=f"`{name}`")
     check_version(fields)
-    fields.only(("mlx", "vars", "stages", "metrics"))
+    fields.only(("mlx", "vars", "stages", "metrics", "resources"))
     reader = ValueReader(document, folder, _read_vars(fields, folder, read_file))
     declared = fields.mapping("stages") if fields.raw("stages") is not None else None
     stages = tuple(
         stage for key in (declared.values if declared else ()) for stage in _read_group(reader, ("stages", key), key)
     )
     metrics = tuple(reader.value_file(text, at, written=True) for text, at in reader.listed(fields, "metrics"))
-    return Pipeline(stages, metrics, name)
+    return Pipeline(stages, metrics, name, read_resources(reader, fields))
 
 
 def _read_vars(fields: Fields, folder: str, read_file: ReadFile) -> dict[str, object]:
@@ -168,6 +169,7 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         desc=_optional_text(reader, fields, "desc"),
         line=document.line(fields.at),
         file=document.name,
+        conduct=read_conduct(reader, fields),
     )
 
 

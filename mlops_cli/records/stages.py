@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
+
+from mlops_cli.records.conduct import PLAIN, Conduct
 
 PARAMS_FILE = "params.yaml"
 
@@ -64,14 +68,16 @@ class Stage(NamedTuple):
     desc: str
     line: int
     file: str
+    conduct: Conduct = PLAIN
 
 
 class Pipeline(NamedTuple):
-    """One `mlx.yaml`: its stages in the order of the file, and the metrics files that no stage makes."""
+    """One `mlx.yaml`: its stages in the order of the file, the metrics files that no stage makes, its `resources`."""
 
     stages: tuple[Stage, ...]
     metrics: tuple[str, ...]
     file: str
+    resources: Mapping[str, float] = MappingProxyType({})
 
 
 class NewStage(NamedTuple):

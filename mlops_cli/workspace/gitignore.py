@@ -5,6 +5,7 @@ Only whole lines that name the path exactly are added or taken away; every other
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,8 +21,7 @@ def hide_from_git(root: Path, paths: Iterable[str]) -> tuple[str, ...]:
         known = _in_force(data)
         wanted = [line for line in map(pattern, names) if line not in known]
         if wanted:
-            start = data if data.endswith(b"\n") or not data else data + b"\n"
-            write_atomic(file, start + b"".join(line + b"\n" for line in wanted))
+            write_atomic(file, _with(data, wanted))
             changed.append(_name(folder))
     return tuple(changed)
 
@@ -65,6 +65,18 @@ def pattern(name: str) -> bytes:
     if escaped.endswith(" "):
         escaped = escaped[:-1] + "\\ "
     return b"/" + escaped.replace("\n", "?").replace("\r", "?").encode("utf-8", "surrogateescape")
+
+
+def _with(data: bytes, wanted: Iterable[bytes]) -> bytes:
+    """Return `data` with the lines `wanted`, sorted in among the last ones that name paths.
+
+    So the file is the same whatever was hidden first, and two branches seldom add at one place.
+    """
+    lines = data.removesuffix(b"\n").split(b"\n") if data else []
+    first = next((number for number in range(len(lines), 0, -1) if not lines[number - 1].startswith(b"/")), 0)
+    for line in wanted:
+        insort(lines, line, lo=first)
+    return b"".join(line + b"\n" for line in lines)
 
 
 def _in_force(data: bytes) -> set[bytes]:

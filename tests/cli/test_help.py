@@ -218,7 +218,7 @@ def test_without_a_command_help_is_shown_and_nothing_was_done(args: list[str], m
         ("run --no-run", "`mlx run` has no option `--no-run`", "did you mean `--no-run-cache`?"),
         ("ls --revision x", "`mlx ls` has no option `--revision`", "did you mean `--rev`?"),
         ("--foo", "`mlx` has no option `--foo`", "`mlx --help` shows how to use it"),
-        ("run --jobs 4", "`mlx run` has no option `--jobs`", "`mlx run --help` shows how to use it"),
+        ("run --workers 4", "`mlx run` has no option `--workers`", "`mlx run --help` shows how to use it"),
         ("gc --force", "`mlx gc` has no option `--force`", "`mlx gc --help` shows how to use it"),
         (
             "pull --rev HEAD~1",

@@ -86,9 +86,9 @@ def write_params(box: Sandbox, changed: str = "") -> None:
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would run hundreds of pipelines
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(pipelines(), st.sampled_from([*SOURCES, "p0", "p1", "p4"]))
+@given(pipelines(), st.sampled_from([*SOURCES, "p0", "p1", "p4"]), st.sampled_from([1, 3]))
 def test_exactly_what_is_downstream_runs(
-    tmp_path_factory: pytest.TempPathFactory, steps: tuple[Step, ...], changed: str
+    tmp_path_factory: pytest.TempPathFactory, steps: tuple[Step, ...], changed: str, jobs: int
 ):
     box = make_project(tmp_path_factory.mktemp("pipeline") / "project")
     for path in SOURCES:
@@ -97,7 +97,7 @@ def test_exactly_what_is_downstream_runs(
     write_params(box)
     declare(box, steps)
     everything = {f"s{number}" for number in range(len(steps))}
-    assert box.run() == dict.fromkeys(box.actions(), "run")
+    assert box.run(jobs=jobs) == dict.fromkeys(box.actions(), "run")
     assert set(box.actions()) == everything
     assert set(box.actions().values()) == {"skip"}
     box.commit()
@@ -108,7 +108,7 @@ def test_exactly_what_is_downstream_runs(
         write_params(box, changed)
     expected = {name: "run" if name in touched(steps, changed) else "skip" for name in everything}
     assert box.actions() == expected
-    assert box.run() == expected
+    assert box.run(jobs=jobs) == expected
     assert set(box.actions().values()) == {"skip"}
 
     # Back again: the run cache knows all of it, and Git sees no difference.
@@ -118,7 +118,7 @@ def test_exactly_what_is_downstream_runs(
         write_params(box)
     expected = {name: "restore" if action == "run" else "skip" for name, action in expected.items()}
     assert box.actions() == expected
-    assert box.run() == expected
+    assert box.run(jobs=jobs) == expected
     assert box.changed_in_git() == []
-    assert set(box.run(force=True).values()) == {"run"}
+    assert set(box.run(force=True, jobs=jobs).values()) == {"run"}
     assert box.changed_in_git() == []

@@ -14,7 +14,7 @@ import pytest
 from mlops_cli.errors import MissingObject, RecordError, StageFailed, UsageError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal as journal_module
-from mlops_cli.pipeline import runner as runner_module
+from mlops_cli.pipeline import stage_work as work_module
 from mlops_cli.workspace import checkout as checkout_module
 from mlops_cli.workspace.project import find_project
 from tests.crashing import crashes
@@ -63,7 +63,7 @@ def test_what_git_keeps(three: Sandbox):
         ".gitignore", ".mlx/config.yaml", "m.json", "mlx.lock/measure.yaml", "mlx.lock/prepare.yaml",
         "mlx.lock/train.yaml", "mlx.yaml", "params.yaml", "plot.csv", "raw",
     ]  # fmt: skip
-    assert three.read(".gitignore") == "/prepared\n/model\n"
+    assert three.read(".gitignore") == "/model\n/prepared\n"
     lock = three.read("mlx.lock/measure.yaml")
     assert "metrics:\n  m.json:\n    size: 17\n" in lock
     assert "history" not in lock.partition("metrics:")[2], "a series is a plot"
@@ -519,9 +519,9 @@ def test_output_that_is_edited_while_outputs_make_way_stays(
     before_a_restore(box)
     if action == "run":
         box.write("n", "one more")
-    place = runner_module if (moment, action) == ("restore", "restore") else checkout_module
+    place = work_module if (moment, action) == ("restore", "restore") else checkout_module
     if (moment, action) == ("restore", "run"):
-        place, moment = runner_module, "clear_outputs"
+        place, moment = work_module, "clear_outputs"
     carry_out = getattr(place, moment)
     text = text if path == "a" else text.ljust(len("new again\n"))
     text = text.replace("new", "mew")

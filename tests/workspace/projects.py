@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mlops_cli.errors import RecordError
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.pipeline.plan import Decision
 from mlops_cli.pipeline.reproduce import Reproduction, reproduce
-from mlops_cli.pipeline.runner import StageResult, run_project
+from mlops_cli.pipeline.runner import Manner, StageResult, run_project
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.progress import Silent
 from mlops_cli.words import spelled
@@ -44,8 +45,10 @@ class Notes(Silent):
 
     def begin(self, decision: Decision) -> None: ...
 
-    def write(self, data: bytes) -> None:
+    def write(self, stage: str, data: bytes) -> None:
         self.output += data
+
+    def ended(self, stage: str) -> None: ...
 
     def done(self, result: StageResult) -> None: ...
 
@@ -149,11 +152,11 @@ class Sandbox:
     def reasons(self, address: str) -> tuple[str, ...]:
         return self.plan()[address].reasons
 
-    def run(self, *targets: str, force: bool = False, run_cache: bool = True) -> dict[str, str]:
-        """Return what was done with each stage."""
+    def run(self, *targets: str, **how: Any) -> dict[str, str]:
+        """Return what was done with each stage; `how` are fields of `Manner`."""
         project = self.project()
         with exclusive(project, "mlx run", self.heard):
-            results = run_project(project, targets, self.surroundings(), self.heard, force=force, run_cache=run_cache)
+            results = run_project(project, targets, self.surroundings(), self.heard, Manner(**how))
         return {result.decision.stage.address: result.decision.action.value for result in results}
 
     def reproduce(self, revision: str = "HEAD", targets: Sequence[str] = (), remote: str | None = None) -> Reproduction:
@@ -162,7 +165,7 @@ class Sandbox:
             revision,
             targets,
             self.surroundings(),
-            output=self.heard.write,
+            output=self.heard.output.extend,
             begin=lambda address: None,
             remote=remote,
             reporter=self.heard,

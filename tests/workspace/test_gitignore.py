@@ -31,8 +31,9 @@ def test_lines_of_others_stay(tmp_path: Path, mine: bytes):
         file.write_bytes(mine)
     assert hide_from_git(tmp_path, ["raw", "b"]) == (".gitignore",)
     hidden = file.read_bytes()
-    assert hidden.startswith(mine)
-    assert hidden.removeprefix(mine).lstrip(b"\n") == b"/b\n/raw\n"
+    whole = mine if mine.endswith(b"\n") or not mine else mine + b"\n"
+    assert [line for line in hidden.split(b"\n") if line not in (b"/b", b"/raw")] == whole.split(b"\n")
+    assert hidden.index(b"/b\n") < hidden.rindex(b"/raw\n")
     assert hide_from_git(tmp_path, ["b", "raw"]) == ()
     assert file.read_bytes() == hidden
     assert show_to_git(tmp_path, ["raw", "b"]) == (".gitignore",)
@@ -41,6 +42,17 @@ def test_lines_of_others_stay(tmp_path: Path, mine: bytes):
     else:
         assert not file.exists()
     assert show_to_git(tmp_path, ["raw"]) == ()
+
+
+def test_the_lines_are_the_same_whatever_was_hidden_first(tmp_path: Path):
+    mine = b"# mine\n!/keep\n*.pyc\n"
+    found = set()
+    for names in (["a", "b", "c"], ["c", "a", "b"], ["b", "c", "a"]):
+        (tmp_path / ".gitignore").write_bytes(mine)
+        for name in names:
+            hide_from_git(tmp_path, [name])
+        found.add((tmp_path / ".gitignore").read_bytes())
+    assert found == {mine + b"/a\n/b\n/c\n"}
 
 
 def test_line_that_is_there_with_another_line_ending(tmp_path: Path):

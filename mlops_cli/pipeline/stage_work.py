@@ -1,0 +1,307 @@
+"""The work on one stage: its outputs taken away, its commands run, and what came of them published.
+
+A stage's result is published in this order: output objects durable in the cache, run-cache entry, `.gitignore`, lock.
+The rename of the lock is what makes the run count. When a command fails, or is cut short, the outputs there were before
+come back and what it wrote is set aside. Only `execute` may be called in another thread than the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Event
+from typing import Protocol
+
+from mlops_cli.errors import MissingObject, MlxError, RecordError, StageFailed, UsageError
+from mlops_cli.files import folders_above, write_atomic
+from mlops_cli.hashing import hash_bytes
+from mlops_cli.pipeline import journal
+from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
+from mlops_cli.pipeline.inputs import Observer
+from mlops_cli.pipeline.plan import Action, Decision, draft_lock
+from mlops_cli.records.locks import Lock, OutputRecord
+from mlops_cli.records.pointers import ObjectKind
+from mlops_cli.records.stages import Stage
+from mlops_cli.store.batches import open_batch
+from mlops_cli.store.trees import Entry, Kind
+from mlops_cli.words import word, words
+from mlops_cli.workspace import git
+from mlops_cli.workspace.checkout import restore
+from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.gitignore import hide_from_git
+from mlops_cli.workspace.hazards import Edited
+from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.scan import open_scanner
+from mlops_cli.workspace.snapshot import Snapshot, lock_path, track
+
+
+class Noting(Protocol):
+    """Is told what a stage's command writes, and what the user should know."""
+
+    def write(self, stage: str, data: bytes) -> None:
+        """The command of the stage at an address wrote `data`; called from another thread."""
+
+    def note(self, message: str) -> None:
+        """Something the user should know, that stops nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A stage whose outputs have been taken away: what the journal says of it, and what they were."""
+
+    decision: Decision
+    unfinished: journal.Unfinished
+    kept: Mapping[str, Entry | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """Carries out decisions of one run, one stage at a time but for `execute`."""
+
+    project: Project
+    snapshot: Snapshot
+    observer: Observer
+    surroundings: Surroundings
+    listener: Noting
+
+    def check(self, decision: Decision) -> None:
+        """Raise what keeps a decision from being carried out, before anything is touched."""
+        if decision.action is Action.RUN:
+            _refuse_absent_inputs(decision)
+        if decision.action is not Action.SKIP:
+            _refuse_outputs_in_git(self.project, decision.stage)
+            _refuse_links(self.project, decision.stage)
+
+    def begin(self, decision: Decision) -> Attempt:
+        """Take the outputs of a stage away, whose commands are to run; they come back if this fails."""
+        self.observer.flush()
+        attempt = Attempt(decision, *self._begin(decision))
+        try:
+            clear_outputs(self.project, attempt.kept, kept=attempt.kept)
+        except BaseException as error:
+            self.give_up(attempt, error)
+            raise
+        return attempt
+
+    def execute(self, attempt: Attempt, cancelled: Event) -> None:
+        """Run the commands, in any thread. StageFailed; Cancelled when the event was set."""
+        stage = attempt.decision.stage
+        run_commands(
+            self.project,
+            stage,
+            self.surroundings,
+            output=partial(self.listener.write, stage.address),
+            started=lambda group: journal.update(self.project, replace(attempt.unfinished, group=group)),
+            note=self.listener.note,
+            cancelled=cancelled,
+        )
+
+    def finish(self, attempt: Attempt) -> Decision:
+        """Publish what the commands made; returns the decision as it has become. The old outputs come back if not."""
+        decision = attempt.decision
+        try:
+            lock = self._judge_inputs(decision, self._collect(decision))
+            attempt = replace(attempt, unfinished=self._announce(attempt.unfinished, decision.stage, lock))
+            self._record(decision, lock)
+        except BaseException as error:
+            self.give_up(attempt, error)
+            raise
+        journal.finish(self.project, decision.stage.address)
+        settled = decision._replace(outs=lock.outs, source=lock)
+        self.observer.settle(settled)
+        return settled
+
+    def give_up(self, attempt: Attempt, error: BaseException) -> None:
+        """Bring the old outputs back, and set aside what the commands wrote before they failed with `error`."""
+        outcome = self._put_right(attempt.unfinished, error)
+        if isinstance(error, StageFailed):
+            self._tell_failure(attempt.unfinished, outcome)
+
+    def restore(self, decision: Decision) -> None:
+        """Bring the outputs that an earlier run made."""
+        assert decision.source is not None
+        stage = decision.stage
+        unfinished, kept = self._begin(decision)
+        wanted = {out.path: as_entry(track(out.path, out)) for out in decision.source.outs}
+        try:
+            with open_scanner(self.project) as scanner:
+                restore(self.project, scanner, wanted, kept=kept)
+            lock = self._relock(decision, decision.source)
+            unfinished = self._announce(unfinished, stage, lock)
+            self._publish(stage, lock)
+        except BaseException as error:
+            self._put_right(unfinished, error)
+            raise
+        journal.finish(self.project, stage.address)
+        self.observer.settle(decision)
+
+    def _begin(self, decision: Decision) -> tuple[journal.Unfinished, dict[str, Entry | None]]:
+        """Store what is to be taken away, and note it in the journal; returns both."""
+        path = lock_path(decision.stage)
+        lock = self.snapshot.files.read(path)
+        before = None if lock is None else hash_bytes(lock)
+        kept = self._keep_present(decision)
+        return journal.begin(self.project, journal.Unfinished(decision.stage.address, kept, path, before)), kept
+
+    def _put_right(self, unfinished: journal.Unfinished, error: BaseException) -> journal.Outcome:
+        """Bring the old outputs back, but for one that somebody edits: whatever else they edited is not replaced."""
+        edited = isinstance(error, Edited)
+        if isinstance(error, Edited):
+            unfinished = journal.without_edited(self.project, unfinished, error)
+        return journal.put_right(self.project, unfinished, self.listener, killed=edited)
+
+    def _relock(self, decision: Decision, source: Lock) -> Lock:
+        """Return the lock of a stage whose outputs were restored from `source`."""
+        stage = decision.stage
+        declared = {out.path: out for out in stage.outs}
+        outs = tuple(out._replace(git=declared[out.path].git, push=declared[out.path].push) for out in source.outs)
+        metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
+        return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
+
+    def _announce(self, unfinished: journal.Unfinished, stage: Stage, lock: Lock) -> journal.Unfinished:
+        """Tell the journal which lock is about to be written: once that is there, the outputs stay."""
+        return journal.update(self.project, replace(unfinished, after=hash_bytes(lock.to_bytes(stage.folder))))
+
+    def _tell_failure(self, unfinished: journal.Unfinished, outcome: journal.Outcome) -> None:
+        if outcome.aside is not None:
+            self.listener.note(f"what `{unfinished.stage}` wrote before it failed is in `{outcome.aside}`")
+        if outcome.fate is journal.Fate.BACK and any(unfinished.outs.values()):
+            self.listener.note(f"the outputs that `{unfinished.stage}` had before are back")
+
+    def _keep_present(self, decision: Decision) -> dict[str, Entry | None]:
+        """Store the outputs there are now, so that nothing is lost when they are taken away; returns what they were."""
+        cache = self.project.cache
+        with open_scanner(self.project) as looking:
+            before = {out.path: looking.look(out.path) for out in decision.stage.outs}
+        if looking.ignoring:
+            raise _ignoring(UsageError, decision.stage, looking.ignoring[0])
+        unheld = [path for path, entry in before.items() if entry is not None and cache.missing([entry.digest])]
+        with open_batch(cache) as batch, open_scanner(self.project, batch=batch) as scanner:
+            kept = {out.path: scanner.look(out.path, copied=out.git) for out in decision.stage.outs}
+        for path in unheld:
+            entry = kept[path]
+            if entry is not None and entry.files:
+                self._tell_kept(
+                    decision.stage,
+                    f"`{path}` held bytes that no store had; they are kept as `{entry.digest}` "
+                    f"(`mlx cat {entry.digest[:20]} -o PATH` brings them back)",
+                )
+        return kept
+
+    def _tell_kept(self, stage: Stage, message: str) -> None:
+        """Note a digest that no record will name: in the stage's log too, where it stays when the note is not shown."""
+        self.listener.note(message)
+        log = log_path(self.surroundings, stage)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(f"mlx: {message}\n")
+
+    def _collect(self, decision: Decision) -> Lock:
+        """Store what the stage made; returns its lock."""
+        stage = decision.stage
+        with open_batch(self.project.cache) as batch, open_scanner(self.project, batch=batch) as scanner:
+            try:
+                entries = {out.path: scanner.look(out.path, copied=out.git) for out in stage.outs}
+            except UsageError as error:  # a FIFO, say
+                raise StageFailed(f"stage `{stage.address}`: {error.message}", hint=error.marked_hint) from error
+            if scanner.ignoring:
+                raise _ignoring(StageFailed, stage, scanner.ignoring[0])
+            for path, entry in entries.items():
+                if entry is None:
+                    raise StageFailed(
+                        f"stage `{stage.address}` did not write its output `{path}`",
+                        hint=f"make the command write it, or mend `outs` in {stage.file}:{stage.line}",
+                    )
+                if entry.kind == Kind.SYMLINK:
+                    raise StageFailed(
+                        f"stage `{stage.address}` made its output `{path}` a symbolic link, which holds no bytes",
+                        hint="make the command write the file or folder itself, or a copy of it",
+                    )
+            metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
+        outs = tuple(
+            OutputRecord(
+                path=out.path,
+                kind=ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB,
+                digest=entry.digest,
+                size=entry.size,
+                files=entry.files if entry.kind == Kind.FOLDER else None,
+                executable=entry.kind == Kind.EXECUTABLE,
+                git=out.git,
+                push=out.push,
+            )
+            for out in stage.outs
+            if (entry := entries[out.path]) is not None
+        )
+        return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
+
+    def _judge_inputs(self, decision: Decision, lock: Lock) -> Lock:
+        """Return `lock` with the inputs that were edited while the command ran, told to the listener."""
+        stage = decision.stage
+        changed = self.observer.changed(stage, decision.wanted)
+        if changed:
+            self.listener.note(
+                f"`{changed[0]}` changed while `{stage.address}` ran: its outputs are kept, but nobody can tell which "
+                "version made them, and the next run makes them again"
+            )
+        return replace(lock, changed_during_run=changed)
+
+    def _record(self, decision: Decision, lock: Lock) -> None:
+        if decision.key is not None and not lock.changed_during_run:
+            self.project.cache.write_run(decision.key, lock.to_bytes(decision.stage.folder))
+        self._publish(decision.stage, lock)
+
+    def _publish(self, stage: Stage, lock: Lock) -> None:
+        hide_from_git(self.project.root, [out.path for out in stage.outs if not out.git])
+        path, data = lock_path(stage), lock.to_bytes(stage.folder)
+        if self.snapshot.files.read(path) != data:
+            (self.project.root / path).parent.mkdir(exist_ok=True)
+            write_atomic(self.project.root / path, data)
+
+
+def _refuse_absent_inputs(decision: Decision) -> None:
+    stage, wanted = decision.stage, decision.wanted
+    if wanted.lost:
+        path = wanted.lost[0]
+        raise RecordError(
+            f"{stage.file}:{stage.line}: dependency `{path}` of stage `{stage.address}` does not exist",
+            hint=f"create it, mend `deps`, or `mlx pull {word(path)}` if a remote has it",
+        )
+    absent = dict.fromkeys((*wanted.unread, *wanted.absent))
+    if absent:
+        named = ", ".join(f"`{path}`" for path in absent)
+        raise MissingObject(
+            f"stage `{stage.address}` needs {named}, which {'is' if len(absent) == 1 else 'are'} recorded but not in "
+            "the workspace",
+            hint=f"`mlx pull {words(absent)}` brings {'it' if len(absent) == 1 else 'them'}",
+        )
+
+
+def _ignoring(kind: type[MlxError], stage: Stage, folder: str) -> MlxError:
+    """Return what to raise for an ignore file inside an output, which a run would take away or bring."""
+    message = f"`{folder}/.mlxignore` is inside an output of stage `{stage.address}`"
+    return kind(
+        f"{message}: what it leaves out would be neither kept nor taken away with the output",
+        hint="move its patterns to a `.mlxignore` above the output",
+    )
+
+
+def _refuse_links(project: Project, stage: Stage) -> None:
+    """Refuse outputs and a lock that a link leads elsewhere, before the command has run for nothing."""
+    for path in (*(out.path for out in stage.outs), lock_path(stage)):
+        for folder in folders_above(path):
+            if (project.root / folder).is_symlink():
+                raise UsageError(
+                    f"{stage.file}:{stage.line}: `{path}` of stage `{stage.address}` lies behind the symbolic link "
+                    f"`{folder}`",
+                    hint="mlx does not write through links: name the place itself, or make it a folder",
+                )
+
+
+def _refuse_outputs_in_git(project: Project, stage: Stage) -> None:
+    data = [out.path for out in stage.outs if not out.git]
+    for name in git.tracked_files(project.root, data) if data else ():
+        raise RecordError(
+            f"{stage.file}:{stage.line}: Git tracks `{name}`, which stage `{stage.address}` makes",
+            hint=f"`git rm -r --cached {word(name)}` takes it out of Git; small results belong in `metrics`",
+        )
