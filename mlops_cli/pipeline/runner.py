@@ -188,7 +188,12 @@ class _Run:
                     if not self._schedule.ended:
                         self._take_ended(rest)
             except BaseException as error:
-                self._abandon(pool, error)
+                try:
+                    self._abandon(pool, error)
+                except BaseException:  # interrupted once more: now nobody is asked, and there is nothing to wait for
+                    self._work.kill()
+                    self._abandon(pool, error)
+                    raise
                 raise
         self._raise_failures()
         return tuple(self._results[address] for address in order)

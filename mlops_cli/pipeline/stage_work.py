@@ -8,7 +8,7 @@ come back and what it wrote is set aside. Only `execute` may be called in anothe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
 from typing import Protocol
@@ -20,6 +20,7 @@ from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.inputs import Observer
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
+from mlops_cli.pipeline.processes import Group, kill_group
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.stages import Stage
@@ -64,6 +65,7 @@ class StageWork:
     observer: Observer
     surroundings: Surroundings
     listener: Noting
+    _groups: dict[str, Group] = field(default_factory=dict)  # of commands that run, by stage
 
     def check(self, decision: Decision) -> None:
         """Raise what keeps a decision from being carried out, before anything is touched."""
@@ -87,15 +89,28 @@ class StageWork:
     def execute(self, attempt: Attempt, cancelled: Event) -> None:
         """Run the commands, in any thread. StageFailed; Cancelled when the event was set."""
         stage = attempt.decision.stage
-        run_commands(
-            self.project,
-            stage,
-            self.surroundings,
-            output=partial(self.listener.write, stage.address),
-            started=lambda group: journal.update(self.project, replace(attempt.unfinished, group=group)),
-            note=self.listener.note,
-            cancelled=cancelled,
-        )
+
+        def started(group: Group) -> None:
+            self._groups[stage.address] = group
+            journal.update(self.project, replace(attempt.unfinished, group=group))
+
+        try:
+            run_commands(
+                self.project,
+                stage,
+                self.surroundings,
+                output=partial(self.listener.write, stage.address),
+                started=started,
+                note=self.listener.note,
+                cancelled=cancelled,
+            )
+        finally:
+            self._groups.pop(stage.address, None)
+
+    def kill(self) -> None:
+        """End all commands that run, at once and without asking."""
+        for group in tuple(self._groups.values()):
+            kill_group(group.number)
 
     def finish(self, attempt: Attempt) -> Decision:
         """Publish what the commands made; returns the decision as it has become. The old outputs come back if not."""
