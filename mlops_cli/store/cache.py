@@ -42,6 +42,7 @@ class Cache(PackedStore):
     label = "the cache"
     url: str | None = None  # where its objects are, when that is not below `root`
     is_offline = False  # whether what is not on this machine is taken for stored, and nobody is asked
+    resumes = True  # whether what an interrupted fetch brought of a large file is kept for the next
     most_at_once: int | None = None  # bytes of objects that may be near at once; None: all are
 
     def __init__(self, root: Path, *, link: LinkMode, durability: Durability, packs: Packs | None = None) -> None:

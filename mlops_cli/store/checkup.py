@@ -26,6 +26,7 @@ from mlops_cli.store.objects import cut
 from mlops_cli.store.pack_checkup import check_pack, check_segments
 from mlops_cli.store.pack_folder import SUFFIX
 from mlops_cli.store.packed import PackedStore
+from mlops_cli.store.partial import find_leftovers, remove_leftovers
 from mlops_cli.store.scratch import find_abandoned, remove_abandoned
 
 CHECKED = "checked.json"  # when each unit was read last: seconds since 1970 by its name
@@ -180,10 +181,14 @@ class _Checker:
             self._store.write_file(Path(self._root, CHECKED), json.dumps(kept, sort_keys=True).encode())
 
     def _sweep(self) -> int:
-        """Remove what writers that are gone left in `tmp/`; returns its bytes, in a dry run those that would go."""
+        """Remove what is left of writers that are gone; returns its bytes, in a dry run those that would go."""
         folder = f"{self._root}/tmp"  # noqa: S108 - in the store, not the system's folder
         sizes = {path: _size_below(path) for path in find_abandoned(folder)}
+        for path in find_leftovers(self._store):
+            with suppress(FileNotFoundError):
+                sizes[path] = os.stat(path, follow_symlinks=False).st_size
         if not self._dry_run and sizes:
+            remove_leftovers(self._store)
             with suppress(OSError):
                 remove_abandoned(folder)
         return sum(size for path, size in sizes.items() if self._dry_run or not os.path.lexists(path))

@@ -50,7 +50,10 @@ class Run(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """All that a cache holds, but for `trash/`, `quarantine/`, `tmp/`, and `recipes/`, which can be found out again."""
+    """All that a cache holds.
+
+    But for `trash/`, `quarantine/`, `tmp/`, `partial/`, and `recipes/`, which can be found out again.
+    """
 
     loose: tuple[Loose, ...] = ()
     packs: tuple[Packed, ...] = ()

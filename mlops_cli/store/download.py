@@ -29,6 +29,7 @@ from mlops_cli.store.pack_index import Place
 from mlops_cli.store.pack_writer import unpacked
 from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import object_key, pack_key, recipe_key
+from mlops_cli.store.partial import Partial, open_partial, remove_leftovers
 from mlops_cli.store.recipe import LONGEST_CHUNK, RECIPE_LIMIT, decode_recipe
 from mlops_cli.store.recipes import ChunkIndex, Recipes
 from mlops_cli.store.remote_index import CHUNKED, LOOSE
@@ -89,6 +90,8 @@ class Download:
 
         AbsentObjects or DamagedObjects, told once at the end, when the remote lacks some or has other bytes.
         """
+        if self._cache.resumes:
+            remove_leftovers(self._cache)
         with self._cache.scratch() as scratch:
             incoming = _Incoming(self._cache, scratch)
             try:
@@ -177,16 +180,22 @@ class Download:
     def _put_together(self, digest: Digest, incoming: _Incoming, jobs: int, new_path: Callable[[], str]) -> None:
         """Make a file from its chunks, of which as many as can be come from files that are here."""
         key = recipe_key(digest)
+        unfinished: Partial | None = None
         try:
             recipe = decode_recipe(self._bucket.get(key, 0, RECIPE_LIMIT + 1), digest)
+            unfinished = open_partial(self._cache, digest) if self._cache.resumes else None
             made = assemble(
                 recipe,
                 self._chunk_index().places(recipe),
                 partial(self._fetch_chunks, jobs=jobs),
                 self._cache,
                 new_path,
+                partial=unfinished,
                 reporter=self._reporter,
             )
+            if unfinished is not None:
+                incoming.hold(unfinished)
+                unfinished = None
         except AbsentKey:
             self._failures.add(digest, self._absent(digest))
         except CorruptObject as error:
@@ -196,6 +205,9 @@ class Download:
             self.objects += 1
             self.bytes += incoming.take(_Came([], [(digest, made.path, recipe.size)], []))
             self._recipes.keep(recipe)
+        finally:
+            if unfinished is not None:
+                unfinished.close()
 
     def _chunk_index(self) -> ChunkIndex:
         if self._chunks is None:
@@ -229,6 +241,7 @@ class _Incoming:
         self._scratch = scratch
         self._repacker = Repacker(scratch.next_path, durable=False)
         self._files: dict[Digest, str] = {}
+        self._held: list[Partial] = []
         self._size = 0
 
     def take(self, came: _Came) -> int:
@@ -255,6 +268,10 @@ class _Incoming:
             self.publish()
         return size
 
+    def hold(self, unfinished: Partial) -> None:
+        """Let nobody else have a file that is taken from where it was put together, until it is published."""
+        self._held.append(unfinished)
+
     def publish(self) -> None:
         """Make all that was kept durable, then visible."""
         files, self._files, self._size = self._files, {}, 0
@@ -262,10 +279,17 @@ class _Incoming:
             self._cache.publish(files, self._repacker.seal())
         except OSError as error:
             raise self._cache.trouble(error, "copy objects to the cache") from error
+        self._give_back()
 
     def close(self) -> None:
         """Give back what was not published."""
         self._repacker.close()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for unfinished in self._held:
+            unfinished.close()
+        self._held.clear()
 
 
 def records_in(data: bytes, span: Span, label: str) -> Iterator[tuple[Digest, Record | DamagedObjects]]:

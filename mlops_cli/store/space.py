@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_PARTS = ("objects", "packs", "index", "runs", "trash", "quarantine", "tmp")
+_PARTS = ("objects", "packs", "index", "runs", "trash", "quarantine", "partial", "tmp")
 
 
 @dataclass(frozen=True, slots=True)

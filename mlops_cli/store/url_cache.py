@@ -218,6 +218,8 @@ class _NearCache(Cache):
     They were verified as they came, and nobody else knows of them.
     """
 
+    resumes = False
+
     def __init__(self, root: Path, uses: Mapping[Digest, int]) -> None:
         super().__init__(root, link=LinkMode.COPY, durability=Durability.NONE)
         self._uses = Counter(uses)

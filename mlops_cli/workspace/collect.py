@@ -18,6 +18,7 @@ from mlops_cli.files import translate_os_error
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.contents import Contents, Packed, read_contents
 from mlops_cli.store.guard import alone
+from mlops_cli.store.partial import remove_leftovers
 from mlops_cli.store.recipes import Recipes
 from mlops_cli.store.trash import Thrown, Trash
 from mlops_cli.workspace import clients
@@ -170,6 +171,8 @@ def collect(
     foreseen, _ = _look(project, marker, before, reporter)
     for name in foreseen.plan.unreadable:
         reporter.note(f"pack `{name[:12]}` cannot be read, and stays as it is: `mlx fsck` tells more")
+    if not dry_run and foreseen.empty:
+        remove_leftovers(project.cache, before)
     if dry_run or foreseen.empty or not agree(foreseen):
         return foreseen
     with _alone(project, "mlx gc"):
@@ -178,6 +181,7 @@ def collect(
         if files:
             trash.bring_back(files)
             found = replace(_survey(project, marker, before, reporter)[0], returning=found.returning)
+        remove_leftovers(project.cache, before)
         trash.empty(before)  # not what comes now, however short the grace age
         _carry_out(project, found.plan, marker.needed.objects, now, reporter)
         return found

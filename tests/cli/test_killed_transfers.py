@@ -148,6 +148,44 @@ def test_a_pull_that_is_killed_at_any_request(project: Clone, door: Proxy, answe
     assert at > 3
 
 
+def test_a_large_file_goes_on_where_a_kill_left_it(door: Proxy, server: S3Server, tmp_path: Path) -> None:
+    size = 33 << 20
+    bucket = server.make_bucket("large")
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "large.bin").write_bytes(random.Random(8).randbytes(size))
+    project = Clone(root, {**server.environ, "AWS_ENDPOINT_URL": door.url})
+    project.git("init", "--quiet")
+    for args in (["init"], ["remote", "add", "storage", f"{bucket}/data"], ["add", "large.bin"], ["push"]):
+        assert project(*args) == 0
+    project.git("add", ".")
+    project.git("-c", "user.name=Ada", "-c", "user.email=ada@example.com", "commit", "--quiet", "--message=data")
+
+    clone = clone_of(project, "clone")
+    cache = clone.root / ".git/mlx/cache"
+    door.heal()
+    door.hold_download(24 << 20)
+    process = clone.start("pull")
+    try:
+        assert door.held.wait(60), process.communicate()
+        assert Clone(clone.root, server.environ)("fetch") == 0  # another one, meanwhile, gets it all by itself
+        (whole,) = (cache / "objects").glob("*/*")
+        whole.unlink()  # or there would be nothing left to do
+    finally:
+        process.kill()
+        process.communicate()
+    assert not (clone.root / "large.bin").exists()
+    (partial,) = (cache / "partial").iterdir()
+    assert partial.stat().st_size >= 14 << 20
+
+    door.heal()
+    assert clone("pull") == 0
+    assert door.downloaded < size - (13 << 20)
+    assert (clone.root / "large.bin").read_bytes() == (root / "large.bin").read_bytes()
+    assert not list((cache / "partial").iterdir())
+    assert clone("fsck") == 0
+
+
 def test_adding_to_a_cache_behind_a_url(project: Clone, door: Proxy, server: S3Server) -> None:
     bucket = server.make_bucket("added")
     wanted = project.data()

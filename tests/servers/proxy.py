@@ -23,14 +23,15 @@ class Proxy:
     """Where a proxy listens, what passed it, and what it is to do from the next request on.
 
     `answer(status, times)` speaks for the server; `cut_upload` and `cut_download` end the connection after that many
-    bytes of a request's or an answer's body, `times` times; `hold_upload` stops there; `stall()` leaves requests
-    unanswered until `heal()`; `stop_at` holds one request, or its answer.
+    bytes of a request's or an answer's body, `times` times; `hold_upload` stops there, and `hold_download` once so many
+    bytes have passed in all; `stall()` leaves requests unanswered until `heal()`; `stop_at` holds one request, or its answer.
     """
 
     target: tuple[str, int]
     http: bool = True
     port: int = 0
     connections: int = 0
+    downloaded: int = 0  # bytes of answers, with their heads
     requests: list[str] = field(default_factory=list)  # "PUT /bucket/key"
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _status: int = 0
@@ -42,6 +43,7 @@ class Proxy:
     _stalled: bool = False
     _closing: bool = False
     _hold: int = -1
+    _hold_download: int = -1
     _stop: tuple[int, bool] | None = None
     held: threading.Event = field(default_factory=threading.Event)
 
@@ -69,6 +71,10 @@ class Proxy:
         """Pass no more than `after` bytes of a request's body, and say so in `held`; `heal()` ends the connection."""
         self._hold = after
 
+    def hold_download(self, after: int) -> None:
+        """Pass no more answers once `after` bytes have (`downloaded`), and say so in `held`; `heal()` ends that."""
+        self._hold_download = after
+
     def stop_at(self, number: int, *, answered: bool) -> None:
         """Hold the request of that number, from now on and from 0, or (`answered`) its answer, and say so in `held`.
 
@@ -84,11 +90,11 @@ class Proxy:
     def heal(self) -> None:
         """Do nothing to anything any more, and forget what was counted."""
         with self._lock:
-            self._refusals = self._cuts = self.connections = 0
+            self._refusals = self._cuts = self.connections = self.downloaded = 0
             self._cut_upload = self._cut_download = -1
             self._stalled = False
             self.requests.clear()
-            self._hold = -1
+            self._hold = self._hold_download = -1
             self._stop = None
             self.held.clear()
 
@@ -189,7 +195,7 @@ def _download(state: Proxy, server: socket.socket, client: socket.socket) -> Non
         while data := server.recv(PIECE):
             if state._stalled:
                 continue
-            if state._stops(answered=True):
+            if state._stops(answered=True) or (0 <= state._hold_download <= state.downloaded and state._wait()):
                 reset(client)
                 reset(server)
                 return
@@ -197,9 +203,13 @@ def _download(state: Proxy, server: socket.socket, client: socket.socket) -> Non
                 passed = 0
             if 0 <= limit < passed + len(data):
                 client.sendall(data[: limit - passed])
+                with state._lock:
+                    state.downloaded += limit - passed
                 break
             client.sendall(data)
             passed += len(data)
+            with state._lock:
+                state.downloaded += len(data)
     while state._stalled and not state._closing:  # a server that ends the connection is not to be seen either
         time.sleep(0.02)
     if state._closing or limit >= 0:

@@ -216,7 +216,7 @@ def test_a_source_that_is_gone_is_fetched_in_batches(bench):
 
 @pytest.mark.parametrize("code", [5, 116], ids=["EIO", "ESTALE"])
 def test_a_source_that_cannot_be_read_is_fetched(bench, code):
-    copy = assembly._copy
+    copy = assembly.copy_range
 
     def fail(source, start, target, offset, size):
         if source != target and start > 50 * KIB:
@@ -224,7 +224,7 @@ def test_a_source_that_cannot_be_read_is_fetched(bench, code):
         copy(source, start, target, offset, size)
 
     remote = Remote(NEW)
-    with mock.patch.object(assembly, "_copy", fail):
+    with mock.patch.object(assembly, "copy_range", fail):
         made = bench.make(NEW, remote)
     assert 3 < remote.fetched < len(NEW)
     assert made.suspects == (bench.recipes[0].digest,)
@@ -395,7 +395,7 @@ def test_a_disk_that_forgets_is_told(bench):
     def forget(target, data, offset):
         os.pwrite(target, bytes(len(data)), offset)
 
-    with mock.patch.object(assembly, "_write_at", forget), pytest.raises(CorruptObject, match="not what is read back"):
+    with mock.patch.object(assembly, "write_at", forget), pytest.raises(CorruptObject, match="not what is read back"):
         bench.make(NEW, Remote(NEW))
     bench.assert_nothing_left(NEW)
 

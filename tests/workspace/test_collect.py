@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -99,6 +100,26 @@ def test_a_plan_accounts_for_everything_and_never_takes_what_is_needed(
 
 
 # The doing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("anything_else", [False, True])
+def test_unfinished_files_go_with_the_grace_age(used: Sandbox, box: Sandbox, anything_else: bool) -> None:
+    cache = box.project().cache
+    if not anything_else:
+        collect(box.project(), now=later(), grace=0)
+        empty_trash(box.project())
+    unfinished = cache.root / "partial" / ("ab" * 32)
+    unfinished.parent.mkdir()
+    unfinished.write_bytes(b"half")
+    collect(box.project(), now=later(), grace=0, dry_run=True)
+    collect(box.project(), now=later(), grace=1e9)
+    assert unfinished.exists()
+    with unfinished.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # somebody is at it
+        collect(box.project(), now=later(), grace=0)
+        assert unfinished.exists()
+    collect(box.project(), now=later(), grace=0)
+    assert not unfinished.exists()
 
 
 @pytest.fixture
