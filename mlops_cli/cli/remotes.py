@@ -77,6 +77,8 @@ def push(
         )
     verb = "would push" if dry_run else "pushed"
     _show(output, "push", result, verb, "to", dry_run=dry_run)
+    for line in (line for each in result.remotes for line in each.remedies):
+        output.say(f"next: {line}")
 
 
 def fetch(
@@ -169,11 +171,16 @@ def _show(
     if restored is not None:
         value["restored"] = restored
     moved = [_moved_text(kind, each, verb, way, dry_run=dry_run) for each in result.remotes if each.objects]
-    if not moved:
+    sent = sum(each.repaired for each in result.remotes if each.objects)
+    if sent:
+        being = ("is", "was") if sent == 1 else ("are", "were")
+        lines = [*lines, f"{count(sent, 'object')} of these {being[not dry_run]} gone or damaged"]
+    forgotten = result.repaired - sent
+    if forgotten:  # of a cache behind a URL, to which nothing can be sent again
+        forgets = "would forget" if dry_run else "forgot"
+        lines = [*lines, f"the index of the cache {forgets} {count(forgotten, 'object')}: gone or damaged there"]
+    elif not moved:
         moved = [_nothing_text(kind, result)]
-    if result.repaired:
-        being = ("is", "was") if result.repaired == 1 else ("are", "were")
-        lines = [*lines, f"{count(result.repaired, 'object')} of these {being[not dry_run]} gone or damaged"]
     if result.left:
         output.note(f"left out, for the `paths` of the remotes say another one: {naming(result.left)}")
     output.result(kind, value, [*moved, *lines])
@@ -200,6 +207,8 @@ def _nothing_text(kind: str, result: SyncResult) -> str:
     what = "all that is here" if result.unread else "it all"
     if kind != "push":
         return f"nothing to fetch: the cache has {what}"
+    if any(each.remedies for each in result.remotes):
+        return "nothing to forget: the index of the cache names nothing that is gone or damaged"
     names = [f"`{each.name}`" for each in result.remotes]
     return f"nothing to push: {' and '.join(names)} {'has' if len(names) == 1 else 'have'} {what}"
 

@@ -8,20 +8,23 @@ touched, file by file, each replaced by an atomic rename, with every folder on t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mlops_cli.errors import CorruptObject, MissingObject
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.trees import EMPTY_TREE, Change, Entry, Kind, TreeSource, check_folder, check_links, diff
 from mlops_cli.workspace import git
+from mlops_cli.workspace.cache_repair import cache_lost
 from mlops_cli.workspace.compare import as_entry, same
 from mlops_cli.workspace.hazards import Edited, refuse_folded, refuse_harm
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.reach import bring_listings, damaged_at, find_part, not_cached
+from mlops_cli.workspace.reach import bring_listings, damaged_at, find_part, not_cached, reach
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 from mlops_cli.workspace.writing import apply_changes
@@ -75,7 +78,7 @@ def bring(
     reporter: Reporter = SILENT,
 ) -> CheckoutResult:
     """Do what `checkout` does for tracked paths, or parts of them, that the caller knows."""
-    with open_scanner(project, reporter=reporter) as scanner:
+    with open_scanner(project, reporter=reporter) as scanner, _naming_lost(project, chosen):
         reporter.start("checking", None, "files")
         bring_listings(
             project.cache, [entry.digest for entry, part in chosen if entry.kind is ObjectKind.TREE and not part]
@@ -89,6 +92,19 @@ def bring(
             reporter.start("checking out", len(changes), "files")
             apply_changes(project, scanner, changes, reporter, spare=not force)
     return CheckoutResult(tuple(_summary(entry, plan) for entry, plan in plans if plan))
+
+
+@contextmanager
+def _naming_lost(project: Project, chosen: Sequence[tuple[Tracked, str]]) -> Iterator[None]:
+    """Name the tracked paths in errors about what the index of a cache behind a URL names, and is not there."""
+    try:
+        yield
+    except (AbsentObjects, DamagedObjects) as error:
+        if project.cache.url is None:
+            raise
+        owners = reach(project.cache.window, chosen).owners
+        paths = {owners[digest] for digest in error.digests if digest in owners}
+        raise cache_lost(sorted(paths or {entry.path for entry, _ in chosen}), error) from error
 
 
 def foresee(

@@ -40,6 +40,7 @@ class Moved:
     that it did not have as they were written.
     `unread` are tracked paths with a folder whose listing only the remote has: what it lists was not looked for there.
     `unlisted` is what a dry run cannot count among the objects, and `known` their bytes as far as they are known.
+    `remedies` say what stores again what the cache behind a URL has lost, where it was to be repaired.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Moved:
     unread: tuple[str, ...] = ()
     unlisted: Unlisted = NOTHING_UNLISTED
     known: int = 0
+    remedies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,90 @@
+"""A cache behind a URL, or a remote, that lost packs: what commands say, and that what they say leads out of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Project
+
+
+@pytest.fixture
+def lost(project: Project) -> Project:
+    """Return the project, with a cache behind a URL of which all packs are gone, and no other remote."""
+    far = project.root.parent / "far"
+    project.must("config", "set", "--clone", "cache.dir", far.as_uri())
+    for name in ("storage", "backup"):
+        project.must("remote", "remove", name)
+    project.must("add", "data/raw", "data/labels.csv")
+    for pack in (far / "packs").iterdir():
+        pack.unlink()
+    return project
+
+
+def test_a_checkout_from_a_cache_that_lost_packs_leads_to_what_mends_it(lost: Project) -> None:
+    before = (lost.root / "data" / "labels.csv").read_bytes()
+    (lost.root / "data" / "labels.csv").unlink()
+
+    failed = lost("checkout", "data/labels.csv")
+
+    assert failed.code == 4
+    assert failed.stderr == (
+        "error: remote `cache` lacks 1 object of `data/labels.csv`, though its index names it\n"
+        "hint: `mlx push --repair --remote cache` lets its index forget that, and says what stores it again\n"
+    )
+    (lost.root / "data" / "labels.csv").write_bytes(before)
+    planned = lost.must("push", "--repair", "--remote", "cache", "--dry-run")
+    assert planned.stdout.startswith("the index of the cache would forget ")
+    done = lost.must("push", "--repair", "--remote", "cache")
+    assert done.stdout == planned.stdout.replace("would forget", "forgot")
+    assert "`mlx add data/labels.csv data/raw` stores the files again" in done.stderr
+    lost.must("add", "data/labels.csv", "data/raw")
+    shutil.rmtree(lost.root / "data" / "raw")
+    (lost.root / "data" / "labels.csv").unlink()
+    lost.must("checkout", "data/raw", "data/labels.csv")
+    assert (lost.root / "data" / "labels.csv").read_bytes() == before
+
+
+def test_what_a_cache_lost_comes_from_another_remote(lost: Project) -> None:
+    lost.must("remote", "add", "storage", "../storage")
+    shutil.rmtree(lost.root / "data" / "raw")
+
+    done = lost.must("push", "--repair", "--remote", "cache")
+
+    assert "`mlx pull --remote storage data/raw` brings it from there" in done.stderr
+    lost.must("pull", "--remote", "storage", "data/raw")
+    assert (lost.root / "data" / "raw").is_dir()
+
+
+def test_a_clone_without_listings_is_told_the_same(lost: Project) -> None:
+    for known in ("cache", "remotes"):
+        shutil.rmtree(lost.root / ".git" / "mlx" / known, ignore_errors=True)
+    shutil.rmtree(lost.root / "data" / "raw")
+
+    for verb in ("checkout", "pull"):
+        failed = lost(verb, "data/raw")
+        assert failed.code == 4
+        assert "`data/raw`" in failed.stderr
+        assert "`mlx push --repair --remote cache`" in failed.stderr
+    done = lost.must("push", "--repair", "--remote", "cache")
+    assert "`mlx add data/raw` in a clone that has the files" in done.stderr
+    assert "`mlx add data/raw` in a clone that has the files" in lost("pull", "data/raw").stderr
+
+
+def test_a_file_that_a_remote_lost_is_told_with_its_tracked_path(project: Project, tmp_path: Path) -> None:
+    storage = project.root.parent / "storage"
+    far = tmp_path / "far"
+    before = set((storage / "packs").iterdir())
+    project.write("d/big", "x" * 300_000)
+    project.must("add", "d")
+    project.must("push", "d")
+    project.must("config", "set", "--clone", "cache.dir", far.as_uri())
+    big = max(set((storage / "packs").iterdir()) - before, key=lambda path: path.stat().st_size)
+    big.unlink()
+
+    failed = project("pull", "--remote", "storage", "d")
+
+    assert failed.code == 4
+    assert " of `d`, as does the cache" in failed.stderr
