@@ -13,13 +13,13 @@ import typer
 
 from mlops_cli.cli.commands import Group, command
 from mlops_cli.cli.completion import complete_remotes
-from mlops_cli.cli.data import restored_text
+from mlops_cli.cli.data import restored_text, tell_failed
 from mlops_cli.cli.options import DryRun, Jobs, Json, Overwrite, RemoteName, Targets
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.remote_garbage import COMMANDS as GARBAGE
 from mlops_cli.cli.session import Session, reporting, session_of
 from mlops_cli.cli.text import Line, count, size_text, table
-from mlops_cli.errors import RemoteError
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError
 from mlops_cli.words import naming
 
 if TYPE_CHECKING:
@@ -123,11 +123,14 @@ def pull(
 ) -> None:
     """Download data and put it into the workspace
 
-    It is `mlx fetch`, then `mlx checkout`. Without a path, that is all that the records name.
+    It is `mlx fetch`, then `mlx checkout`. Without a path, that is all that the records name; what cannot be had is
+    named, the rest is brought, and it exits with 4.
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.checkout import checkout, foresee
     from mlops_cli.workspace.fetching import fetch as fetch_data
+    from mlops_cli.workspace.fetching import fetch_the_rest
+    from mlops_cli.workspace.shortfalls import not_brought
     from mlops_cli.workspace.transfers import Fetching
 
     session = session_of(context)
@@ -135,13 +138,27 @@ def pull(
     targets = session.targets(project, paths)
     with reporting(output) as reporter, exclusive(project, "mlx pull", reporter, dry_run=dry_run):
         how = Fetching(remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
-        result = fetch_data(project, targets, how)
-        bring = foresee if dry_run else checkout
-        done = bring(project, result.paths if result.left else targets, force=force, reporter=reporter)
+        failed: dict[str, MlxError] = {}
+        try:
+            result = fetch_data(project, targets, how)
+        except (MissingObject, CorruptObject):
+            if targets or dry_run:
+                raise
+            result, lost = fetch_the_rest(project, how)
+            failed.update(lost)
+        wanted = result.paths if result.left else targets
+        if dry_run:
+            done = foresee(project, wanted, force=force, reporter=reporter)
+        else:
+            done = checkout(project, wanted, force=force, partly=not targets, reporter=reporter)
+        failed = {**done.failed, **failed}
     restored = [asdict(item) for item in done.restored]
-    lines = restored_text(done.restored, dry_run=dry_run)
+    lines = restored_text(done.restored, dry_run=dry_run) if done.restored or not failed else []
+    tell_failed(output, failed)
     verb = "would fetch" if dry_run else "fetched"
-    _show(output, "pull", result, verb, "from", dry_run=dry_run, restored=restored, lines=lines)
+    _show(output, "pull", result, verb, "from", dry_run=dry_run, restored=restored, lines=lines, complete=not failed)
+    if failed:
+        raise not_brought(failed)
 
 
 def _show(
@@ -154,6 +171,7 @@ def _show(
     dry_run: bool,
     restored: list[dict[str, Any]] | None = None,
     lines: Sequence[str] = (),
+    complete: bool = True,
 ) -> None:
     value = {
         "dry_run": dry_run,
@@ -179,7 +197,7 @@ def _show(
     if forgotten:  # of a cache behind a URL, to which nothing can be sent again
         forgets = "would forget" if dry_run else "forgot"
         lines = [*lines, f"the index of the cache {forgets} {count(forgotten, 'object')}: gone or damaged there"]
-    elif not moved:
+    elif not moved and complete:
         moved = [_nothing_text(kind, result)]
     if result.left:
         output.note(f"left out, for the `paths` of the remotes say another one: {naming(result.left)}")

@@ -20,6 +20,21 @@ _AGAIN = "the same `mlx push` with `--repair` sends it again, from a clone that 
 _IMPORT = "it is imported: the same `mlx import` without `--no-download` brings it"
 
 
+Failed = Mapping[str, MlxError]
+"""Tracked paths that could not be brought, and why not."""
+
+
+def not_brought(failed: Failed) -> MlxError:
+    """Return what to raise when the others are in the workspace, and these are not."""
+    errors = list(failed.values())
+    first = next((error for error in errors if isinstance(error, CorruptObject)), errors[0])
+    kind = CorruptObject if isinstance(first, CorruptObject) else MissingObject
+    if len(errors) == 1:
+        return kind(f"{first.message}; all else was brought", hint=first.marked_hint)
+    named = f"{len(errors):,} tracked paths could not be brought, {naming(sorted(failed))}"
+    return kind(f"{named}; all else was: {first.message}", hint=first.marked_hint)
+
+
 def refuse_gone(store: Remote) -> None:
     """Raise RemoteError when a remote lacks objects because it is itself not there."""
     if isinstance(error := store.absent([]), RemoteError):

@@ -251,18 +251,19 @@ def fetch(project: Project, targets: Sequence[str] = (), how: Fetching = PLAINLY
     MissingObject when that does not hold it either. A dry run downloads nothing: below a folder whose tree is not
     here it cannot count objects, and `size` is None; `unlisted` tells the files there.
     """
-    chosen = _fetchable(select_versions(project, targets, how.versions), targets)
+    chosen = fetchable(select_versions(project, targets, how.versions), targets)
     needed = reach(project.cache, chosen)
     if not needed.unread and not project.cache.missing(needed.sizes):
         name = choose_remote(project, how.remote) if how.remote or default_remote(project) else ""
         url = project.config.remotes[name].url if name else ""
         return SyncResult((Moved(name, url, _paths(chosen)),))
     division = Destinations(project).divide(chosen, how.remote, targets, sending=False)
-    moved = [_fetch_share(project, name, share, how) for name, share in division.shares.items()]
+    moved = [fetch_share(project, name, share, how) for name, share in division.shares.items()]
     return SyncResult(tuple(moved), division.left)
 
 
-def _fetch_share(project: Project, name: str, share: Sequence[tuple[Tracked, str]], how: Fetching) -> Moved:
+def fetch_share(project: Project, name: str, share: Sequence[tuple[Tracked, str]], how: Fetching) -> Moved:
+    """Bring what the cache lacks of a share of the tracked paths from the remote `name`; it fails as `fetch` does."""
     needed = reach(project.cache, share)
     lacking = project.cache.missing(needed.sizes)
     url = project.config.remotes[name].url
@@ -310,7 +311,7 @@ def _pushable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> 
     return pushed
 
 
-def _fetchable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:
+def fetchable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:
     """Return what of `chosen` a remote can have; outputs that are kept from them only where they are asked for by name.
 
     What Git keeps comes with Git.

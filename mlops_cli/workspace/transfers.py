@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mlops_cli.progress import SILENT, Reporter
@@ -55,6 +55,17 @@ class Moved:
     unlisted: Unlisted = NOTHING_UNLISTED
     known: int = 0
     remedies: tuple[str, ...] = ()
+
+    def plus(self, other: Moved) -> Moved:
+        """Return what two fetches from the same remote came to."""
+        return replace(
+            self,
+            paths=(*self.paths, *other.paths),
+            objects=self.objects + other.objects,
+            size=None if self.size is None or other.size is None else self.size + other.size,
+            requests=self.requests + other.requests,
+            transferred=self.transferred + other.transferred,
+        )
 
 
 @dataclass(frozen=True, slots=True)

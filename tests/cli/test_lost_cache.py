@@ -88,3 +88,64 @@ def test_a_file_that_a_remote_lost_is_told_with_its_tracked_path(project: Projec
 
     assert failed.code == 4
     assert " of `d`, as does the cache" in failed.stderr
+
+
+@pytest.fixture
+def parts(project: Project) -> Project:
+    """Return the project with four tracked paths that are only on its remote, which lost two of them."""
+    packs = project.root.parent / "storage" / "packs"
+    for name in ("a", "b", "c", "d"):
+        before = set(packs.iterdir())
+        project.write(f"{name}/file", f"{name}\n")
+        project.must("add", name)
+        project.must("push", name)
+        if name in ("b", "d"):
+            for pack in set(packs.iterdir()) - before:
+                pack.unlink()
+        shutil.rmtree(project.root / name)
+    shutil.rmtree(project.cache)
+    return project
+
+
+def test_a_pull_brings_what_can_be_had_and_names_the_rest(parts: Project) -> None:
+    done = parts("pull")
+
+    assert done.code == 4
+    assert [name for name in "abcd" if (parts.root / name / "file").exists()] == ["a", "c"]
+    assert "brought back a (1 added)\nbrought back c (1 added)\n" in done.stdout
+    assert "nothing to fetch" not in done.stdout
+    assert "note: `b` was not brought: remote `storage` lacks 1 object of `b`, as does the cache\n" in done.stderr
+    assert "error: 2 tracked paths could not be brought, `b`, `d`; all else was: " in done.stderr
+    assert parts("pull", "--json").json()["restored"] == []
+    assert parts("pull", "b", "a").code == 4
+
+
+def test_a_checkout_of_all_brings_what_is_stored_and_overwrites_nothing_that_is_not(parts: Project) -> None:
+    parts("pull")
+    shutil.rmtree(parts.root / "a")
+    parts.write("b/mine", "stored nowhere\n")
+
+    done = parts("checkout")
+
+    assert done.code == 4
+    assert (parts.root / "a" / "file").exists()
+    assert (parts.root / "b" / "mine").read_text(encoding="utf-8") == "stored nowhere\n"
+    assert "error: 2 tracked paths could not be brought, `b`, `d`; all else was: the cache lacks 1 object of `b`" in (
+        done.stderr
+    )
+    shutil.rmtree(parts.root / "a")
+    assert parts("checkout", "a", "b").code == 4
+    assert not (parts.root / "a").exists()
+
+
+def test_an_import_of_this_machine_that_is_not_here_is_told_with_its_command(project: Project) -> None:
+    shared = project.root.parent / "shared"
+    shared.mkdir()
+    (shared / "prices.csv").write_text("1,2\n", encoding="utf-8")
+    project.must("import", f"file://{shared}/prices.csv", "prices.csv")
+    (project.root / "prices.csv").unlink()
+    shutil.rmtree(project.cache)
+
+    told = project("pull").stderr
+
+    assert f"where no pull looks: `mlx import file://{shared}/prices.csv prices.csv` brings it" in told
