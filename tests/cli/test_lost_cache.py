@@ -149,3 +149,17 @@ def test_an_import_of_this_machine_that_is_not_here_is_told_with_its_command(pro
     told = project("pull").stderr
 
     assert f"where no pull looks: `mlx import file://{shared}/prices.csv prices.csv` brings it" in told
+
+
+@pytest.mark.parametrize(("level", "option"), [("clone", "--clone "), ("user", "--user "), ("project", "")])
+def test_links_into_a_cache_behind_a_url_are_refused_with_the_layer_that_wants_them(
+    level: str, option: str, project: Project
+) -> None:
+    project.must("config", "set", *([f"--{level}"] if option else []), "cache.link", "symlink")
+    project.must("config", "set", "--clone", "cache.dir", (project.root.parent / "far").as_uri())
+
+    assert f"hint: `mlx config set {option}cache.link copy`, or a folder" in project("status").stderr
+    told = project("status", env={"MLX_CACHE_LINK": "hardlink"}).stderr
+    assert "hint: `unset MLX_CACHE_LINK`, or a folder" in told
+    project.must("config", "set", *option.split(), "cache.link", "copy")
+    project.must("status")
