@@ -17,6 +17,7 @@ from mlops_cli.cli.data import restored_text, tell_failed
 from mlops_cli.cli.options import DryRun, Jobs, Json, Overwrite, RemoteName, Targets
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.remote_garbage import COMMANDS as GARBAGE
+from mlops_cli.cli.remote_garbage import Name as Chosen
 from mlops_cli.cli.session import Session, reporting, session_of
 from mlops_cli.cli.text import Line, count, size_text, table
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError
@@ -319,16 +320,18 @@ def remove(context: typer.Context, name: Known, dry_run: DryRun = False, as_json
     session.output(as_json).result("remote-remove", value, [text])
 
 
-def check(context: typer.Context, name: Known, as_json: Json = False) -> None:
+def check(context: typer.Context, name: Chosen = None, as_json: Json = False) -> None:
     """Try what a remote is needed for
 
     It is asked, listed, written to, read and tidied up again, on a key of its own. Exits with 6 when something fails.
     """
     from mlops_cli.workspace.probe import Outcome, check_remote
+    from mlops_cli.workspace.remotes import choose_remote
 
     session = session_of(context)
     output = session.output(as_json)
-    found = check_remote(session.project(), name)
+    project = session.project()
+    found = check_remote(project, choose_remote(project, name))
     lines: list[Line] = [f"remote `{found.remote}` ({found.url})"]
     for step in found.steps:
         took = f"{step.seconds:.2f} s" if step.outcome in (Outcome.WORKS, Outcome.FAILED) else ""
@@ -368,7 +371,7 @@ COMMANDS = {
             "list": command(list_, "mlx remote list"),
             "default": command(default, "mlx remote default backup"),
             "remove": command(remove, "mlx remote remove backup"),
-            "check": command(check, "mlx remote check storage"),
+            "check": command(check, "mlx remote check", "mlx remote check storage"),
             **GARBAGE,
         },
     ),

@@ -236,3 +236,7 @@ def test_diff_with_a_remote_lists_a_folder_that_is_nowhere(project: Project) -> 
     refused = project("diff", "--remote", "v1")
     assert refused.code == 2
     assert "`--remote` compares the records of the workspace with remotes" in refused.stderr
+
+
+def test_a_check_without_a_name_is_of_the_default_remote(project: Project) -> None:
+    assert project.must("remote", "check", "--json").json()["remote"] == "storage"
