@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,10 +21,11 @@ from mlops_cli.cli.remote_garbage import COMMANDS as GARBAGE
 from mlops_cli.cli.remote_garbage import Name as Chosen
 from mlops_cli.cli.session import Session, reporting, session_of
 from mlops_cli.cli.text import Line, count, size_text, table
-from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError, UsageError
 from mlops_cli.words import naming
 
 if TYPE_CHECKING:
+    from mlops_cli.workspace.project import Project
     from mlops_cli.workspace.transfers import Moved, SyncResult
 
 Revisions = Annotated[
@@ -35,6 +37,18 @@ AllTags = Annotated[bool, typer.Option("--all-tags", help="The data of every tag
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The remote's name")]
 Known = Annotated[str, typer.Argument(metavar="NAME", help="The remote's name", autocompletion=complete_remotes)]
 Level = Annotated[bool, typer.Option("--clone", help="Only in this clone, not committed")]
+
+
+@contextmanager
+def _meaning_paths(verb: str, project: Project, paths: Sequence[str] | None) -> Iterator[None]:
+    """Tell who gave the name of a remote in place of a path how a remote is named."""
+    try:
+        yield
+    except UsageError as error:
+        for path in paths or ():
+            if path in project.config.remotes and error.message == f"nothing tracks `{path}`":
+                raise UsageError(f"{error.message}: it is a remote", hint=f"`mlx {verb} --remote {path}`") from error
+        raise
 
 
 def push(
@@ -65,7 +79,7 @@ def push(
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
     versions = Versions(tuple(revisions or ()), branches, tags)
-    with reporting(output) as reporter:
+    with reporting(output) as reporter, _meaning_paths("push", project, paths):
         result = sync.push(
             project,
             targets,
@@ -106,7 +120,7 @@ def fetch(
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
     versions = Versions(tuple(revisions or ()), branches, tags)
-    with reporting(output) as reporter:
+    with reporting(output) as reporter, _meaning_paths("fetch", project, paths):
         result = fetch_data(project, targets, Fetching(versions, remote, jobs, dry_run, reporter))
     _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
     if result.objects and not dry_run:
@@ -137,7 +151,11 @@ def pull(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
-    with reporting(output) as reporter, exclusive(project, "mlx pull", reporter, dry_run=dry_run):
+    with (
+        reporting(output) as reporter,
+        _meaning_paths("pull", project, paths),
+        exclusive(project, "mlx pull", reporter, dry_run=dry_run),
+    ):
         how = Fetching(remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
         failed: dict[str, MlxError] = {}
         try:
