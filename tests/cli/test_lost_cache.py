@@ -163,3 +163,25 @@ def test_links_into_a_cache_behind_a_url_are_refused_with_the_layer_that_wants_t
     assert "hint: `unset MLX_CACHE_LINK`, or a folder" in told
     project.must("config", "set", *option.split(), "cache.link", "copy")
     project.must("status")
+
+
+def test_many_files_that_a_remote_lost_are_one_line_a_path(project: Project) -> None:
+    storage = project.root.parent / "storage" / "packs"
+    before = set(storage.iterdir())
+    names = ("a", "b", "c", "d")
+    for name in names:
+        for number in range(9):
+            project.write(f"{name}/{number}", f"{name} {number}\n")
+    project.must("add", *names)
+    project.must("push", *names)
+    for pack in set(storage.iterdir()) - before:
+        pack.unlink()
+
+    done = project("fsck", "--remote", "storage")
+
+    assert done.code == 4
+    assert [line.partition("; ")[0] for line in done.stdout.splitlines() if line.startswith("absent: ")] == [
+        f"absent: 10 objects of {name}" for name in names
+    ]
+    assert "next: `mlx push --repair --remote storage`, in a clone that has the data" in done.stderr
+    assert len(project("fsck", "--remote", "storage", "--json").json()["absent"]) == 40
