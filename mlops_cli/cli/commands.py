@@ -127,9 +127,19 @@ class PlainGroup(TyperGroup):
 
             near = nearest(args[0], self.list_commands(ctx))
             path = ctx.command_path
+            named = f"{path} {args[0]}"
+            if named in _GUESSED:
+                raise UsageError(f"there is no command `{named}`", hint=_GUESSED[named])
             hint = f"did you mean `{path} {near}`?" if near else f"`{path} --help` lists the commands"
             raise UsageError(f"there is no command `{path} {args[0]}`", hint=hint)
         return super().resolve_command(ctx, args)
+
+
+_GUESSED = {
+    "mlx remote rm": "`mlx remote remove NAME`",
+    "mlx remote set-url": "`mlx remote add NAME URL --force`",
+    "mlx remote rename": "`mlx remote add NEW URL`, then `mlx remote remove OLD`",
+}  # what Git calls commands that are called otherwise here
 
 
 def _worded(option: TyperOption | None) -> TyperOption | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlops_cli.workspace.differences import FileChange
     from mlops_cli.workspace.project import Project
     from mlops_cli.workspace.relink import Relinked
+    from mlops_cli.workspace.shortfalls import Failed
     from mlops_cli.workspace.transfers import Moved
 
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Files or folders")]
@@ -122,13 +123,15 @@ def checkout(
 ) -> None:
     """Make data in the workspace match its records
 
-    The bytes come from the cache: `mlx pull` brings those that are not there. Files whose own bytes are stored nowhere
-    are not overwritten unless --force is given. With --relink no file gets other bytes: those that are as recorded
-    become links, clones or copies, and those that are not stay as they are.
+    The bytes come from the cache: `mlx pull` brings those that are not there. Without a path, what the cache lacks is
+    left as it is and named, the rest is brought, and it exits with 4. Files whose own bytes are stored nowhere are not
+    overwritten unless --force is given. With --relink no file gets other bytes: those that are as recorded become
+    links, clones or copies, and those that are not stay as they are.
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.checkout import checkout as check_out
     from mlops_cli.workspace.relink import relink, warn_root
+    from mlops_cli.workspace.shortfalls import not_brought
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
@@ -136,16 +139,28 @@ def checkout(
         raise UsageError("`--relink` overwrites nothing, so `--force` means nothing", hint="leave one of them out")
     restored: tuple[Restored, ...] = ()
     relinked: tuple[Relinked, ...] = ()
+    failed: Failed = {}
     with reporting(output) as reporter, exclusive(project, "mlx checkout", reporter, dry_run=dry_run):
         targets = session.targets(project, paths)
         warn_root(project, reporter)
         if again:
             relinked = relink(project, targets, dry_run=dry_run, reporter=reporter)
         else:
-            restored = check_out(project, targets, force=force, dry_run=dry_run, reporter=reporter).restored
+            options: dict[str, Any] = {"force": force, "dry_run": dry_run, "partly": not targets}
+            done = check_out(project, targets, **options, reporter=reporter)
+            restored, failed = done.restored, done.failed
     value = {"dry_run": dry_run, "restored": list(map(asdict, restored)), "relinked": list(map(asdict, relinked))}
     lines = _relinked_text(relinked, "relink", dry_run=dry_run) if again else restored_text(restored, dry_run=dry_run)
-    output.result("checkout", value, lines)
+    tell_failed(output, failed)
+    output.result("checkout", value, lines if restored or not failed else [])
+    if failed:
+        raise not_brought(failed)
+
+
+def tell_failed(output: Output, failed: Failed) -> None:
+    """Name each of several tracked paths that could not be brought; one alone is told by the error."""
+    for path, error in failed.items() if len(failed) > 1 else ():
+        output.note(f"`{path}` was not brought: {error.message}")
 
 
 def _relinked_text(relinked: tuple[Relinked, ...], verb: str, *, dry_run: bool) -> list[str]:

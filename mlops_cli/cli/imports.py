@@ -61,7 +61,9 @@ def import_(
     path = session.targets(project, [_name_of(origin, "`mlx import URL PATH`") if target is None else target])[0]
     with reporting(output) as reporter, exclusive(project, "mlx import", reporter, dry_run=dry_run):
         done = import_data(project, origin, path, Manner(force, not no_download, dry_run, jobs, reporter))
-    output.result("import", {"dry_run": dry_run, **asdict(done)}, [_imported(done, dry_run=dry_run)])
+    output.result(
+        "import", {"dry_run": dry_run, **asdict(done)}, [_imported(done, dry_run=dry_run, pinned=no_download)]
+    )
     written = [done.pointer, *done.gitignores] if done.changed else list(done.gitignores)
     if written and not dry_run:
         output.say(f"next: git add {' '.join(map(word, written))}")
@@ -73,13 +75,14 @@ def _name_of(origin: Origin, how: str) -> str:
     return origin.name
 
 
-def _imported(done: Imported, *, dry_run: bool) -> str:
+def _imported(done: Imported, *, dry_run: bool, pinned: bool) -> str:
     if not done.changed:
         return f"unchanged {done.path}: {done.place} is what it was"
     facts = [count(done.files, "file")] if done.files is not None else []
     facts += [size_text(done.size)] if done.size is not None else []
     told = f" ({', '.join(facts)})" if facts else ""
-    return f"{'would import' if dry_run else 'imported'} {done.path}{told} from {done.place}{_version(done.new)}"
+    verbs = ("would pin", "pinned") if pinned else ("would import", "imported")  # pinned: nothing came
+    return f"{verbs[not dry_run]} {done.path}{told} from {done.place}{_version(done.new)}"
 
 
 def _version(version: str | None) -> str:

@@ -11,7 +11,7 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_remotes
 from mlops_cli.cli.garbage import Grace, seconds_of
-from mlops_cli.cli.options import Json
+from mlops_cli.cli.options import DryRun, Json
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
 
@@ -39,6 +39,7 @@ def gc(
     grace: Grace = None,
     allow_absent: AllowAbsent = False,
     forget: Forget = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Remove from a remote what nothing needs
@@ -49,6 +50,7 @@ def gc(
     """
     from mlops_cli.workspace.remote_collect import collect_remote, forget_repository
 
+    yes = yes and not dry_run
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     seconds = None if grace is None else seconds_of(grace)
@@ -70,7 +72,9 @@ def gc(
         output.say("next: add `--yes` to do it")
 
 
-def optimize(context: typer.Context, name: Name = None, yes: Really = False, as_json: Json = False) -> None:
+def optimize(
+    context: typer.Context, name: Name = None, yes: Really = False, dry_run: DryRun = False, as_json: Json = False
+) -> None:
     """Join the small packs and the index segments of a remote
 
     Many small pushes leave many small files, which make a pull slow. The old packs are deleted by a later
@@ -78,6 +82,7 @@ def optimize(context: typer.Context, name: Name = None, yes: Really = False, as_
     """
     from mlops_cli.workspace.remote_collect import optimize_remote
 
+    yes = yes and not dry_run
     session = session_of(context)
     output = session.output(as_json)
     with reporting(output) as reporter:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,16 +14,18 @@ import typer
 
 from mlops_cli.cli.commands import Group, command
 from mlops_cli.cli.completion import complete_remotes
-from mlops_cli.cli.data import restored_text
+from mlops_cli.cli.data import restored_text, tell_failed
 from mlops_cli.cli.options import DryRun, Jobs, Json, Overwrite, RemoteName, Targets
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.remote_garbage import COMMANDS as GARBAGE
+from mlops_cli.cli.remote_garbage import Name as Chosen
 from mlops_cli.cli.session import Session, reporting, session_of
 from mlops_cli.cli.text import Line, count, size_text, table
-from mlops_cli.errors import RemoteError
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError, UsageError
 from mlops_cli.words import naming
 
 if TYPE_CHECKING:
+    from mlops_cli.workspace.project import Project
     from mlops_cli.workspace.transfers import Moved, SyncResult
 
 Revisions = Annotated[
@@ -34,6 +37,18 @@ AllTags = Annotated[bool, typer.Option("--all-tags", help="The data of every tag
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The remote's name")]
 Known = Annotated[str, typer.Argument(metavar="NAME", help="The remote's name", autocompletion=complete_remotes)]
 Level = Annotated[bool, typer.Option("--clone", help="Only in this clone, not committed")]
+
+
+@contextmanager
+def _meaning_paths(verb: str, project: Project, paths: Sequence[str] | None) -> Iterator[None]:
+    """Tell who gave the name of a remote in place of a path how a remote is named."""
+    try:
+        yield
+    except UsageError as error:
+        for path in paths or ():
+            if path in project.config.remotes and error.message == f"nothing tracks `{path}`":
+                raise UsageError(f"{error.message}: it is a remote", hint=f"`mlx {verb} --remote {path}`") from error
+        raise
 
 
 def push(
@@ -64,7 +79,7 @@ def push(
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
     versions = Versions(tuple(revisions or ()), branches, tags)
-    with reporting(output) as reporter:
+    with reporting(output) as reporter, _meaning_paths("push", project, paths):
         result = sync.push(
             project,
             targets,
@@ -77,6 +92,8 @@ def push(
         )
     verb = "would push" if dry_run else "pushed"
     _show(output, "push", result, verb, "to", dry_run=dry_run)
+    for line in (line for each in result.remotes for line in each.remedies):
+        output.say(f"next: {line}")
 
 
 def fetch(
@@ -103,7 +120,7 @@ def fetch(
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
     versions = Versions(tuple(revisions or ()), branches, tags)
-    with reporting(output) as reporter:
+    with reporting(output) as reporter, _meaning_paths("fetch", project, paths):
         result = fetch_data(project, targets, Fetching(versions, remote, jobs, dry_run, reporter))
     _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
     if result.objects and not dry_run:
@@ -121,25 +138,46 @@ def pull(
 ) -> None:
     """Download data and put it into the workspace
 
-    It is `mlx fetch`, then `mlx checkout`. Without a path, that is all that the records name.
+    It is `mlx fetch`, then `mlx checkout`. Without a path, that is all that the records name; what cannot be had is
+    named, the rest is brought, and it exits with 4.
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.checkout import checkout, foresee
     from mlops_cli.workspace.fetching import fetch as fetch_data
+    from mlops_cli.workspace.fetching import fetch_the_rest
+    from mlops_cli.workspace.shortfalls import not_brought
     from mlops_cli.workspace.transfers import Fetching
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     targets = session.targets(project, paths)
-    with reporting(output) as reporter, exclusive(project, "mlx pull", reporter, dry_run=dry_run):
+    with (
+        reporting(output) as reporter,
+        _meaning_paths("pull", project, paths),
+        exclusive(project, "mlx pull", reporter, dry_run=dry_run),
+    ):
         how = Fetching(remote=remote, jobs=jobs, dry_run=dry_run, reporter=reporter)
-        result = fetch_data(project, targets, how)
-        bring = foresee if dry_run else checkout
-        done = bring(project, result.paths if result.left else targets, force=force, reporter=reporter)
+        failed: dict[str, MlxError] = {}
+        try:
+            result = fetch_data(project, targets, how)
+        except (MissingObject, CorruptObject):
+            if targets or dry_run:
+                raise
+            result, lost = fetch_the_rest(project, how)
+            failed.update(lost)
+        wanted = result.paths if result.left else targets
+        if dry_run:
+            done = foresee(project, wanted, force=force, reporter=reporter)
+        else:
+            done = checkout(project, wanted, force=force, partly=not targets, reporter=reporter)
+        failed = {**done.failed, **failed}
     restored = [asdict(item) for item in done.restored]
-    lines = restored_text(done.restored, dry_run=dry_run)
+    lines = restored_text(done.restored, dry_run=dry_run) if done.restored or not failed else []
+    tell_failed(output, failed)
     verb = "would fetch" if dry_run else "fetched"
-    _show(output, "pull", result, verb, "from", dry_run=dry_run, restored=restored, lines=lines)
+    _show(output, "pull", result, verb, "from", dry_run=dry_run, restored=restored, lines=lines, complete=not failed)
+    if failed:
+        raise not_brought(failed)
 
 
 def _show(
@@ -152,6 +190,7 @@ def _show(
     dry_run: bool,
     restored: list[dict[str, Any]] | None = None,
     lines: Sequence[str] = (),
+    complete: bool = True,
 ) -> None:
     value = {
         "dry_run": dry_run,
@@ -169,11 +208,16 @@ def _show(
     if restored is not None:
         value["restored"] = restored
     moved = [_moved_text(kind, each, verb, way, dry_run=dry_run) for each in result.remotes if each.objects]
-    if not moved:
+    sent = sum(each.repaired for each in result.remotes if each.objects)
+    if sent:
+        being = ("is", "was") if sent == 1 else ("are", "were")
+        lines = [*lines, f"{count(sent, 'object')} of these {being[not dry_run]} gone or damaged"]
+    forgotten = result.repaired - sent
+    if forgotten:  # of a cache behind a URL, to which nothing can be sent again
+        forgets = "would forget" if dry_run else "forgot"
+        lines = [*lines, f"the index of the cache {forgets} {count(forgotten, 'object')}: gone or damaged there"]
+    elif not moved and complete:
         moved = [_nothing_text(kind, result)]
-    if result.repaired:
-        being = ("is", "was") if result.repaired == 1 else ("are", "were")
-        lines = [*lines, f"{count(result.repaired, 'object')} of these {being[not dry_run]} gone or damaged"]
     if result.left:
         output.note(f"left out, for the `paths` of the remotes say another one: {naming(result.left)}")
     output.result(kind, value, [*moved, *lines])
@@ -200,6 +244,8 @@ def _nothing_text(kind: str, result: SyncResult) -> str:
     what = "all that is here" if result.unread else "it all"
     if kind != "push":
         return f"nothing to fetch: the cache has {what}"
+    if any(each.remedies for each in result.remotes):
+        return "nothing to forget: the index of the cache names nothing that is gone or damaged"
     names = [f"`{each.name}`" for each in result.remotes]
     return f"nothing to push: {' and '.join(names)} {'has' if len(names) == 1 else 'have'} {what}"
 
@@ -292,16 +338,18 @@ def remove(context: typer.Context, name: Known, dry_run: DryRun = False, as_json
     session.output(as_json).result("remote-remove", value, [text])
 
 
-def check(context: typer.Context, name: Known, as_json: Json = False) -> None:
+def check(context: typer.Context, name: Chosen = None, as_json: Json = False) -> None:
     """Try what a remote is needed for
 
     It is asked, listed, written to, read and tidied up again, on a key of its own. Exits with 6 when something fails.
     """
     from mlops_cli.workspace.probe import Outcome, check_remote
+    from mlops_cli.workspace.remotes import choose_remote
 
     session = session_of(context)
     output = session.output(as_json)
-    found = check_remote(session.project(), name)
+    project = session.project()
+    found = check_remote(project, choose_remote(project, name))
     lines: list[Line] = [f"remote `{found.remote}` ({found.url})"]
     for step in found.steps:
         took = f"{step.seconds:.2f} s" if step.outcome in (Outcome.WORKS, Outcome.FAILED) else ""
@@ -341,7 +389,7 @@ COMMANDS = {
             "list": command(list_, "mlx remote list"),
             "default": command(default, "mlx remote default backup"),
             "remove": command(remove, "mlx remote remove backup"),
-            "check": command(check, "mlx remote check storage"),
+            "check": command(check, "mlx remote check", "mlx remote check storage"),
             **GARBAGE,
         },
     ),

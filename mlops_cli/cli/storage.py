@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -205,9 +206,7 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
     for fault in found.damaged:
         moved = f"; it is in {fault.moved} now" if fault.moved else ""
         yield Styled(f"damaged: {_owner(fault)}: {fault.why}{moved}{_mended(fault, found)}", Style.RED)
-    for fault in found.absent:
-        why = f": {fault.why}" if found.examined else ""
-        yield Styled(f"absent: {_owner(fault)}{why}{_mended(fault, found)}", Style.YELLOW)
+    yield from _absent_text(found)
     for error in found.unread:
         yield Styled(f"unread: {error.message}; what it needs was not looked for", Style.YELLOW)
     for error in found.false:
@@ -237,6 +236,20 @@ def _findings(found: Examination, *, dry_run: bool) -> Iterator[Line]:
     looked = checkup.units or checkup.complete
     well = looked and not (found.damaged or found.absent or checkup.files)
     yield f"{read}: all as stored" if well else read
+
+
+def _absent_text(found: Examination) -> Iterator[Line]:
+    """Word what is not there: of a remote, many objects of a tracked path in one line."""
+    lacking = Counter(fault.paths for fault in found.absent if fault.path)
+    many = {paths: lost for paths, lost in lacking.items() if found.examined and lost > NAMED}
+    for paths, lost in many.items():
+        first = next(fault.why for fault in found.absent if fault.paths == paths)
+        told = f"{count(lost, 'object')} of {', '.join(paths[:NAMED])}{and_more(paths)}"
+        yield Styled(f"absent: {told}; the first: {first}", Style.YELLOW)
+    for fault in found.absent:
+        if fault.paths not in many:
+            why = f": {fault.why}" if found.examined else ""
+            yield Styled(f"absent: {_owner(fault)}{why}{_mended(fault, found)}", Style.YELLOW)
 
 
 def _owner(fault: Fault) -> str:

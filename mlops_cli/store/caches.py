@@ -28,21 +28,22 @@ def open_cache(
     inside: Path,
     kept: Path,
     link: LinkMode,
+    link_origin: str,
     durability: Durability,
     announce: Callable[[Bucket, str], None],
 ) -> Cache:
     """Return the cache at `place`: a URL, a folder (relative ones start from `root`), or when None the folder `inside`.
 
     A cache behind a URL is called `name`; what it keeps here is `inside`, what is known of its index below `kept`;
-    `announce` is called before anything goes there. UsageError for links to what is not on this machine,
-    and for places that keep nothing or hold the project.
+    `announce` is called before anything goes there. UsageError for links to what is not on this machine (`link_origin`
+    is the layer of the settings that wants them), and for places that keep nothing or hold the project.
     """
     if place is None or not is_url(place):
         return Cache(inside if place is None else root / Path(place).expanduser(), link=link, durability=durability)
     if link in (LinkMode.HARDLINK, LinkMode.SYMLINK):
         raise UsageError(
             f"`cache.link` is `{link}`, and the cache is not on this machine (`{place}`)",
-            hint="`mlx config set cache.link copy`, or a folder as `cache.dir`",
+            hint=f"{_copying(link_origin)}, or a folder as `cache.dir`",
         )
     if place.lower().startswith("memory://"):
         raise UsageError(
@@ -63,3 +64,12 @@ def open_cache(
         place = folder.as_uri()
     bucket = open_bucket(name, place, root, durability=durability)
     return UrlCache(inside, bucket, str(kept), durability=durability, announce=announce)
+
+
+def _copying(origin: str) -> str:
+    """Return what makes `cache.link` be `copy`, where its value comes from the layer `origin`."""
+    level = origin.partition(" ")[0]
+    if level == "environment":
+        return "`unset MLX_CACHE_LINK`"
+    option = f"--{level} " if level in ("clone", "user") else ""
+    return f"`mlx config set {option}cache.link copy`"

@@ -155,7 +155,7 @@ def damaged_in_flight(digest: Digest, found: Digest) -> DamagedObjects:
 
 def _named(digests: Sequence[Digest]) -> str:
     if len(digests) == 1:
-        return f"object `{digests[0]}` is"
-    listed = ", ".join(f"`{digest}`" for digest in digests[:NAMED_IN_MESSAGE])
+        return f"object `{cut(digests[0])}` is"
+    listed = ", ".join(f"`{cut(digest)}`" for digest in digests[:NAMED_IN_MESSAGE])
     more = ", …" if len(digests) > NAMED_IN_MESSAGE else ""
     return f"{len(digests)} objects ({listed}{more}) are"

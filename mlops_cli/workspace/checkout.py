@@ -8,20 +8,23 @@ touched, file by file, each replaced by an atomic rename, with every folder on t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 
-from mlops_cli.errors import CorruptObject, MissingObject
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.trees import EMPTY_TREE, Change, Entry, Kind, TreeSource, check_folder, check_links, diff
 from mlops_cli.workspace import git
+from mlops_cli.workspace.cache_repair import cache_lost
 from mlops_cli.workspace.compare import as_entry, same
 from mlops_cli.workspace.hazards import Edited, refuse_folded, refuse_harm
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.reach import bring_listings, damaged_at, find_part, not_cached
+from mlops_cli.workspace.reach import bring_listings, damaged_at, find_part, not_cached, reach
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 from mlops_cli.workspace.writing import apply_changes
@@ -44,9 +47,10 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class CheckoutResult:
-    """The paths that differed; empty when the workspace already matched."""
+    """The paths that differed, empty when the workspace already matched, and what kept others from being brought."""
 
     restored: tuple[Restored, ...]
+    failed: Mapping[str, MlxError] = field(default_factory=dict)
 
 
 def checkout(
@@ -55,6 +59,7 @@ def checkout(
     *,
     force: bool = False,
     dry_run: bool = False,
+    partly: bool = False,
     reporter: Reporter = SILENT,
 ) -> CheckoutResult:
     """Make `targets` (project paths; none: everything tracked) match their records.
@@ -62,8 +67,12 @@ def checkout(
     UsageError when a file would be overwritten or deleted whose bytes no store holds, unless `force`, or when something
     that mlx leaves alone is in the way; MissingObject when the cache lacks wanted bytes. Nothing is touched in any of
     these cases. UsageError, too, at a file that changes while the others are written: it stays, unless `force`.
+
+    With `partly`, a tracked path of which the cache lacks something, or has a damaged listing, is left as it is and
+    told in the result, and the others are brought.
     """
-    return bring(project, _chosen(project, targets), force=force, dry_run=dry_run, reporter=reporter)
+    chosen = _chosen(project, targets)
+    return bring(project, chosen, force=force, dry_run=dry_run, partly=partly, reporter=reporter)
 
 
 def bring(
@@ -72,23 +81,48 @@ def bring(
     *,
     force: bool = False,
     dry_run: bool = False,
+    partly: bool = False,
     reporter: Reporter = SILENT,
 ) -> CheckoutResult:
     """Do what `checkout` does for tracked paths, or parts of them, that the caller knows."""
-    with open_scanner(project, reporter=reporter) as scanner:
+    with open_scanner(project, reporter=reporter) as scanner, _naming_lost(project, chosen):
         reporter.start("checking", None, "files")
-        bring_listings(
-            project.cache, [entry.digest for entry, part in chosen if entry.kind is ObjectKind.TREE and not part]
-        )
-        plans = [(entry, _plan(project.cache, scanner, entry, part)) for entry, part in chosen]
+        with suppress(AbsentObjects) if partly else nullcontext():
+            bring_listings(
+                project.cache, [entry.digest for entry, part in chosen if entry.kind is ObjectKind.TREE and not part]
+            )
+        plans: list[tuple[Tracked, list[Change]]] = []
+        failed: dict[str, MlxError] = {}
+        for entry, part in chosen:
+            try:
+                plan = _plan(project.cache, scanner, entry, part)
+                _refuse_absent(project.cache, entry, plan)
+            except (MissingObject, CorruptObject) as error:
+                if not partly:
+                    raise
+                failed[entry.path] = error
+            else:
+                plans.append((entry, plan))
         changes = [change for _, plan in plans for change in plan]
-        _refuse_absent(project.cache, plans)
         refuse_harm(project, plans, force=force)
         if not dry_run:
             remove_seen(project, {*scanner.litter, *beside(project, [entry.path for entry, _ in chosen])})
             reporter.start("checking out", len(changes), "files")
             apply_changes(project, scanner, changes, reporter, spare=not force)
-    return CheckoutResult(tuple(_summary(entry, plan) for entry, plan in plans if plan))
+    return CheckoutResult(tuple(_summary(entry, plan) for entry, plan in plans if plan), failed)
+
+
+@contextmanager
+def _naming_lost(project: Project, chosen: Sequence[tuple[Tracked, str]]) -> Iterator[None]:
+    """Name the tracked paths in errors about what the index of a cache behind a URL names, and is not there."""
+    try:
+        yield
+    except (AbsentObjects, DamagedObjects) as error:
+        if project.cache.url is None:
+            raise
+        owners = reach(project.cache.window, chosen).owners
+        paths = {owners[digest] for digest in error.digests if digest in owners}
+        raise cache_lost(sorted(paths or {entry.path for entry, _ in chosen}), error) from error
 
 
 def foresee(
@@ -221,12 +255,11 @@ def _between(cache: Cache, scanner: Scanner, path: str, present: Entry | None, w
     return changes
 
 
-def _refuse_absent(cache: Cache, plans: Iterable[tuple[Tracked, list[Change]]]) -> None:
-    for tracked, plan in plans:
-        wanted = {c.new.digest for c in plan if c.new is not None and c.new.kind != Kind.FOLDER}
-        missing = cache.missing(wanted)
-        if missing:
-            raise not_cached(tracked.path, len(missing))
+def _refuse_absent(cache: Cache, tracked: Tracked, plan: list[Change]) -> None:
+    wanted = {c.new.digest for c in plan if c.new is not None and c.new.kind != Kind.FOLDER}
+    missing = cache.missing(wanted)
+    if missing:
+        raise not_cached(tracked.path, len(missing))
 
 
 def _summary(tracked: Tracked, plan: list[Change]) -> Restored:

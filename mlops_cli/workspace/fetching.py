@@ -14,16 +14,20 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.sources import RepoSource, UrlSource
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.place import Place
+from mlops_cli.words import quoted, word
 from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.origins import OpenedUrl, RepoOrigin
 from mlops_cli.workspace.pinned import is_pinned
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.remotes import default_remote
 from mlops_cli.workspace.scan import is_stored
+from mlops_cli.workspace.shortfalls import Failed
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 from mlops_cli.workspace.sync import fetch as fetch_from_remote
-from mlops_cli.workspace.transfers import PLAINLY, Fetching, SyncResult
-from mlops_cli.workspace.versions import THE_WORKSPACE
+from mlops_cli.workspace.sync import fetch_share, fetchable
+from mlops_cli.workspace.transfers import PLAINLY, Fetching, Moved, SyncResult
+from mlops_cli.workspace.versions import THE_WORKSPACE, select_versions
 
 
 def fetch(project: Project, targets: Sequence[str] = (), how: Fetching = PLAINLY) -> SyncResult:
@@ -39,6 +43,26 @@ def fetch(project: Project, targets: Sequence[str] = (), how: Fetching = PLAINLY
         if not _bring_imports(project, targets, how.jobs, how.reporter):
             raise
     return fetch_from_remote(project, targets, how)
+
+
+def fetch_the_rest(project: Project, how: Fetching) -> tuple[SyncResult, Failed]:
+    """Bring, after a `fetch` of everything failed, what can be had: each tracked path by itself.
+
+    What came by then stays where it is and is not counted. Returned, too, is what keeps each of the others away.
+    """
+    chosen = fetchable(select_versions(project, (), how.versions), ())
+    division = Destinations(project).divide(chosen, how.remote, sending=False)
+    moved: list[Moved] = []
+    failed: dict[str, MlxError] = {}
+    for name, share in division.shares.items():
+        came = Moved(name, project.config.remotes[name].url, ())
+        for pair in share:
+            try:
+                came = came.plus(fetch_share(project, name, [pair], how))
+            except (MissingObject, CorruptObject) as error:
+                failed[pair[0].path] = error
+        moved.append(came)
+    return SyncResult(tuple(moved), division.left), failed
 
 
 def _bring_imports(project: Project, targets: Sequence[str], jobs: int, reporter: Reporter) -> int:
@@ -70,8 +94,17 @@ def _lacking(project: Project, targets: Sequence[str], reporter: Reporter) -> It
         else:
             reporter.note(
                 f"`{tracked.path}` is from this machine (`{source.place}`), where no pull looks: "
-                "the same `mlx import` again brings it"
+                f"`{_importing(tracked, source)}` brings it"
             )
+
+
+def _importing(tracked: Tracked, source: UrlSource | RepoSource) -> str:
+    """Return the command that imports a tracked path anew."""
+    if isinstance(source, UrlSource):
+        return f"mlx import {quoted(source.url)} {word(tracked.path)}"
+    named = f"mlx import {quoted(source.repo)} {quoted(source.path)} {word(tracked.path)}"
+    options = (("--rev", source.rev), ("--remote", source.remote))
+    return " ".join([named, *(f"{option} {quoted(value)}" for option, value in options if value is not None)])
 
 
 def _bring_from_url(project: Project, tracked: Tracked, source: UrlSource, jobs: int, reporter: Reporter) -> None:

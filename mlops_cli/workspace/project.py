@@ -65,6 +65,7 @@ class Project:
             inside=self.local / "cache",
             kept=self.local / "remotes" / fingerprint(str(place)),
             link=LinkMode(self.config.cache_link),
+            link_origin=next((layer.origin for layer in self.layers if "cache.link" in layer.values), ""),
             durability=Durability(self.config.core_durability),
             announce=self._announce,
         )

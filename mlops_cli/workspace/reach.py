@@ -7,7 +7,7 @@ whoever asks decides whether that is an error, something to fetch, or another st
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.objects import AbsentObjects
 from mlops_cli.store.trees import Entry, Index, Kind, TreeSource, decode_tree, find, split_path
 from mlops_cli.words import word
 from mlops_cli.workspace.snapshot import Tracked
@@ -56,9 +57,10 @@ def reach(cache: Holder, chosen: Chosen) -> Reach:
     """Return what `chosen` needs; UsageError for a part that its tracked path does not have."""
     chosen = list(chosen)
     if isinstance(cache, Cache):
-        bring_listings(
-            cache, [tracked.digest for tracked, part in chosen if tracked.kind is ObjectKind.TREE and not part]
-        )
+        with suppress(AbsentObjects):  # the index of a cache behind a URL named them: it is known now that they are not
+            bring_listings(
+                cache, [tracked.digest for tracked, part in chosen if tracked.kind is ObjectKind.TREE and not part]
+            )
     found = Reach()
     levels: list[dict[Digest, int]] = []
     frontier: list[Digest] = []

@@ -86,7 +86,8 @@ def remote_remedies(found: Examination, *, is_cache: bool = False) -> Iterator[s
     if not lost and not found.checkup.files:
         return
     repair = " --repair" if found.damaged or found.checkup.files or found.promised else ""
-    paths = [word(path) for path in list(dict.fromkeys(path for fault in lost for path in fault.paths))[:NAMED]]
+    concerned = list(dict.fromkeys(path for fault in lost for path in fault.paths))
+    paths = [word(path) for path in concerned] if len(concerned) <= NAMED else []  # of more, the command for all
     if is_cache:
         if repair:
             yield f"`mlx push --repair --remote {found.examined}` forgets what is damaged there"

@@ -11,12 +11,28 @@ from mlops_cli.store.download import REPAIR
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.remote_checkup import Fault
-from mlops_cli.words import naming, word
+from mlops_cli.words import NAMED, naming, word, words
+from mlops_cli.workspace.cache_repair import cache_lost
 from mlops_cli.workspace.reach import Reach, damaged_at
 
 _AGAIN = "the same `mlx push` with `--repair` sends it again, from a clone that has it"
 
 _IMPORT = "it is imported: the same `mlx import` without `--no-download` brings it"
+
+
+Failed = Mapping[str, MlxError]
+"""Tracked paths that could not be brought, and why not."""
+
+
+def not_brought(failed: Failed) -> MlxError:
+    """Return what to raise when the others are in the workspace, and these are not."""
+    errors = list(failed.values())
+    first = next((error for error in errors if isinstance(error, CorruptObject)), errors[0])
+    kind = CorruptObject if isinstance(first, CorruptObject) else MissingObject
+    if len(errors) == 1:
+        return kind(f"{first.message}; all else was brought", hint=first.marked_hint)
+    named = f"{len(errors):,} tracked paths could not be brought, {naming(sorted(failed))}"
+    return kind(f"{named}; all else was: {first.message}", hint=first.marked_hint)
 
 
 def refuse_gone(store: Remote) -> None:
@@ -35,14 +51,27 @@ def untrue(store: Remote, needed: Reach, faults: Sequence[Fault]) -> MlxError:
     return kind(f"{store.label} has not what its index says, {count} of {named}: {first}", hint=_AGAIN)
 
 
-def unfetchable(needed: Reach, label: str, error: AbsentObjects) -> MissingObject:
-    """Return what to raise when neither the cache nor a remote has objects that are wanted here."""
+def unfetchable(needed: Reach, label: str, error: AbsentObjects, *, is_cache: bool = False) -> MlxError:
+    """Return what to raise when neither the cache nor a remote has objects that are wanted here.
+
+    `is_cache` when that remote is the cache itself, behind a URL: then nothing can be pushed to it from elsewhere.
+    """
     named = _named(needed, error.digests)
     count = len(error.digests)
+    objects = f"{count:,} object{'' if count == 1 else 's'} of {named}"
+    if is_cache and error.marked_hint == REPAIR:
+        return cache_lost(sorted(set(needed.owners.values())), error)
+    if is_cache:
+        paths = sorted({needed.owners[digest] for digest in error.digests if digest in needed.owners})
+        return MissingObject(
+            f"the cache, {label}, lacks {objects}",
+            hint=f"`mlx add {words(paths[:NAMED]) or 'PATH'}` in a clone that has the files stores them again; "
+            "`mlx pull --remote NAME` brings them from another remote",
+        )
     is_named = error.marked_hint == REPAIR  # by the index of the remote: a mere push would not send it
     push = "mlx push --repair" if is_named else "mlx push"
     return MissingObject(
-        f"{label} lacks {count:,} object{'' if count == 1 else 's'} of {named}, as does the cache",
+        f"{label} lacks {objects}, as does the cache",
         hint=f"`{push}` from a clone that has it, with this commit checked out; what could be fetched is in the cache",
     )
 
@@ -86,4 +115,4 @@ def unpushable(
 
 def _named(needed: Reach, digests: Iterable[Digest]) -> str:
     paths = sorted({needed.owners[digest] for digest in digests if digest in needed.owners})
-    return naming(paths)
+    return naming(paths or sorted(set(needed.owners.values())))  # no path, where only what is gone tells whose it is

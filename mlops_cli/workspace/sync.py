@@ -23,13 +23,14 @@ from mlops_cli.store.remote import Remote, Transferred
 from mlops_cli.store.remote_checkup import Fault
 from mlops_cli.store.rounds import rounds_of
 from mlops_cli.store.url_cache import UrlCache
+from mlops_cli.workspace.cache_repair import forget_lost
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.pinned import is_pinned, leave_pinned
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import Reach, children, measure_unread, reach, resolve_part, trees_above
 from mlops_cli.workspace.relay import Bringing, relay
 from mlops_cli.workspace.remote_projects import announce
-from mlops_cli.workspace.remotes import choose_remote, default_remote
+from mlops_cli.workspace.remotes import choose_remote, default_remote, is_cache
 from mlops_cli.workspace.shortfalls import (
     damaged_on_the_way,
     refuse_gone,
@@ -84,13 +85,16 @@ def push(
     chosen = _pushable(select_versions(project, targets, versions), targets)
     destinations = Destinations(project, select_rules(project, versions))
     division = destinations.divide(chosen, remote, targets, sending=True)
+    moved = []
     plans = []
     for name, share in division.shares.items():
+        if trust is Trust.NOTHING and isinstance(project.cache, UrlCache) and is_cache(project, name):
+            moved.append(forget_lost(project, project.cache, share, dry_run=dry_run, jobs=jobs, reporter=reporter))
+            continue
         named = bool(targets)
         plan = _plan_push(project, name, share, trust, named=named, dry_run=dry_run, jobs=jobs, reporter=reporter)
         destinations.refuse_split(project.cache, name, plan.share, set(plan.ordered))
         plans.append(plan)
-    moved = []
     for plan in plans:
         if not dry_run and plan.ordered:
             _send(project, plan, jobs or project.config.core_jobs, reporter)
@@ -270,18 +274,19 @@ def fetch(project: Project, targets: Sequence[str] = (), how: Fetching = PLAINLY
     MissingObject when that does not hold it either. A dry run downloads nothing: below a folder whose tree is not
     here it cannot count objects, and `size` is None; `unlisted` tells the files there.
     """
-    chosen = _fetchable(select_versions(project, targets, how.versions), targets)
+    chosen = fetchable(select_versions(project, targets, how.versions), targets)
     needed = reach(project.cache, chosen)
     if not needed.unread and not project.cache.missing(needed.sizes):
         name = choose_remote(project, how.remote) if how.remote or default_remote(project) else ""
         url = project.config.remotes[name].url if name else ""
         return SyncResult((Moved(name, url, _paths(chosen)),))
     division = Destinations(project).divide(chosen, how.remote, targets, sending=False)
-    moved = [_fetch_share(project, name, share, how) for name, share in division.shares.items()]
+    moved = [fetch_share(project, name, share, how) for name, share in division.shares.items()]
     return SyncResult(tuple(moved), division.left)
 
 
-def _fetch_share(project: Project, name: str, share: Sequence[tuple[Tracked, str]], how: Fetching) -> Moved:
+def fetch_share(project: Project, name: str, share: Sequence[tuple[Tracked, str]], how: Fetching) -> Moved:
+    """Bring what the cache lacks of a share of the tracked paths from the remote `name`; it fails as `fetch` does."""
     needed = reach(project.cache, share)
     lacking = project.cache.missing(needed.sizes)
     url = project.config.remotes[name].url
@@ -301,9 +306,11 @@ def _fetch_share(project: Project, name: str, share: Sequence[tuple[Tracked, str
             done = fetch_objects(project.cache, store, share, jobs=jobs, reporter=how.reporter)
     except AbsentObjects as error:
         refuse_gone(store)
-        raise unfetchable(reach(project.cache, share), store.label, error) from error
+        raise unfetchable(
+            reach(project.cache.window, share), store.label, error, is_cache=is_cache(project, name)
+        ) from error
     except DamagedObjects as error:
-        raise damaged_on_the_way(reach(project.cache, share), error) from error
+        raise damaged_on_the_way(reach(project.cache.window, share), error) from error
     traffic = store.bucket.traffic
     moved = traffic.sent + traffic.received
     return Moved(name, url, _paths(share), done.objects, done.bytes, traffic.requests, moved)
@@ -327,7 +334,7 @@ def _pushable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> 
     return pushed
 
 
-def _fetchable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:
+def fetchable(chosen: Iterable[tuple[Tracked, str]], targets: Sequence[str]) -> tuple[tuple[Tracked, str], ...]:
     """Return what of `chosen` a remote can have; outputs that are kept from them only where they are asked for by name.
 
     What Git keeps comes with Git.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mlops_cli.progress import SILENT, Reporter
@@ -40,6 +40,7 @@ class Moved:
     that it did not have as they were written.
     `unread` are tracked paths with a folder whose listing only the remote has: what it lists was not looked for there.
     `unlisted` is what a dry run cannot count among the objects, and `known` their bytes as far as they are known.
+    `remedies` say what stores again what the cache behind a URL has lost, where it was to be repaired.
     """
 
     name: str
@@ -53,6 +54,18 @@ class Moved:
     unread: tuple[str, ...] = ()
     unlisted: Unlisted = NOTHING_UNLISTED
     known: int = 0
+    remedies: tuple[str, ...] = ()
+
+    def plus(self, other: Moved) -> Moved:
+        """Return what two fetches from the same remote came to."""
+        return replace(
+            self,
+            paths=(*self.paths, *other.paths),
+            objects=self.objects + other.objects,
+            size=None if self.size is None or other.size is None else self.size + other.size,
+            requests=self.requests + other.requests,
+            transferred=self.transferred + other.transferred,
+        )
 
 
 @dataclass(frozen=True, slots=True)

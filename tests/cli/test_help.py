@@ -21,6 +21,8 @@ WIDTH = 80
 LONGEST_SUMMARY = 55
 CHANGES_SOMETHING = {
     "init",
+    "remote gc",
+    "remote optimize",
     "add",
     "checkout",
     "unprotect",

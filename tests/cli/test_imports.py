@@ -76,6 +76,13 @@ def test_a_part_of_another_revision_of_a_project(project: Project) -> None:
     assert (project.root / "older/a.png").read_text() == "other pixels\n"
 
 
+def test_what_is_only_recorded_is_told_as_pinned(project: Project) -> None:
+    arguments = (".", "data/raw", "older", "--rev", "v1", "--no-download")
+    assert project("import", *arguments, "--dry-run").stdout.startswith("would pin older ")
+    assert project.must("import", *arguments).stdout.startswith("pinned older (")
+    assert not (project.root / "older").exists()
+
+
 def test_ls_and_status_tell_what_is_imported(project: Project, shared: Path) -> None:
     assert "from" not in project.must("ls").stdout.splitlines()[0].split()
     project.must("import", "../shared/prices.csv", "prices.csv")

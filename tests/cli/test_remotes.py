@@ -236,3 +236,41 @@ def test_diff_with_a_remote_lists_a_folder_that_is_nowhere(project: Project) -> 
     refused = project("diff", "--remote", "v1")
     assert refused.code == 2
     assert "`--remote` compares the records of the workspace with remotes" in refused.stderr
+
+
+def test_a_check_without_a_name_is_of_the_default_remote(project: Project) -> None:
+    assert project.must("remote", "check", "--json").json()["remote"] == "storage"
+
+
+@pytest.mark.parametrize("verb", ["push", "pull", "fetch"])
+def test_a_remote_in_place_of_a_path_is_told_with_the_option(verb: str, project: Project) -> None:
+    failed = project(verb, "storage")
+
+    assert failed.code == 2
+    assert failed.stderr == f"error: nothing tracks `storage`: it is a remote\nhint: `mlx {verb} --remote storage`\n"
+
+
+@pytest.mark.parametrize("verb", ["gc", "optimize"])
+def test_a_dry_run_of_tidying_a_remote_wins_over_yes(verb: str, project: Project) -> None:
+    project.must("config", "set", "remotes.storage.owner", "single")
+
+    told = project.must("remote", verb, "storage", "-n", "--yes", "--json").json()
+
+    assert told["dry_run"] is True
+
+
+@pytest.mark.parametrize(
+    ("guess", "right"),
+    [
+        ("rm", "`mlx remote remove NAME`"),
+        ("set-url", "`mlx remote add NAME URL --force`"),
+        ("rename", "`mlx remote add NEW URL`, then `mlx remote remove OLD`"),
+    ],
+)
+def test_commands_that_git_has_on_remotes_are_answered_with_those_of_mlx(
+    guess: str, right: str, project: Project
+) -> None:
+    failed = project("remote", guess, "storage", "other")
+
+    assert failed.code == 2
+    assert failed.stderr == f"error: there is no command `mlx remote {guess}`\nhint: {right}\n"

@@ -384,4 +384,4 @@ def test_a_remote_that_lacks_everything_is_told(project: Project) -> None:
     assert found.code == 4
     assert "absent: blake3:" in found.stdout
     assert ": remote `backup` does not have it" in found.stdout
-    assert found.stderr.startswith("next: `mlx push --remote backup ")
+    assert found.stderr.startswith("next: `mlx push --remote backup`, in a clone")
