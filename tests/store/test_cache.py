@@ -25,7 +25,7 @@ from mlops_cli.store import sources
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.links import LinkMode, object_at
-from mlops_cli.store.objects import Durability
+from mlops_cli.store.objects import Durability, cut
 from mlops_cli.store.pack_format import RECORD_SIZE
 from tests.crashing import crashes, killed_at
 from tests.disks import small_disk
@@ -644,7 +644,7 @@ def test_an_absent_object_is_not_placed(tmp_path, work, link):
     with pytest.raises(MissingObject) as caught:
         cache.place(absent, str(work / "target"), executable=False)
 
-    assert caught.value.message == f"object `{absent}` is not in the cache"
+    assert caught.value.message == f"object `{cut(absent)}` is not in the cache"
     assert caught.value.hint == "`mlx fetch` brings it from a remote"
     assert names(work) == []
 

@@ -14,6 +14,7 @@ import pytest
 from mlops_cli.hashing import Digest
 from mlops_cli.store.packed import PackedStore
 from mlops_cli.store.trees import Index, decode_tree, find
+from mlops_cli.workspace import scan
 from mlops_cli.workspace.browse import list_tracked
 from mlops_cli.workspace.differences import diff_data, diff_workspace
 from mlops_cli.workspace.snapshot import open_snapshot
@@ -54,6 +55,12 @@ def tree_at(project: Sandbox, part: str) -> tuple[bytes, Digest]:
     entry = find(cache, tracked.digest, [os.fsencode(name) for name in part.split("/")])
     assert entry is not None
     return cache.read(entry.digest), entry.digest
+
+
+@pytest.fixture(autouse=True)
+def crew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a crew, whatever threads the tests of some library have left in this process."""
+    monkeypatch.setattr(scan, "crew_size", lambda: 2)
 
 
 @pytest.fixture
