@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import shutil
@@ -13,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import fsspec.registry
 import pytest
 
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
@@ -1411,7 +1411,8 @@ def test_a_protocol_whose_package_is_missing(
     protocol: str, package: str, extra: str, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(fsspec.registry._registry, protocol, raising=False)  # other tests may have loaded it
+    known = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(known, protocol, raising=False)  # other tests may have loaded it
     project.must("remote", "add", "cloud", f"{protocol}://bucket/mlx")
 
     refuse(
