@@ -369,10 +369,10 @@ def few(box: Sandbox) -> Sandbox:
     return box
 
 
-def test_killed_at_every_call_of_add(few: Sandbox) -> None:
+def test_killed_at_every_third_call_of_add(few: Sandbox) -> None:
     box = few
     before = listing(box.root / "data")
-    for at in crashes(lambda: box.add("data")):
+    for at in crashes(lambda: box.add("data"), every=3):
         if box.exists("data.mlx"):
             other = Sandbox(box.root.parent / f"reader-{at}")
             shutil.copytree(box.root, other.root, ignore=shutil.ignore_patterns("data", "mlx"))
@@ -388,12 +388,12 @@ def test_killed_at_every_call_of_add(few: Sandbox) -> None:
         (box.root / ".gitignore").unlink()
 
 
-def test_killed_at_every_call_of_checkout(few: Sandbox) -> None:
+def test_killed_at_every_third_call_of_checkout(few: Sandbox) -> None:
     box = few
     before = listing(box.root / "data")
     box.add("data")
     shutil.rmtree(box.root / "data")
-    for _ in crashes(box.checkout):
+    for _ in crashes(box.checkout, every=3):
         box.checkout()
         assert listing(box.root / "data") == before
         assert_only_listings_here(box, killed=True)
