@@ -87,13 +87,19 @@ def add(
                 entries = adding.entries(batch, places)
             remove_seen(project, {*scanner.litter, *beside(project, entries)})
     added = tuple(added_entry(snapshot, owner, entry) for owner, entry in entries.items())
+    for owner, entry in entries.items():
+        if not exact:
+            _tell_of_loss(snapshot, owner, entry, reporter)
     if dry_run:
         return AddResult(added, ())
     hidden = hide_from_git(project.root, entries)
-    note_extents(project, adding.noted)  # before a record says so: what came is here, whatever the record has
+    if not exact:
+        note_extents(project, adding.noted)  # before a record says so: what came is here, whatever the record has
     for result, entry in zip(added, entries.values(), strict=True):
         if result.changed:
             write_atomic(project.root / result.pointer, new_pointer(snapshot, result.path, entry).to_bytes())
+    if exact:
+        note_extents(project, adding.noted)  # by now nothing is recorded any more that only the note keeps
     return AddResult(added, hidden)
 
 
@@ -178,6 +184,16 @@ class _Adding:
                 f"the listing of `{owner}` is not in the cache, so a part of it cannot be added",
                 hint=f"`mlx fetch {word(owner)}` brings it, or add all of `{owner}`",
             ) from error
+
+
+def _tell_of_loss(snapshot: Snapshot, owner: str, entry: Entry, reporter: Reporter) -> None:
+    """Say so when most of a folder is recorded no longer: it may never have been here, as in a fresh clone."""
+    pointer = snapshot.pointer(owner)
+    if pointer is not None and pointer.files is not None and entry.files * 2 < pointer.files:
+        reporter.note(
+            f"`{owner}` was recorded with {pointer.files:,} files, now it is with {entry.files:,}: the others are recorded "
+            f"no longer, also if they were never here (`git checkout {word(owner + SUFFIX)}` takes that back)"
+        )
 
 
 def _refuse_away(owner: str, part: str, found: Entry | None, extent: Extent) -> None:

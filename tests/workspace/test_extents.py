@@ -372,6 +372,35 @@ def test_what_is_new_where_nothing_was_listed(bare: Sandbox, path: str) -> None:
     assert told(bare) == ("ok", 0, 0, 0, 5)
 
 
+def test_what_was_added_to_a_part_is_pushed(box: Sandbox, bare: Sandbox) -> None:
+    bare.write("data/42/a", "edited")
+    bare.write("data/new", "new")
+    bare.add("data")
+    bare.commit()
+    push(bare.project())
+
+    box.git("pull", "--quiet", str(bare.root))
+    bring(box)
+
+    assert (box.clean(), box.read("data/42/a"), box.read("data/new")) == (True, "edited", "new")
+    assert set(recorded(box)) == {*FILES, "new"}
+
+
+def test_a_folder_that_loses_most_of_its_files_is_told(box: Sandbox, tmp_path: Path) -> None:
+    """In a fresh clone nobody knows that nothing was ever here."""
+    other = clone(box, tmp_path / "other")
+    other.write("data/new", "new")
+
+    other.add("data")
+
+    (note,) = other.heard.notes
+    assert note.startswith("`data` was recorded with 6 files, now it is with 1: the others are recorded no longer, ")
+    other.git("checkout", "--quiet", "data.mlx")
+    assert other.add("data/new")
+    other.add("data", exact=True)
+    assert len(other.heard.notes) == 1
+
+
 def test_straight_to_a_remote_goes_only_the_whole(other: Sandbox) -> None:
     with pytest.raises(UsageError, match="`data` is here in part"):
         add_to_remote(other.project(), ["data"])
