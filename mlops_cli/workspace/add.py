@@ -26,7 +26,16 @@ from mlops_cli.store.trees import Entry, Extent, Kind, find, split_path
 from mlops_cli.words import word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.dead_links import refuse_dead_links
-from mlops_cli.workspace.extents import Extents, NotListed, extent_of, note_extents, read_extents, see
+from mlops_cli.workspace.extents import (
+    NOTHING,
+    Extents,
+    NotListed,
+    extent_of,
+    has_files,
+    note_extents,
+    read_extents,
+    see,
+)
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.litter import beside, remove_seen
@@ -163,6 +172,8 @@ class _Adding:
             extent = extent.marked(map(os.fsencode, parts), here=True)
         trees = Rewriting(self._scanner)
         found = {part: _look(self._project, self._scanner, owner, part) for part in parts}
+        if extent is None and all(found.values()) and not has_files(self._project, owner, but=parts):
+            extent = NOTHING  # as in a fresh clone: there is nothing but what is new
         changes: dict[Parts, Entry | None] = {}
         try:
             for part in parts:
@@ -191,8 +202,8 @@ def _tell_of_loss(snapshot: Snapshot, owner: str, entry: Entry, reporter: Report
     pointer = snapshot.pointer(owner)
     if pointer is not None and pointer.files is not None and entry.files * 2 < pointer.files:
         reporter.note(
-            f"`{owner}` was recorded with {pointer.files:,} files, now it is with {entry.files:,}: the others are recorded "
-            f"no longer, also if they were never here (`git checkout {word(owner + SUFFIX)}` takes that back)"
+            f"`{owner}` was recorded with {pointer.files:,} files, now it is with {entry.files:,}: the others are "
+            f"recorded no longer, also if they were never here (`git checkout {word(owner + SUFFIX)}` takes that back)"
         )
 
 

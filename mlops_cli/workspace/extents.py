@@ -182,7 +182,7 @@ def before_bringing(project: Project, chosen: Iterable[tuple[Tracked, str]]) -> 
     for tracked, part in chosen:
         if tracked.kind is ObjectKind.TREE and tracked.files and not tracked.stage:
             wanted[tracked.path] = not part
-    new = {path: NOTHING for path in wanted if not _has_files(project, path)}
+    new = {path: NOTHING for path in wanted if not has_files(project, path)}
     if new:
         whole = [path for path in new if wanted[path]]
         note_extents(project, new, coming=whole, kept=new.keys() - whole)
@@ -275,9 +275,10 @@ def _unread(scanner: Scanner, tracked: Tracked, part: str) -> str:
     return place
 
 
-def _has_files(project: Project, folder: str) -> bool:
-    """Say whether something is in a folder of the workspace that a scan would see."""
+def has_files(project: Project, folder: str, *, but: Iterable[str] = ()) -> bool:
+    """Say whether something is in a folder of the workspace that a scan would see, `but` at some paths in it."""
     root = os.fsencode(project.root)
+    passed = {os.fsencode(f"{folder}/{part}") for part in but}
     waiting = [os.fsencode(folder)]
     while waiting:
         path = waiting.pop()
@@ -287,6 +288,8 @@ def _has_files(project: Project, folder: str) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             continue
         for child in children:
+            if path + b"/" + child.name in passed:
+                continue
             if child.is_dir(follow_symlinks=False):
                 waiting.append(path + b"/" + child.name)
             elif _counts(project, folder, os.fsdecode(path + b"/" + child.name)):
