@@ -40,6 +40,7 @@ from mlops_cli.store.scratch import Scratch
 REPAIR = "`mlx push --repair` from a clone that has it makes it good"
 _GAP = 1 << 20  # bytes nobody wants that are read rather than asked around
 _RANGE = 16 << 20  # bytes of one request, unless one record is more
+_AHEAD = 32 << 20  # bytes of chunks that are read while others are written
 _ROUND = 256 << 20  # bytes that are published at once
 _ROUND_SECONDS = 10.0  # what came is published after so long, too: of a slow line, what a `kill -9` costs
 
@@ -226,7 +227,14 @@ class Download:
                     with suppress(AbsentKey):
                         yield raw_digest(digest), self._bucket.get(object_key(digest), 0, LONGEST_CHUNK + 1)
             spans = spans_of((digest, place) for digest, place in places.items() if place.pack not in (LOOSE, CHUNKED))
-            for span, found in map_bounded(lambda span: (span, self._loaded(span)), spans, jobs):
+            loading = map_bounded(
+                lambda span: (span, self._loaded(span)),
+                spans,
+                jobs,
+                weigh=lambda span: span.end - span.start,
+                most=_AHEAD,
+            )
+            for span, found in loading:
                 if found is None:
                     left += [digest for digest, _ in span.objects]
                 for digest, record in found or ():
