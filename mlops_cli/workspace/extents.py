@@ -26,6 +26,7 @@ from mlops_cli.store.trees import Entry, Extent, Kind, Obstructed, Unlisted, fin
 from mlops_cli.words import word
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import leaves_out
+from mlops_cli.workspace.litter import sweep_folder
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.rewrite import Rewriting
 from mlops_cli.workspace.scan import Scanner
@@ -97,6 +98,7 @@ def note_extents(
     new = Note(extents, ((old.coming | frozenset(coming)) - frozenset(kept)) & extents.keys())
     if new == old:
         return
+    sweep_folder(_place(project).parent)
     if not extents:
         _place(project).unlink(missing_ok=True)
         return
@@ -179,10 +181,13 @@ def before_bringing(project: Project, chosen: Iterable[tuple[Tracked, str]]) -> 
     Those that are to come as a whole are noted as such: whoever goes on with it brings the rest.
     """
     wanted: dict[str, bool] = {}
+    present: set[str] = set()
     for tracked, part in chosen:
         if tracked.kind is ObjectKind.TREE and tracked.files and not tracked.stage:
             wanted[tracked.path] = not part
-    new = {path: NOTHING for path in wanted if not has_files(project, path)}
+            if part and os.path.lexists(project.root / tracked.path / part):
+                present.add(tracked.path)
+    new = {path: NOTHING for path in wanted.keys() - present if not has_files(project, path)}
     if new:
         whole = [path for path in new if wanted[path]]
         note_extents(project, new, coming=whole, kept=new.keys() - whole)
@@ -209,7 +214,8 @@ def after_failing(project: Project, scanner: Scanner, chosen: Iterable[tuple[Tra
             came = see(scanner, extents, tracked, "", scanner.look(path)).came
             found[path] = extents[path].marked(came, here=True)
     if found:
-        note_extents(project, found)
+        with suppress(MlxError):  # as when the disk is full
+            note_extents(project, found)
 
 
 def before_evicting(
@@ -284,16 +290,16 @@ def has_files(project: Project, folder: str, *, but: Iterable[str] = ()) -> bool
         path = waiting.pop()
         try:
             with os.scandir(root + b"/" + path) as listing:
-                children = list(listing)
+                for child in listing:
+                    place = path + b"/" + child.name
+                    if place in passed:
+                        continue
+                    if child.is_dir(follow_symlinks=False):
+                        waiting.append(place)
+                    elif _counts(project, folder, os.fsdecode(place)):
+                        return True
         except (FileNotFoundError, NotADirectoryError):
             continue
-        for child in children:
-            if path + b"/" + child.name in passed:
-                continue
-            if child.is_dir(follow_symlinks=False):
-                waiting.append(path + b"/" + child.name)
-            elif _counts(project, folder, os.fsdecode(path + b"/" + child.name)):
-                return True
     return False
 
 
