@@ -59,14 +59,18 @@ def add(
     ] = False,
     remote: RemoteName = None,
     jobs: Jobs = 0,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Drop from the record what is away, as after a pull of a part")
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Track files and folders
 
     Their bytes are stored in the cache, and a small pointer is written beside each: commit the pointers with Git. A
-    path inside a tracked folder updates the folder at that place only. With --to-remote the pointer is written when
-    the remote has everything; `mlx pull` is what brings it into a cache.
+    path inside a tracked folder updates the folder at that place only. Of a folder that is here in part, what was
+    evicted or never brought stays in the record, unless --exact says that what is here is all. With --to-remote the
+    pointer is written when the remote has everything; `mlx pull` is what brings it into a cache.
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.add import add as add_data
@@ -75,6 +79,8 @@ def add(
 
     if (remote or jobs) and not to_remote:
         raise UsageError("`--remote` and `--jobs` are about sending", hint="give `--to-remote` as well, or neither")
+    if exact and to_remote:
+        raise UsageError("`--to-remote` sends whole folders only", hint="`mlx add --exact PATH`, then `mlx push PATH`")
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter, exclusive(project, "mlx add", reporter, dry_run=dry_run):
@@ -85,7 +91,7 @@ def add(
             options: dict[str, Any] = {"remote": remote, "jobs": jobs, "dry_run": dry_run}
             result, moved = add_to_remote(project, targets, **options, reporter=reporter)
         else:
-            result = add_data(project, targets, dry_run=dry_run, reporter=reporter)
+            result = add_data(project, targets, exact=exact, dry_run=dry_run, reporter=reporter)
     value = {
         "dry_run": dry_run,
         "added": [asdict(item) for item in result.added],
@@ -124,7 +130,8 @@ def checkout(
     """Make data in the workspace match its records
 
     The bytes come from the cache: `mlx pull` brings those that are not there. Without a path, what the cache lacks is
-    left as it is and named, the rest is brought, and it exits with 4. Files whose own bytes are stored nowhere are not
+    left as it is and named, the rest is brought, and it exits with 4; folders that are here in part stay so, and by
+    their names they come as a whole. Files whose own bytes are stored nowhere are not
     overwritten unless --force is given. With --relink no file gets other bytes: those that are as recorded become
     links, clones or copies, and those that are not stay as they are.
     """

@@ -138,8 +138,8 @@ def pull(
 ) -> None:
     """Download data and put it into the workspace
 
-    It is `mlx fetch`, then `mlx checkout`. Without a path, that is all that the records name; what cannot be had is
-    named, the rest is brought, and it exits with 4.
+    It is `mlx fetch`, then `mlx checkout`. Without a path, that is all that the records name, also of folders that are
+    here in part; what cannot be had is named, the rest is brought, and it exits with 4.
     """
     from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.workspace.checkout import checkout, foresee
@@ -169,7 +169,7 @@ def pull(
         if dry_run:
             done = foresee(project, wanted, force=force, reporter=reporter)
         else:
-            done = checkout(project, wanted, force=force, partly=not targets, reporter=reporter)
+            done = checkout(project, wanted, force=force, partly=not targets, whole=True, reporter=reporter)
         failed = {**done.failed, **failed}
     restored = [asdict(item) for item in done.restored]
     lines = restored_text(done.restored, dry_run=dry_run) if done.restored or not failed else []

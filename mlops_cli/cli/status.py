@@ -90,11 +90,12 @@ _STATES = {"not_cached": "not here"}  # the others are words as they are
 
 
 def _status_text(found: ProjectStatus) -> list[str]:
+    away = [_away_text(item) for item in found.data if item.away]
     if found.clean:
         parts = [count(len(found.data), "data path")] if found.data else []
         parts += [count(len(found.stages), "stage")] if found.stages else []
-        return [f"clean: {', '.join(parts)} as recorded" if parts else "clean: nothing is tracked yet"]
-    lines = []
+        return [f"clean: {', '.join(parts)} as recorded" if parts else "clean: nothing is tracked yet", *away]
+    lines = away
     if changed := [item for item in found.data if item.state != "ok"]:
         lines.append("data:")
         lines.extend(
@@ -109,6 +110,10 @@ def _status_text(found: ProjectStatus) -> list[str]:
     if found.problems:
         lines += ["problems:", *(f"  {error.message}" for error in found.problems)]
     return lines
+
+
+def _away_text(item: DataStatus) -> str:
+    return f"{item.path}  in part here ({item.files - item.away:,} of {count(item.files, 'file')})"
 
 
 def _origin(item: DataStatus) -> str:
@@ -133,9 +138,11 @@ def _status_hints(found: ProjectStatus, output: Output, bringing: str) -> list[s
     What was edited is not overwritten without `--force`, so whatever else is to be brought is named beside it.
     """
     hints = []
+    if partly := [item for item in found.data if item.away and item.state == "ok"]:
+        hints.append(f"next: `mlx {bringing} {_named(partly)}` brings the rest{so_for(partly[NAMED:])}")
     modified = [item for item in found.data if item.state == "modified"]
     known = [item for item in modified if not _is_unknown(item)]
-    partial = [item for item in known if not (item.added or item.modified)]  # a part may be all that was ever brought
+    partial = [item for item in known if not (item.added or item.modified)]
     edited = [item for item in known if item.added or item.modified]
     if partial:
         hints.append(f"next: {_partial_hint(partial[0], bringing)}")
@@ -163,16 +170,16 @@ def _partial_hint(item: DataStatus, bringing: str) -> str:
     path = word(item.path)
     told = [f"`mlx add {path}` records that it is", "`mlx diff` lists it"]
     if item.restorable or bringing == "pull":
-        told.insert(0, f"`mlx {bringing} {path}` brings back what is gone")
+        told.insert(0, f"`mlx {bringing} {path}` brings back what is gone{' and the rest' * bool(item.away)}")
     return ", ".join(told)
 
 
 def _edited_hint(item: DataStatus, bringing: str) -> str:
     path = word(item.path)
-    undo = bringing if item.deleted or not item.restorable else "checkout"
+    undo = bringing if item.deleted or item.away or not item.restorable else "checkout"
     told = [f"`mlx add {path}` records it"] if item.storable else []
     if item.restorable or undo == "pull":
-        told.append(f"`mlx {undo} --force {path}` undoes it")
+        told.append(f"`mlx {undo} --force {path}` undoes it{' and brings the rest' * bool(item.away)}")
     return ", ".join([*told, "`mlx diff` lists it"])
 
 

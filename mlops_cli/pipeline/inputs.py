@@ -20,10 +20,10 @@ from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import ParamsFile, Stage, has_magic
-from mlops_cli.store.trees import Entry, Kind, TreeSource, diff
+from mlops_cli.store.trees import Entry, Kind, diff
 from mlops_cli.workspace.compare import describe_change
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.scan import is_stored, open_scanner
+from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, track
 
 
@@ -73,7 +73,7 @@ class Observer:
         inside = {path: owner for path in used for owner in and_above(path) if owner in self._outlook.pointers}
         below = [owner for owner in self._outlook.pointers if any(above in used for above in and_above(owner)[:-1])]
         seen = [(path, owner, used[path].digest) for path, owner in inside.items()]
-        seen += [(owner, owner, entry.digest) for owner in below if (entry := self.look(owner))]
+        seen += [(owner, owner, entry.digest) for owner in below if (entry := self._outlook.see(owner))]
         return tuple(sorted(path for path, owner, digest in seen if self._has_new(path, owner, digest)))
 
     def _has_new(self, path: str, owner: str, digest: Digest) -> bool:
@@ -161,6 +161,8 @@ class Observer:
             if not inside and not matches(place):
                 continue
             tracked = self._outlook.replaced(place)
+            if tracked is None and inside:
+                paths.update(filter(matches, self._outlook.away(place, found)))
             if tracked is None or place in own:
                 continue
             paths = {path for path in paths if not is_in(path, place)}
@@ -171,7 +173,7 @@ class Observer:
         return sorted(paths)
 
     @property
-    def trees(self) -> TreeSource:
+    def trees(self) -> Scanner:
         """The trees of the tracked data that was looked at."""
         return self._outlook.trees
 

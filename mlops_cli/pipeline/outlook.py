@@ -17,8 +17,9 @@ from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.records.locks import Input, OutputRecord
 from mlops_cli.records.pointers import Pointer
 from mlops_cli.records.stages import Stage
-from mlops_cli.store.trees import Entry, Kind, TreeSource, find, split_path, walk, write_tree
+from mlops_cli.store.trees import Entry, Kind, find, split_path, walk, write_tree
 from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.extents import find_in_part, see
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.rewrite import Rewriting
 from mlops_cli.workspace.scan import Scanner
@@ -52,9 +53,10 @@ class Outlook:
         self._decisions: dict[str, Decision] = {}
         self._settled: set[str] = set()
         self._seen: dict[str, Entry | None] = {}
+        self._extents = find_in_part(project)
 
     @property
-    def trees(self) -> TreeSource:
+    def trees(self) -> Scanner:
         """The trees of the tracked data that was looked at."""
         return self._data
 
@@ -103,15 +105,46 @@ class Outlook:
                 if not self.is_pending(above):
                     found.absent[path] = None
                 return self.inside(tracked, path, found)
-        entry = self.look(path)
+        entry = self.see(path, found)
         if entry is not None and entry.kind != Kind.FOLDER:
             return entry
-        overlay = {split_path(t.path[len(path) + 1 :]): as_entry(t) for t in self._overlay(path, found)}
+        overlay = {split_path(place[len(path) + 1 :]): below for place, below in self._overlay(path, found)}
         if not overlay:
             return entry
         trees = Rewriting(self._scanner(path))
         root = entry.digest if entry is not None else write_tree(trees, ()).digest
         return trees.rewrite(root, overlay, None)
+
+    def see(self, path: str, found: Found | None = None) -> Entry | None:
+        """Return what counts as being at `path`: of a folder that is here in part, what is away as it is recorded.
+
+        When some of it is away, `found` gets the path; when nobody can tell, the folder.
+        """
+        present = self.look(path)
+        for owner in and_above(path) if self._extents else ():
+            pointer = self._snapshot.pointer(owner) if owner in self._extents and owner in self.pointers else None
+            if pointer is None:
+                continue
+            try:
+                seen = see(self._data, self._extents, track(owner, pointer), path[len(owner) + 1 :], present)
+            except MissingObject:
+                if found is None:
+                    return present
+                found.unread[owner] = None
+                return None
+            if seen.away and found is not None:
+                found.absent[path] = None
+            return seen.entry
+        return present
+
+    def away(self, place: str, found: Found) -> list[str]:
+        """Return the files of a tracked folder that is here in part that are away; none when nobody can tell."""
+        extent = self._extents.get(place)
+        pointer = self._snapshot.pointer(place) if extent and place in self.pointers else None
+        if extent is None or pointer is None:
+            return []
+        files = self.files(track(place, pointer), found)
+        return [path for path in files if not extent.has(os.fsencode(path[len(place) + 1 :]))]
 
     def inside(self, tracked: Tracked, path: str, found: Found) -> Entry | None:
         """Return what a record says is at `path`, in or below what is tracked; None too when nobody can tell."""
@@ -144,8 +177,8 @@ class Outlook:
         decision = self._decisions.get(address)
         return decision is not None and decision.action is Action.RESTORE and address not in self._settled
 
-    def _overlay(self, folder: str, found: Found) -> Iterator[Tracked]:
-        """Yield the recorded paths below `folder` that are not in the workspace as they will be."""
+    def _overlay(self, folder: str, found: Found) -> Iterator[tuple[str, Entry]]:
+        """Yield the recorded paths below `folder` that are not, or not all, in the workspace as they will be."""
         for path in self.recorded[bisect_left(self.recorded, folder + "/") :]:
             if not path.startswith(folder + "/"):
                 return
@@ -153,7 +186,9 @@ class Outlook:
             if tracked is not None:
                 if not self.is_pending(path):
                     found.absent[path] = None
-                yield tracked
+                yield path, as_entry(tracked)
+            elif path in self._extents and (entry := self.see(path, found)) is not None:
+                yield path, entry
 
     def _scanner(self, path: str) -> Scanner:
         is_data = any(above in self.pointers or above in self._maker for above in and_above(path))

@@ -7,6 +7,7 @@ come back and what it wrote is set aside. Only `execute` may be called in anothe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +20,7 @@ from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.inputs import Observer
+from mlops_cli.pipeline.outlook import and_above
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.processes import Group, kill_group
 from mlops_cli.records.locks import Lock, OutputRecord
@@ -26,7 +28,7 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.trees import Entry, Kind
-from mlops_cli.words import word, words
+from mlops_cli.words import NAMED, naming, so_for, word, words
 from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.compare import as_entry
@@ -70,7 +72,7 @@ class StageWork:
     def check(self, decision: Decision) -> None:
         """Raise what keeps a decision from being carried out, before anything is touched."""
         if decision.action is Action.RUN:
-            _refuse_absent_inputs(decision)
+            _refuse_absent_inputs(self.project, self.snapshot, decision)
         if decision.action is not Action.SKIP:
             _refuse_outputs_in_git(self.project, decision.stage)
             _refuse_links(self.project, decision.stage)
@@ -274,7 +276,7 @@ class StageWork:
             write_atomic(self.project.root / path, data)
 
 
-def _refuse_absent_inputs(decision: Decision) -> None:
+def _refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decision) -> None:
     stage, wanted = decision.stage, decision.wanted
     if wanted.lost:
         path = wanted.lost[0]
@@ -282,13 +284,17 @@ def _refuse_absent_inputs(decision: Decision) -> None:
             f"{stage.file}:{stage.line}: dependency `{path}` of stage `{stage.address}` does not exist",
             hint=f"create it, mend `deps`, or `mlx pull {word(path)}` if a remote has it",
         )
-    absent = dict.fromkeys((*wanted.unread, *wanted.absent))
+    absent = list(dict.fromkeys((*wanted.unread, *wanted.absent)))
+    if len(absent) > NAMED:  # by a glob: what they are in can be typed
+        owners = frozenset(snapshot.pointer_paths)
+        absent = list(dict.fromkeys(next(filter(owners.__contains__, and_above(path)), path) for path in absent))
     if absent:
-        named = ", ".join(f"`{path}`" for path in absent)
+        is_partly = any(os.path.lexists(project.root / path) for path in absent)
         raise MissingObject(
-            f"stage `{stage.address}` needs {named}, which {'is' if len(absent) == 1 else 'are'} recorded but not in "
-            "the workspace",
-            hint=f"`mlx pull {words(absent)}` brings {'it' if len(absent) == 1 else 'them'}",
+            f"stage `{stage.address}` needs {naming(absent)}, which {'is' if len(absent) == 1 else 'are'} recorded but "
+            f"not {'all ' * is_partly}in the workspace",
+            hint=f"`mlx pull {words(absent[:NAMED])}` brings {'it' if len(absent) == 1 else 'them'}{' all' * is_partly}"
+            f"{so_for(absent[NAMED:])}",
         )
 
 

@@ -197,6 +197,17 @@ def find_name(store: TreeSource, digest: Digest, name: bytes, declared: tuple[in
     return tree[at] if at >= 0 and tree[at].name == name else None
 
 
+def find_names(store: TreeSource, folder: Named, names: Iterable[bytes]) -> dict[bytes, Entry]:
+    """Return the entries of those of `names` that a folder has; of leaves, only those that may hold one are read."""
+    tree = open_tree(store, *folder)
+    wanted = set(names)
+    if isinstance(tree, Index):
+        numbers = {bisect_right(tree.leaves, name, key=itemgetter(0)) - 1 for name in wanted}
+        leaves = [tree.leaves[number] for number in sorted(numbers) if number >= 0]
+        tree = tuple(entry for part in leaf_entries(store, folder.digest, tree, leaves) for entry in part)
+    return {entry.name: entry for entry in tree if entry.name in wanted}
+
+
 def walk(store: TreeSource, root: Digest, prefix: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
     """Yield every path below `root` with its entry, sorted within each folder, a folder before what is in it."""
     limits = Limits(root)

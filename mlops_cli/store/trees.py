@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from mlops_cli.store.tree_diff import Change, TreeDiff, diff
 from mlops_cli.store.tree_edit import TreeTarget, edit, graft, write_tree
+from mlops_cli.store.tree_extent import Extent
 from mlops_cli.store.tree_format import (
     Entry,
     Index,
@@ -20,6 +21,7 @@ from mlops_cli.store.tree_format import (
     encode_tree,
     totals,
 )
+from mlops_cli.store.tree_overlay import Obstructed, Overlaid, Unlisted, overlay
 from mlops_cli.store.tree_reading import (
     EMPTY_TREE,
     MOST_WITHOUT_FILES,
@@ -40,13 +42,17 @@ __all__ = [
     "MOST_WITHOUT_FILES",
     "Change",
     "Entry",
+    "Extent",
     "Index",
     "Kind",
     "Leaf",
+    "Obstructed",
+    "Overlaid",
     "TreeDiff",
     "TreeError",
     "TreeSource",
     "TreeTarget",
+    "Unlisted",
     "check_folder",
     "check_links",
     "decode_tree",
@@ -56,6 +62,7 @@ __all__ = [
     "encode_tree",
     "find",
     "graft",
+    "overlay",
     "read_link",
     "read_totals",
     "read_tree",

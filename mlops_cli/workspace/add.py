@@ -22,17 +22,27 @@ from mlops_cli.records.stages import Stage
 from mlops_cli.store.batch import Batch
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.links import object_at
-from mlops_cli.store.trees import Entry, Kind, find, split_path
+from mlops_cli.store.trees import Entry, Extent, Kind, find, split_path
 from mlops_cli.words import word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.dead_links import refuse_dead_links
+from mlops_cli.workspace.extents import (
+    NOTHING,
+    Extents,
+    NotListed,
+    extent_of,
+    has_files,
+    note_extents,
+    read_extents,
+    see,
+)
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.rewrite import Parts, Rewriting
 from mlops_cli.workspace.scan import Scanner, open_scanner
-from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+from mlops_cli.workspace.snapshot import Snapshot, Tracked, track, workspace_snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +64,17 @@ class AddResult:
     gitignores: tuple[str, ...]
 
 
-def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, reporter: Reporter = SILENT) -> AddResult:
+def add(
+    project: Project,
+    targets: Sequence[str],
+    *,
+    exact: bool = False,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> AddResult:
     """Store `targets` (project-relative) and write their pointers; `dry_run` hashes, and writes nothing.
 
+    Of a folder that is here in part, what is away stays in the record, unless it is to be `exact`.
     UsageError for a path that is absent, in Git already, made by a stage, or overlaps another tracked path.
     """
     snapshot = workspace_snapshot(project)
@@ -65,65 +83,139 @@ def add(project: Project, targets: Sequence[str], *, dry_run: bool = False, repo
     for owner, _ in places:
         snapshot.pointer(owner)  # one that cannot be read stops this here, before anything is stored
     reporter.start("adding", None, "files")
+    extents = read_extents(project)
     with open_scanner(project, reporter=reporter) as scanner:
+        adding = _Adding(project, scanner, snapshot, extents, exact=exact)
         if dry_run:
             for owner, part in places:
                 refuse_dead_links(project.root, owner, part)
-            entries = _entries(project, scanner, None, snapshot, places)
+            entries = adding.entries(None, places)
         else:
             with open_batch(project.cache) as batch:
                 scanner.store_in(batch)
-                entries = _entries(project, scanner, batch, snapshot, places)
+                entries = adding.entries(batch, places)
             remove_seen(project, {*scanner.litter, *beside(project, entries)})
     added = tuple(added_entry(snapshot, owner, entry) for owner, entry in entries.items())
+    for owner, entry in entries.items():
+        if not exact:
+            _tell_of_loss(snapshot, owner, entry, reporter)
     if dry_run:
         return AddResult(added, ())
     hidden = hide_from_git(project.root, entries)
+    if not exact:
+        note_extents(project, adding.noted)  # before a record says so: what came is here, whatever the record has
     for result, entry in zip(added, entries.values(), strict=True):
         if result.changed:
             write_atomic(project.root / result.pointer, new_pointer(snapshot, result.path, entry).to_bytes())
+    if exact:
+        note_extents(project, adding.noted)  # by now nothing is recorded any more that only the note keeps
     return AddResult(added, hidden)
 
 
-def _entries(
-    project: Project, scanner: Scanner, batch: Batch | None, snapshot: Snapshot, places: Sequence[tuple[str, str]]
-) -> dict[str, Entry]:
-    """Return the new entry of every tracked path that `places` (owner, part inside it) touch."""
-    parts: dict[str, list[str]] = {}
-    for owner, part in places:
-        parts.setdefault(owner, []).append(part)
-    entries: dict[str, Entry] = {}
-    for owner, wanted in parts.items():
-        if "" in wanted:
-            found = scanner.look(owner)
-            if found is None:
-                raise _absent(owner)
-            entries[owner] = found
-        else:
-            entries[owner] = _changed(project, scanner, batch, snapshot, owner, wanted)
-    return entries
+class _Adding:
+    """Looks at what is added; `noted` is what becomes of folders that are here in part."""
+
+    def __init__(
+        self, project: Project, scanner: Scanner, snapshot: Snapshot, extents: Extents, *, exact: bool
+    ) -> None:
+        self.noted: dict[str, Extent | None] = {}
+        self._project = project
+        self._scanner = scanner
+        self._snapshot = snapshot
+        self._extents = extents
+        self._exact = exact
+
+    def entries(self, batch: Batch | None, places: Sequence[tuple[str, str]]) -> dict[str, Entry]:
+        """Return the new entry of every tracked path that `places` (owner, part inside it) touch."""
+        parts: dict[str, list[str]] = {}
+        for owner, part in places:
+            parts.setdefault(owner, []).append(part)
+        return {
+            owner: self._whole(batch, owner) if "" in wanted else self._changed(batch, owner, wanted)
+            for owner, wanted in parts.items()
+        }
+
+    def _whole(self, batch: Batch | None, owner: str) -> Entry:
+        present = self._scanner.look(owner)
+        if present is None:
+            raise _absent(owner)
+        pointer = self._snapshot.pointer(owner)
+        tracked = track(owner, pointer) if pointer else None
+        extent = extent_of(self._extents, tracked) if tracked else None
+        if extent is None or tracked is None or self._exact or present.kind != Kind.FOLDER:
+            self.noted[owner] = None
+            return present
+        entry = self._seen(batch, tracked, "", present, extent) or present
+        if entry[1:] == present[1:]:
+            self.noted[owner] = None  # all of it is here by now
+        return entry
+
+    def _seen(
+        self, batch: Batch | None, tracked: Tracked, part: str, present: Entry | None, extent: Extent
+    ) -> Entry | None:
+        """Return what counts as being at a tracked path, or at a part of it; note what came of what was away."""
+        seen = see(self._scanner, {tracked.path: extent}, tracked, part, present, batch)
+        self.noted[tracked.path] = (self.noted.get(tracked.path) or extent).marked(seen.came, here=True)
+        return seen.entry
+
+    def _changed(self, batch: Batch | None, owner: str, parts: Sequence[str]) -> Entry:
+        """Return the entry of the tracked folder `owner` with each of `parts` as it is in the workspace."""
+        pointer = self._snapshot.pointer(owner)
+        assert pointer is not None
+        if not (self._project.root / owner).is_dir():
+            raise UsageError(
+                f"`{owner}` is not in the workspace", hint=f"`mlx pull {word(owner)}` brings it; then add to it"
+            )
+        tracked = track(owner, pointer)
+        extent = extent_of(self._extents, tracked)
+        if extent is not None and self._exact:
+            extent = extent.marked(map(os.fsencode, parts), here=True)
+        trees = Rewriting(self._scanner)
+        found = {part: _look(self._project, self._scanner, owner, part) for part in parts}
+        if extent is None and all(found.values()) and not has_files(self._project, owner, but=parts):
+            extent = NOTHING  # as in a fresh clone: there is nothing but what is new
+        changes: dict[Parts, Entry | None] = {}
+        try:
+            for part in parts:
+                seen = found[part]
+                if extent is not None:
+                    _refuse_away(owner, part, seen, extent)
+                    seen = self._seen(batch, tracked, part, seen, extent)
+                at, entry = _change(self._project, self._scanner, trees, pointer.digest, owner, part, found[part])
+                if extent is not None and at == split_path(part):
+                    entry = seen
+                elif extent is not None:  # the folder that is empty now
+                    entry = self._seen(batch, tracked, os.fsdecode(b"/".join(at)), entry, extent)
+                changes[at] = entry
+            return trees.rewrite(pointer.digest, changes, batch)
+        except NotListed:
+            raise
+        except MissingObject as error:
+            raise MissingObject(
+                f"the listing of `{owner}` is not in the cache, so a part of it cannot be added",
+                hint=f"`mlx fetch {word(owner)}` brings it, or add all of `{owner}`",
+            ) from error
 
 
-def _changed(
-    project: Project, scanner: Scanner, batch: Batch | None, snapshot: Snapshot, owner: str, parts: Sequence[str]
-) -> Entry:
-    """Return the entry of the tracked folder `owner` with each of `parts` as it is in the workspace."""
+def _tell_of_loss(snapshot: Snapshot, owner: str, entry: Entry, reporter: Reporter) -> None:
+    """Say so when most of a folder is recorded no longer: it may never have been here, as in a fresh clone."""
     pointer = snapshot.pointer(owner)
-    assert pointer is not None
-    if not (project.root / owner).is_dir():
-        raise UsageError(
-            f"`{owner}` is not in the workspace", hint=f"`mlx pull {word(owner)}` brings it; then add to it"
+    if pointer is not None and pointer.files is not None and entry.files * 2 < pointer.files:
+        reporter.note(
+            f"`{owner}` was recorded with {pointer.files:,} files, now it is with {entry.files:,}: the others are "
+            f"recorded no longer, also if they were never here (`git checkout {word(owner + SUFFIX)}` takes that back)"
         )
-    trees = Rewriting(scanner)
-    found = {part: _look(project, scanner, owner, part) for part in parts}
-    try:
-        changes = dict(_change(project, scanner, trees, pointer.digest, owner, part, found[part]) for part in parts)
-        return trees.rewrite(pointer.digest, changes, batch)
-    except MissingObject as error:
-        raise MissingObject(
-            f"the listing of `{owner}` is not in the cache, so a part of it cannot be added",
-            hint=f"`mlx fetch {word(owner)}` brings it, or add all of `{owner}`",
-        ) from error
+
+
+def _refuse_away(owner: str, part: str, found: Entry | None, extent: Extent) -> None:
+    """Refuse a part of which nothing is in the workspace because nobody brought it, or it was evicted."""
+    below = extent.below(os.fsencode(part))
+    if found is None and not below.here and not any(below.rules.values()):
+        path = f"{owner}/{part}"
+        raise UsageError(
+            f"`{path}` is not in the workspace: it was evicted, or never brought",
+            hint=f"`mlx pull {word(path)}` brings it, `mlx add --exact {word(path)}` records it as deleted",
+        )
 
 
 def _look(project: Project, scanner: Scanner, owner: str, part: str) -> Entry | None:

@@ -18,9 +18,20 @@ from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.trees import EMPTY_TREE, Change, Entry, Kind, TreeSource, check_folder, check_links, diff
+from mlops_cli.words import NAMED, naming, so_for, words
 from mlops_cli.workspace import git
 from mlops_cli.workspace.cache_repair import cache_lost
 from mlops_cli.workspace.compare import as_entry, same
+from mlops_cli.workspace.extents import (
+    NO_EXTENTS,
+    Extents,
+    after_bringing,
+    after_failing,
+    before_bringing,
+    extent_of,
+    find_kept_in_part,
+    see,
+)
 from mlops_cli.workspace.hazards import Edited, refuse_folded, refuse_harm
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
@@ -60,9 +71,12 @@ def checkout(
     force: bool = False,
     dry_run: bool = False,
     partly: bool = False,
+    whole: bool = False,
     reporter: Reporter = SILENT,
 ) -> CheckoutResult:
     """Make `targets` (project paths; none: everything tracked) match their records.
+
+    Without targets, of a folder that is here in part what is away stays away, unless `whole`.
 
     UsageError when a file would be overwritten or deleted whose bytes no store holds, unless `force`, or when something
     that mlx leaves alone is in the way; MissingObject when the cache lacks wanted bytes. Nothing is touched in any of
@@ -72,19 +86,29 @@ def checkout(
     told in the result, and the others are brought.
     """
     chosen = _chosen(project, targets)
-    return bring(project, chosen, force=force, dry_run=dry_run, partly=partly, reporter=reporter)
+    extents = {} if targets or whole else find_kept_in_part(project)
+    if in_part := [entry.path for entry, _ in chosen if extent_of(extents, entry)]:
+        reporter.note(
+            f"{naming(in_part)} {'stays' if len(in_part) == 1 else 'stay'} here in part: "
+            f"`mlx pull {words(in_part[:NAMED])}` brings the rest{so_for(in_part[NAMED:])}"
+        )
+    return bring(project, chosen, extents, force=force, dry_run=dry_run, partly=partly, reporter=reporter)
 
 
 def bring(
     project: Project,
     chosen: Sequence[tuple[Tracked, str]],
+    extents: Extents = NO_EXTENTS,
     *,
     force: bool = False,
     dry_run: bool = False,
     partly: bool = False,
     reporter: Reporter = SILENT,
 ) -> CheckoutResult:
-    """Do what `checkout` does for tracked paths, or parts of them, that the caller knows."""
+    """Do what `checkout` does for tracked paths, or parts of them, that the caller knows.
+
+    What is away by `extents` stays away.
+    """
     with open_scanner(project, reporter=reporter) as scanner, _naming_lost(project, chosen):
         reporter.start("checking", None, "files")
         with suppress(AbsentObjects) if partly else nullcontext():
@@ -95,7 +119,7 @@ def bring(
         failed: dict[str, MlxError] = {}
         for entry, part in chosen:
             try:
-                plan = _plan(project.cache, scanner, entry, part)
+                plan = _plan(project.cache, scanner, entry, part, extents)
                 _refuse_absent(project.cache, entry, plan)
             except (MissingObject, CorruptObject) as error:
                 if not partly:
@@ -108,7 +132,14 @@ def bring(
         if not dry_run:
             remove_seen(project, {*scanner.litter, *beside(project, [entry.path for entry, _ in chosen])})
             reporter.start("checking out", len(changes), "files")
-            apply_changes(project, scanner, changes, reporter, spare=not force)
+            came = [pair for pair in chosen if pair[0].path not in failed and pair[0].path not in extents]
+            before_bringing(project, came)
+            try:
+                apply_changes(project, scanner, changes, reporter, spare=not force)
+            except MlxError:
+                after_failing(project, scanner, came)
+                raise
+            after_bringing(project, came)
     return CheckoutResult(tuple(_summary(entry, plan) for entry, plan in plans if plan), failed)
 
 
@@ -212,9 +243,10 @@ def is_part(trees: TreeSource, present: Entry | None, old: Entry | None) -> bool
     return (present.kind, present.digest) == (old.kind, old.digest)
 
 
-def _plan(cache: Cache, scanner: Scanner, tracked: Tracked, part: str) -> list[Change]:
+def _plan(cache: Cache, scanner: Scanner, tracked: Tracked, part: str, extents: Extents = NO_EXTENTS) -> list[Change]:
     if not part:
         present = scanner.look(tracked.path)
+        present = see(scanner, extents, tracked, "", present).entry
         if present is not None and same(tracked, present):
             return []
         return _between(cache, scanner, tracked.path, present, as_entry(tracked))

@@ -16,8 +16,9 @@ from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.trees import Entry, Kind, TreeSource, diff
+from mlops_cli.workspace.extents import Extents, find_in_part, see
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.scan import is_stored
+from mlops_cli.workspace.scan import Scanner, is_stored
 from mlops_cli.workspace.snapshot import Snapshot, Tracked
 
 Look = Callable[[str], Entry | None]
@@ -39,6 +40,7 @@ class DataStatus(NamedTuple):
 
     `source` is what it was imported from, as people call that; empty when it was not. `storable` says whether `mlx add`
     could record what is there, `restorable` whether the cache has all that it takes to bring back what is recorded.
+    Of the `files` of a folder that is here in part, `away` are not here, and on purpose: that is no difference.
     """
 
     path: str
@@ -49,10 +51,12 @@ class DataStatus(NamedTuple):
     source: str = ""
     storable: bool = True
     restorable: bool = True
+    away: int = 0
+    files: int = 0
 
 
 def data_status(
-    project: Project, snapshot: Snapshot, look: Look, trees: TreeSource
+    project: Project, snapshot: Snapshot, look: Look, trees: Scanner
 ) -> tuple[tuple[DataStatus, ...], tuple[MlxError, ...]]:
     """Return the state of every pointer's path, and what keeps others from being known.
 
@@ -61,15 +65,24 @@ def data_status(
     """
     found: list[DataStatus] = []
     entries, unread = snapshot.readable(outputs=False)
-    problems = list(unread)
+    problems: list[MlxError] = list(unread)
+    extents = _extents(project, problems)
     for entry in entries:
         try:
-            status = _status(project, look(entry.path), trees, entry)
+            status = _status_in_part(project, look(entry.path), trees, entry, extents)
         except UsageError as error:
             status = DataStatus(entry.path, DataState.UNSTORABLE, storable=False)
             problems.append(error)
         found.append(status if entry.source is None else status._replace(source=entry.source.place))
     return tuple(found), tuple(problems)
+
+
+def _extents(project: Project, problems: list[MlxError]) -> Extents:
+    try:
+        return find_in_part(project)
+    except UsageError as error:
+        problems.append(error)
+        return {}
 
 
 def untracked_outputs(project: Project, snapshot: Snapshot, stages: Iterable[Stage]) -> Iterator[DataStatus]:
@@ -83,6 +96,17 @@ def untracked_outputs(project: Project, snapshot: Snapshot, stages: Iterable[Sta
         for out in stage.outs:
             if not out.git and os.path.lexists(project.root / out.path):
                 yield DataStatus(out.path, DataState.UNTRACKED)
+
+
+def _status_in_part(
+    project: Project, present: Entry | None, trees: Scanner, tracked: Tracked, extents: Extents
+) -> DataStatus:
+    try:
+        seen = see(trees, extents, tracked, "", present)
+    except MissingObject:  # what is away cannot be told from what was deleted
+        return DataStatus(tracked.path, DataState.MODIFIED, restorable=False)
+    status = _status(project, seen.entry, trees, tracked)
+    return status._replace(away=seen.away, files=tracked.files) if seen.away else status
 
 
 def _status(project: Project, present: Entry | None, trees: TreeSource, tracked: Tracked) -> DataStatus:

@@ -11,6 +11,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.trees import EMPTY_TREE, Entry, Kind, TreeSource, diff, find, split_path
 from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.extents import find_in_part, see
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import naming_listing
@@ -57,12 +58,16 @@ def diff_workspace(
     Of a part of a tracked folder nothing else is looked at.
     """
     old = {entry.path: entry for entry in before.tracked()}
-    wanted = {**old, **{entry.path: entry for entry in workspace_snapshot(project).tracked()}}
     changes: list[FileChange] = []
     reporter.start("checking", None, "files")
+    now = {entry.path: entry for entry in workspace_snapshot(project).tracked()}
+    wanted = {**old, **now}
+    extents = find_in_part(project)
     with open_scanner(project, reporter=reporter) as scanner:
         for entry, part in select(wanted.values(), targets):
             after = _look(project, scanner, entry.path, part)
+            if entry.path in now:
+                after = see(scanner, extents, now[entry.path], part, after).entry
             with naming_listing(entry.path, before.revision):
                 recorded = _object(scanner, old.get(entry.path), part)
                 changes.extend(_changes(scanner, _place(entry, part), recorded, after))

@@ -28,6 +28,7 @@ from mlops_cli.store.trees import Change, Kind, diff, walk
 from mlops_cli.words import NAMED, naming, word, words
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.destinations import Destinations
+from mlops_cli.workspace.extents import Extents, before_evicting, find_in_part, see
 from mlops_cli.workspace.listings import Listings
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import Reach, find_part, reach
@@ -100,7 +101,8 @@ def evict(
     remotes = _verify(project, chosen, verify=verify, reporter=reporter)
     around = _Around(project, snapshot, tracked, chosen, cache_only=cache_only, reporter=reporter)
     with open_scanner(project, reporter=reporter) as scanner:
-        files = {} if cache_only else _files(project, scanner, chosen, reporter)
+        extents = find_in_part(project)
+        files = {} if cache_only else _files(project, scanner, chosen, extents, reporter)
         _refuse_torn(files)
         foreseen = _foresee(project, chosen, remotes, around.look(), files)
         if dry_run or foreseen.empty or not agree(foreseen):
@@ -110,11 +112,10 @@ def evict(
             found = _foresee(project, chosen, remotes, needed, files)
             changes = [change for plan in files.values() for change in plan.changes]
             reporter.start("evicting", len(changes), "files")
+            before_evicting(project, chosen, {pair: plan.gone for pair, plan in files.items() if plan.changes})
             apply_changes(project, scanner, changes, reporter, spare=True)
             here = project.cache.window
             _drop(here, _going(here, chosen, needed), reporter)
-    for path in sorted({path for (path, part), plan in files.items() if part and plan.changes}):
-        reporter.note(f"`{path}` is here in part now: `mlx add {word(path)}` would record the rest as deleted")
     return found
 
 
@@ -239,19 +240,25 @@ def _walk(cache: Cache, digest: Digest) -> Iterator[tuple[bytes, Digest]]:
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """The files of a path that go from the workspace, their bytes, and how many stay because they were edited."""
+    """The files of a path that go from the workspace, their bytes, and how many stay because they were edited.
+
+    `gone` are paths that somebody has deleted: these are not evicted.
+    """
 
     changes: tuple[Change, ...] = ()
     size: int = 0
     edited: int = 0
+    gone: tuple[bytes, ...] = ()
 
 
-def _files(project: Project, scanner: Scanner, chosen: Chosen, reporter: Reporter) -> dict[tuple[str, str], _Files]:
+def _files(
+    project: Project, scanner: Scanner, chosen: Chosen, extents: Extents, reporter: Reporter
+) -> dict[tuple[str, str], _Files]:
     reporter.start("checking", None, "files")
-    return {(entry.path, part): _of_path(project, scanner, entry, part) for entry, part in chosen}
+    return {(entry.path, part): _of_path(project, scanner, entry, part, extents) for entry, part in chosen}
 
 
-def _of_path(project: Project, scanner: Scanner, entry: Tracked, part: str) -> _Files:
+def _of_path(project: Project, scanner: Scanner, entry: Tracked, part: str, extents: Extents) -> _Files:
     path = f"{entry.path}/{part}" if part else entry.path
     place = os.fsencode(path)
     present = scanner.look(path)
@@ -264,7 +271,8 @@ def _of_path(project: Project, scanner: Scanner, entry: Tracked, part: str) -> _
             if not unchanged:
                 return _Files(edited=1)
             return _Files((Change(place, present, None),), _size_of(project, path, present.size))
-        changed = diff(scanner, recorded.digest, present.digest, place + b"/")
+        seen = see(scanner, extents, entry, part, present).entry or present
+        changed = diff(scanner, recorded.digest, seen.digest, place + b"/")
         going = diff(scanner, present.digest, None, place + b"/").deleted
     except MissingObject:
         return _Files(edited=present.files)  # what was recorded is not known here
@@ -272,7 +280,7 @@ def _of_path(project: Project, scanner: Scanner, entry: Tracked, part: str) -> _
     other = {change.path for change in (*changed.added, *changed.modified) if change.path not in emptied}
     going = tuple(change for change in going if change.path not in other)
     size = sum(_size_of(project, os.fsdecode(change.path), change.old.size) for change in going if change.old)
-    return _Files(going, size, len(other))
+    return _Files(going, size, len(other), tuple(change.path for change in changed.deleted))
 
 
 def _folders_above(paths: Iterable[bytes]) -> set[bytes]:
@@ -284,13 +292,13 @@ def _folders_above(paths: Iterable[bytes]) -> set[bytes]:
 
 
 def _refuse_torn(files: Mapping[tuple[str, str], _Files]) -> None:
-    """Raise UsageError for a folder with edits: without its other files, these look as if somebody had deleted them."""
+    """Raise UsageError for a folder with edits: what was edited stays, and is no longer seen among what went."""
     for (owner, part), plan in files.items():
         if plan.edited and plan.changes:
             path = f"{owner}/{part}" if part else owner
             count, path_word = f"{plan.edited:,} file{'' if plan.edited == 1 else 's'}", word(owner)
             raise UsageError(
-                f"`{path}` is not as recorded ({count}): without the others, `mlx add` would record them as deleted",
+                f"`{path}` is not as recorded ({count}), and no remote has what was edited: nothing was evicted",
                 hint=f"`mlx add {path_word}` and `mlx push {path_word}` keep what was edited, "
                 f"`mlx checkout --force {path_word}` throws it away; `--cache-only` leaves the workspace alone",
             )

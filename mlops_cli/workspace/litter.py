@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from mlops_cli.errors import UsageError
 from mlops_cli.files import TEMPORARY_PREFIX
@@ -33,6 +34,15 @@ def sweep(project: Project) -> tuple[str, ...]:
                 _remove(os.fspath(project.root / path))
                 removed.append(path)
     return tuple(removed)
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove the leftovers of processes that are gone from a folder of mlx's own; failing to is no error."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if name.startswith(TEMPORARY_PREFIX) and not is_alive(_writer(name)):
+                with suppress(OSError):
+                    _remove(os.fspath(folder / name))
 
 
 def _leftover(path: str) -> str:

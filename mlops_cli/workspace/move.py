@@ -24,6 +24,7 @@ from mlops_cli.store.trees import Entry, Kind, find, split_path
 from mlops_cli.words import word
 from mlops_cli.workspace.add import place_of, pointer_to, refuse_reserved, refuse_unfit
 from mlops_cli.workspace.compare import as_entry
+from mlops_cli.workspace.extents import after_moving, before_moving
 from mlops_cli.workspace.gitignore import hide_from_git, show_to_git
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.project import Project
@@ -74,7 +75,7 @@ def move(project: Project, old: str, new: str, *, dry_run: bool = False) -> Move
     snapshot = workspace_snapshot(project)
     if old.endswith(SUFFIX) and old.removesuffix(SUFFIX) in snapshot.pointer_paths:
         old, new = old.removesuffix(SUFFIX), new.removesuffix(SUFFIX)  # by the names of their pointers
-    if _holds_paths(project, snapshot, new) and not _is_half_done(snapshot, old, new):
+    if _holds_paths(project, snapshot, new) and not _is_half_done(project, snapshot, old, new):
         new = f"{new}/{old.rpartition('/')[2]}" if new else old.rpartition("/")[2]
     source, target = _place(project, snapshot, old), _place(project, snapshot, new)
     stages = snapshot.stages_outside([source.owner, target.owner])
@@ -119,11 +120,10 @@ def _holds_paths(project: Project, snapshot: Snapshot, path: str) -> bool:
     return pointer is not None and pointer.kind is ObjectKind.TREE
 
 
-def _is_half_done(snapshot: Snapshot, old: str, new: str) -> bool:
+def _is_half_done(project: Project, snapshot: Snapshot, old: str, new: str) -> bool:
     """Say whether `new` is the folder that a move of `old` to it has left, and not one to move into."""
-    if new not in snapshot.pointer_paths:
-        return False
-    was, now = (snapshot.pointer(path) if path in snapshot.pointer_paths else None for path in (old, new))
+    now = snapshot.pointer(new) if new in snapshot.pointer_paths else None
+    was = _place(project, snapshot, old).entry if now is not None else None
     return was is not None and now is not None and was.digest == now.digest
 
 
@@ -263,6 +263,7 @@ def _carry_out(
     changed = () if target.part else hide_from_git(root, [target.path])
     if here or not target.part:
         (root / target.path).parent.mkdir(parents=True, exist_ok=True)
+    before_moving(project, (source.owner, source.part), (target.owner, target.part), here=here)
     # The record of the target comes first: what is in two records is in the way of nothing, what is in none is lost.
     first = [record for record in records if record[0] == target.pointer]
     for name, data in first:
@@ -281,6 +282,7 @@ def _carry_out(
         changed += show_to_git(root, [source.path])
     for name in gone:
         (root / name).unlink(missing_ok=True)
+    after_moving(project, source.owner, source.part)
     return tuple(dict.fromkeys(changed))
 
 

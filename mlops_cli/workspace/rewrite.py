@@ -43,12 +43,15 @@ class Rewriting:
         for parent in sorted({parts[:-1] for parts in changes}, key=len):  # a folder before what is changed in it
             below = {parts[-1]: entry for parts, entry in changes.items() if parts[:-1] == parent}
             result = self._replace(result.digest, parent, below)
-        if batch is None:
-            self._scanner.trees.update(self._new)
-        else:
-            for data in reversed(self._needed(result.digest)):
-                batch.add_bytes(data)
+        self.keep(result.digest, batch)
         return result
+
+    def keep(self, root: Digest, batch: Batch | None) -> None:
+        """Give the new trees that `root` names to `batch`, and all that there are to the scan."""
+        self._scanner.trees.update(self._new)
+        if batch is not None:
+            for data in reversed(self._needed(root)):
+                batch.add_bytes(data)
 
     def _replace(self, root: Digest, parent: Parts, changes: Mapping[bytes, Entry | None]) -> Entry:
         """Change several names of one folder at once: a thousand new files cost one new tree, not a thousand."""

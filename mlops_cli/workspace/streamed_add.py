@@ -25,6 +25,7 @@ from mlops_cli.words import word
 from mlops_cli.workspace.add import AddResult, added_entry, new_pointer, place_of, pointer_to, refuse_unfit
 from mlops_cli.workspace.dead_links import refuse_dead_links
 from mlops_cli.workspace.destinations import Destinations
+from mlops_cli.workspace.extents import extent_of, find_in_part
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
@@ -53,13 +54,19 @@ def add_to_remote(
     snapshot = workspace_snapshot(project)
     places = tuple(dict.fromkeys(place_of(snapshot, target) for target in targets))
     refuse_unfit(project, snapshot, places)
+    extents = find_in_part(project)
     for owner, part in places:
         if part:
             raise UsageError(
                 f"`{owner}/{part}` is a part of `{owner}`, which is tracked as a whole",
                 hint=f"`mlx add --to-remote {word(owner)}` sends what is new in it",
             )
-        snapshot.pointer(owner)  # one that cannot be read stops this here, before anything is sent
+        pointer = snapshot.pointer(owner)  # one that cannot be read stops this here, before anything is sent
+        if pointer is not None and extent_of(extents, track(owner, pointer)):
+            raise UsageError(
+                f"`{owner}` is here in part, and only the whole can be sent straight to a remote",
+                hint=f"`mlx add {word(owner)}` and `mlx push {word(owner)}` record and send what is new in it",
+            )
         refuse_dead_links(project.root, owner, part)
     reporter.start("adding", None, "files")
     with open_scanner(project, reporter=reporter) as scanner:

@@ -15,7 +15,9 @@ def next_steps(project: Project) -> list[str]:
     return [line for line in project("status").stderr.splitlines() if line.startswith("next: ")]
 
 
-def test_a_part_that_was_pulled_is_first_of_all_to_be_completed(project: Project) -> None:
+@pytest.fixture
+def flat(project: Project) -> Project:
+    """Return a project that has one file of the four in `flat`."""
     for number in range(4):
         project.write(f"flat/{number}.csv", f"{number}\n")
     project.must("add", "flat")
@@ -23,15 +25,52 @@ def test_a_part_that_was_pulled_is_first_of_all_to_be_completed(project: Project
     shutil.rmtree(project.root / "flat")
     shutil.rmtree(project.root / ".git" / "mlx" / "cache")
     project.must("pull", "flat/3.csv")
+    return project
 
-    result = project("status")
 
-    assert "  modified   flat  (3 deleted)\n" in result.stdout
-    assert next_steps(project)[0] == (
-        "next: `mlx pull flat` brings back what is gone, `mlx add flat` records that it is, `mlx diff` lists it"
+def test_a_part_that_was_pulled_is_told_as_that(flat: Project) -> None:
+    result = flat("status", "--check")
+
+    assert result.code == 0
+    assert "as recorded\nflat  in part here (1 of 4 files)\n" in result.stdout
+    assert next_steps(flat) == ["next: `mlx pull flat` brings the rest"]
+    (item,) = (item for item in flat.must("status", "--json").json()["data"] if item["path"] == "flat")
+    assert (item["state"], item["deleted"], item["away"], item["files"]) == ("ok", 0, 3, 4)
+    flat.must("pull", "flat")
+    assert not next_steps(flat)
+
+
+def test_what_changes_in_a_part_is_told_and_added(flat: Project) -> None:
+    flat.write("flat/3.csv", "edited\n")
+    flat.write("flat/4.csv", "new\n")
+
+    result = flat("status", "--check")
+
+    assert result.code == 1
+    assert result.stdout.startswith(
+        "flat  in part here (1 of 4 files)\ndata:\n  modified   flat  (1 modified, 1 added)\n"
     )
-    project.must("pull", "flat")
-    assert not [step for step in next_steps(project) if "flat" in step]
+    assert next_steps(flat) == [
+        "next: `mlx add flat` records it, `mlx pull --force flat` undoes it and brings the rest, `mlx diff` lists it"
+    ]
+    assert "added flat (5 files" in flat.must("add", "flat").stdout
+    assert flat.must("status", "--check").code == 0
+    (flat.root / "flat" / "3.csv").unlink()
+    assert next_steps(flat)[0].startswith(
+        "next: `mlx pull flat` brings back what is gone and the rest, `mlx add flat` "
+    )
+    assert "added flat (1 file," in flat.must("add", "--exact", "flat").stdout
+    assert flat("add", "--exact", "--to-remote", "flat").code == 2
+
+
+def test_a_stage_is_not_run_on_a_part(flat: Project) -> None:
+    flat.must("stage", "add", "sum", "--cmd", "cat flat/* > sum.txt", "-d", "flat", "-o", "sum.txt")
+
+    result = flat("run", "sum")
+
+    assert result.code == 4
+    assert "needs `flat`, which is recorded but not all in the workspace" in result.stderr
+    assert "hint: `mlx pull flat` brings it all" in result.stderr
 
 
 def test_without_a_remote_the_cache_brings_back_what_was_deleted(project: Project) -> None:
@@ -64,6 +103,7 @@ def test_what_was_edited_beside_something_deleted_is_undone_by_force(project: Pr
     project.must("checkout", "data/labels.csv")
     project.must("pull", "--force", "data/raw")
     well = {"state": "ok", "added": 0, "modified": 0, "deleted": 0, "source": "", "storable": True, "restorable": True}
+    well |= {"away": 0, "files": 0}
     assert project.must("status", "--json").json()["data"] == [
         {"path": path, **well} for path in ("data/labels.csv", "data/raw")
     ]

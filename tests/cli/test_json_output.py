@@ -165,7 +165,7 @@ def test_status_tells_what_differs(project: Project) -> None:
     document = document_of(result)
     assert result.code == 1
     assert not document["clean"]
-    common = {"source": "", "storable": True, "restorable": True}
+    common = {"source": "", "storable": True, "restorable": True, "away": 0, "files": 0}
     assert document["data"] == [
         {"path": "data/labels.csv", "state": "missing", "added": 0, "modified": 0, "deleted": 1, **common},
         {"path": "data/raw", "state": "modified", "added": 1, "modified": 1, "deleted": 0, **common},

@@ -114,15 +114,15 @@ class Sandbox:
         add_remote(self.project(), os.environ, name, url, replace=True)
         return Path(os.path.normpath(self.root / url))
 
-    def add(self, *paths: str, dry_run: bool = False) -> AddResult:
+    def add(self, *paths: str, exact: bool = False, dry_run: bool = False) -> AddResult:
         project = self.project()
         with exclusive(project, "mlx add", self.heard):
-            return add(project, paths, dry_run=dry_run, reporter=self.heard)
+            return add(project, paths, exact=exact, dry_run=dry_run, reporter=self.heard)
 
-    def checkout(self, *paths: str, force: bool = False, dry_run: bool = False) -> CheckoutResult:
+    def checkout(self, *paths: str, force: bool = False, dry_run: bool = False, whole: bool = False) -> CheckoutResult:
         project = self.project()
         with exclusive(project, "mlx checkout", self.heard):
-            return checkout(project, paths, force=force, dry_run=dry_run, reporter=self.heard)
+            return checkout(project, paths, force=force, dry_run=dry_run, whole=whole, reporter=self.heard)
 
     def data(self) -> dict[str, DataStatus]:
         """Return the status of each path; RecordError where a record cannot be read."""

@@ -39,7 +39,7 @@ def names(*contents: str) -> set[str]:
 
 def pull(box: Sandbox, *paths: str) -> None:
     fetch(box.project(), paths)
-    box.checkout(*paths)
+    box.checkout(*paths, whole=True)
 
 
 def here(box: Sandbox) -> set[str]:
@@ -216,9 +216,11 @@ def test_a_folder_with_edits_is_not_torn(box: Sandbox, edit: str) -> None:
     assert listing(box.root / "data") == before
 
 
-def test_a_part_that_went_is_no_deletion_and_that_is_told(box: Sandbox) -> None:
+def test_a_part_that_went_is_no_deletion(box: Sandbox) -> None:
     run(box, "data/sub")
-    assert box.heard.notes == ["`data` is here in part now: `mlx add data` would record the rest as deleted"]
+
+    assert (box.data()["data"].state, box.data()["data"].away) == ("ok", 2)
+    assert not box.add("data").added[0].changed
 
 
 def test_a_file_that_changes_meanwhile_stays(box: Sandbox) -> None:
