@@ -147,6 +147,7 @@ def _examine(
         while wanted := sound.missing({*sound.damaged, *needs.absent}) - tried:
             tried |= wanted
             sources.bring(sound, wanted)
+            reporter.start("looking for what the records need", None, "paths")
             needs = Needs(sound, tracked, reporter)  # a tree that came may name more
     lost = sorted({*sound.damaged, *needs.absent, *tried})
     found = Examination(checkup, (), (), runs, repairing=sources is not None)
@@ -186,7 +187,7 @@ class _Sources:
         for store in self._stores:
             if not left:
                 break
-            self._reporter.start("fetching", None, "bytes")
+            self._reporter.start("fetching", store.measure(left), "bytes")
             with suppress(AbsentObjects, DamagedObjects):  # what did not come is told
                 jobs = self._project.config.core_jobs
                 store.bring(self._project.cache, sorted(left), jobs=jobs, reporter=self._reporter)

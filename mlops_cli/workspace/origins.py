@@ -189,14 +189,15 @@ class OpenedRepo:
 
     def fetch(self, cache: Cache, jobs: int, reporter: Reporter) -> Entry:
         """Bring everything into `cache`."""
-        reporter.start("importing", self.size, "bytes")
         if self._wanted.in_git is not None:
             return self._fetch_from_git(cache)
         assert self._wanted.tracked is not None
         assert self._entry is not None
         tracked: Tracked = self._wanted.tracked
         with named(self._origin.repo):
-            fetch_objects(cache, self._store, [(tracked, self._wanted.part)], jobs=jobs, reporter=reporter)
+            fetch_objects(
+                cache, self._store, [(tracked, self._wanted.part)], jobs=jobs, reporter=reporter, label="importing"
+            )
         return self._entry
 
     def _fetch_from_git(self, cache: Cache) -> Entry:

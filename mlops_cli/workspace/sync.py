@@ -244,7 +244,7 @@ def _distrust(
             reporter.note(
                 f"`{name}` of {store.label} was damaged: who else pushed there should `mlx push --repair` too"
             )
-    reporter.start("verifying", sum(needed.sizes.values()) if repairing else None, "bytes")
+    reporter.start("verifying", None, "bytes")
     faults = store.check({*needed.sizes, *needed.unread}, read=repairing, jobs=jobs, reporter=reporter)
     if faults and not repairing:
         raise untrue(store, needed, faults)
@@ -299,7 +299,6 @@ def fetch_share(project: Project, name: str, share: Sequence[tuple[Tracked, str]
         size = None if needed.unread else known
         objects = len(lacking) + len(needed.unread)
         return Moved(name, url, _paths(share), objects, size, unlisted=unlisted, known=known)
-    how.reporter.start("fetching", None, "bytes")
     try:
         with project.guard.held():
             jobs = how.jobs or project.config.core_jobs
@@ -350,8 +349,13 @@ def fetch_objects(
     *,
     jobs: int = 0,
     reporter: Reporter = SILENT,
+    label: str = "fetching",
 ) -> Transferred:
-    """Copy into `cache` everything that each tracked path (or the part of it that is meant) needs."""
+    """Copy into `cache` everything that each tracked path (or the part of it that is meant) needs.
+
+    The listings come first, by themselves: what they name says how many bytes the rest is, which is told then.
+    """
+    reporter.start(f"{label} listings", None, "bytes")
     fetched = _Fetching(cache.window, store, jobs, reporter)
     levels: list[list[Digest]] = []
     blobs: dict[Digest, int] = {}
@@ -372,8 +376,10 @@ def fetch_objects(
             frontier.extend(below_trees)
             blobs.update(below_blobs)
     if isinstance(cache, UrlCache):
-        return fetched.done.plus(relay(cache, store, blobs, levels, jobs=jobs, reporter=reporter))
-    fetched.bring(list(blobs))
+        return fetched.done.plus(relay(cache, store, blobs, levels, label=label, jobs=jobs, reporter=reporter))
+    lacking = cache.missing(blobs)
+    reporter.start(label, sum(blobs[digest] for digest in lacking), "bytes")
+    fetched.bring([digest for digest in blobs if digest in lacking])
     return fetched.done
 
 

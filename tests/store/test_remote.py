@@ -574,8 +574,10 @@ def test_all_is_well(pair):
     progress = Progress()
 
     assert here.remote().check(digests, read=False) == []
+    totals = []
+    progress.start = lambda label, total, unit: totals.append(total)
     assert here.remote().check(read=True, reporter=progress) == []
-    assert progress.advanced == sum(here.sizes.values())
+    assert [progress.advanced] == totals == [sum(here.sizes.values())]
 
 
 def test_what_is_gone_is_found_by_looking_and_what_is_damaged_by_reading(here, there, pushed, store):
