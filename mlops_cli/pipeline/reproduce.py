@@ -277,7 +277,7 @@ class _Rerun:
         if not self.project.config.remotes:
             hint = "`mlx remote add storage URL`"
             raise MissingObject(f"{_absence(tracked, stage)}, and there is no remote", hint=hint)
-        return open_project_remote(self.home, self.remote or Destinations(self.home).of(tracked))
+        return open_project_remote(self.home, self.remote or Destinations(self.home).of(tracked), self.reporter)
 
     def _refuse_stale(self, stage: Stage, lock: Lock, observer: Observer, *, before: bool = False) -> None:
         """Raise Inconclusive when the lock is of other inputs; `before` they are here, unread ones may be right."""

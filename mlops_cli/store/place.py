@@ -124,6 +124,7 @@ class Place:
         """
         coming = _Coming(self.url, reporter if len(items) == 1 else SILENT)
         self.bucket.traffic.watcher = coming.watch
+        self.bucket.traffic.listener = reporter.note
         fetch = partial(self._fetch, target=target, coming=coming)
         for item, path, size in map_bounded(fetch, items, min(jobs or self.bucket.parallel, len(items))):
             reporter.advance(max(size - coming.told, 0))

@@ -21,16 +21,18 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from mlops_cli.errors import MlxError, OutsideError, RemoteError
 from mlops_cli.store.bucket import AbsentKey, Stored, Traffic
+from mlops_cli.store.outage import Outage
 from mlops_cli.store.pace import Pace
 
 T = TypeVar("T")
 
-PATIENCE = 60.0  # s for which what may pass is tried again
+PATIENCE = 60.0  # s without any answer for which what may pass is tried again
 UNREACHED = 6.0  # s, when nothing ever answered: more likely a wrong address than a hiccup
 SILENCE = 30.0  # s without a byte after which a connection is given up
 CONNECT = 5.0  # s to wait for a connection
 FIRST_PAUSE = 0.2  # s
 LONGEST_PAUSE = 8.0  # s
+_WORTH_TELLING = 5.0  # s
 DELETE_AT_ONCE = 1000  # keys: S3 takes no more in one request
 
 
@@ -123,6 +125,7 @@ class WireBucket:
         self.patience = patience
         self._lock = Lock()
         self._pace = Pace()
+        self._outage = Outage()
         self._wire: Wire | None = None
         self._reached = False
         self._turned_away: RemoteError | None = None
@@ -209,6 +212,7 @@ class WireBucket:
         start, pause, furthest = time.monotonic(), FIRST_PAUSE, 0
         while True:
             wire = self._open()
+            begun = time.monotonic()
             try:
                 with self._pace.turn() as turn:
                     done = call(wire)
@@ -217,21 +221,41 @@ class WireBucket:
             except Exception as error:
                 fault, words = wire.judge(error)
                 if fault is Fault.ABSENT and key is not None:
-                    self._reached = True
+                    self._answered()
                     raise AbsentKey(key) from None
                 if fault is Fault.PASSING:
                     self._pace.slow(turn)
                 if reached and (size := _size_of(reached)) > furthest:
                     start, pause, furthest = time.monotonic(), FIRST_PAUSE, size
                 patience = self._patience_for(fault)
-                if time.monotonic() + pause > start + patience:
+                if start > begun:  # something came
+                    self._outage.end(start)
+                if time.monotonic() + pause > self._end_of(patience, start, begun, words):
+                    self._outage.give_up()
                     raise self._tell(doing, fault, words) from error
                 time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - so that clients do not come in step
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
-            self._reached = True
+            self._answered()
             self._pace.quicken()
             return done
+
+    def _answered(self) -> None:
+        self._reached = True
+        self._outage.end(time.monotonic())
+
+    def _end_of(self, patience: float, start: float, begun: float, words: str) -> float:
+        """Return until when a request is tried again that began at `start`, its last attempt at `begun`.
+
+        One that waits tells it, once in an outage; where other requests have failed for longer, there is less patience.
+        """
+        now = time.monotonic()
+        if not patience:
+            return now
+        end = min(start, self._outage.go_on(begun, now)) + patience
+        if end - now > _WORTH_TELLING and self._outage.is_news(now):
+            self.traffic.waits(f"{self.label}: {words}; trying again for up to {end - now:.0f} s")
+        return end
 
     def _open(self) -> Wire:
         with self._lock:

@@ -174,7 +174,7 @@ class _Sources:
         self._reporter = reporter
         if remote or project.config.remotes or not self._trash.thrown():
             self.remotes = (remote,) if remote else Destinations(project).used(tracked)
-        self._stores = [open_project_remote(project, name)[1] for name in self.remotes]
+        self._stores = [open_project_remote(project, name, reporter)[1] for name in self.remotes]
 
     def bring(self, sound: SoundCache, wanted: Collection[Digest]) -> None:
         """Bring what there is of `wanted`; what does not come is not here afterwards."""

@@ -32,7 +32,7 @@ def examine_remote(project: Project, name: str, scope: Scope, *, reporter: Repor
 
     UsageError for a remote that there is none of; RemoteError.
     """
-    _, store = open_project_remote(project, name)
+    _, store = open_project_remote(project, name, reporter)
     readable, unread = workspace_snapshot(project).readable()
     pushed = [(entry, "") for entry in readable if not entry.git and entry.push]
     own = [entry for entry, _ in Destinations(project).divide(pushed, name, sending=True).shares[name]]

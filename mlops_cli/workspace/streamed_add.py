@@ -121,6 +121,7 @@ class _Share:
     def send(self, jobs: int, *, dry_run: bool, reporter: Reporter) -> Moved:
         """Make the remote have it all; UsageError for a file that is no longer as it was looked at."""
         needed, store = self._needed, self._store
+        store.bucket.traffic.listener = reporter.note
         blobs, *levels = ([digest for digest in step if digest in self._missing] for step in needed.steps)
         size = sum(needed.sizes[digest] for digest in self._missing)
         if self._missing and not dry_run:

@@ -52,15 +52,16 @@ class Trust(Enum):
     NOTHING = "nothing"
 
 
-def open_project_remote(project: Project, name: str | None) -> tuple[str, Remote]:
+def open_project_remote(project: Project, name: str | None, reporter: Reporter = SILENT) -> tuple[str, Remote]:
     """Return the remote `name`, or the default one, with its name; UsageError when there is none of that name.
 
-    Nothing is contacted before the first verb. RemoteError when the URL's protocol is unknown or its package is not
-    installed.
+    Nothing is contacted before the first verb; the reporter hears when it does not answer for a while. RemoteError when
+    the URL's protocol is unknown or its package is not installed.
     """
     chosen = choose_remote(project, name)
     url = project.config.remotes[chosen].url
     bucket = open_bucket(chosen, url, project.root, durability=project.cache.durability)
+    bucket.traffic.listener = reporter.note
     return chosen, Remote(bucket, str(project.local / "remotes" / fingerprint(url)))
 
 
@@ -145,7 +146,7 @@ def _plan_push(
     jobs: int,
     reporter: Reporter,
 ) -> _Plan:
-    _, store = open_project_remote(project, name)
+    _, store = open_project_remote(project, name, reporter)
     if not named:
         share = leave_pinned(project.cache, store, share, reporter)
     needed = reach(_All(project.cache), share)
@@ -292,7 +293,7 @@ def fetch_share(project: Project, name: str, share: Sequence[tuple[Tracked, str]
     url = project.config.remotes[name].url
     if not lacking and not needed.unread:
         return Moved(name, url, _paths(share))
-    _, store = open_project_remote(project, name)
+    _, store = open_project_remote(project, name, how.reporter)
     if how.dry_run:
         known = sum(needed.sizes[digest] for digest in lacking)
         unlisted = measure_unread(project.cache, share, needed)
