@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import RemoteError, UsageError
+from mlops_cli.errors import MissingObject, RemoteError, UsageError
 from mlops_cli.hashing import Digest, hash_bytes, raw_digest
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.pack_format import Row
 from mlops_cli.store.pack_index import rows_table
 from mlops_cli.store.pack_segment import encode_segment
 from mlops_cli.store.recipe import decode_recipe, encode_recipe
-from mlops_cli.words import spelled
+from mlops_cli.words import naming, spelled
 from mlops_cli.workspace.integrity import Examination, Fault
 from mlops_cli.workspace.remote_integrity import examine_remote, remote_remedies
 from mlops_cli.workspace.remotes import add_remote
-from mlops_cli.workspace.sync import Trust, open_project_remote, push
+from mlops_cli.workspace.sync import Trust, fetch, open_project_remote, push
 from tests.objects import lose_all
 from tests.servers.s3 import S3Server, s3_server
-from tests.workspace.projects import Sandbox, listing, make_project
+from tests.workspace.projects import Sandbox, clone, listing, make_project
 
 BIG = random.Random(1).randbytes(17 << 20)
 ALL = Scope()
@@ -208,6 +208,10 @@ def test_what_is_gone_is_told_with_its_path(poison: Callable[[Sandbox, Path], tu
     assert not found.damaged
     (advice,) = remote_remedies(found)
     assert spelled(advice).startswith(f"`mlx push --repair --remote storage {' '.join(paths)}`")
+    with pytest.raises(MissingObject) as caught:  # to who brings it, it is absent just so
+        fetch(clone(box, box.root.parent / "clone").project())
+    assert (caught.value.exit_code, (caught.value.hint or "").partition("`")[2][:17]) == (4, "mlx push --repair")
+    assert naming(paths) in caught.value.message
     push(box.project(), trust=Trust.NOTHING)
     assert examine(box).exit_code == 0
 
