@@ -132,6 +132,7 @@ def checkout(
     from mlops_cli.workspace.checkout import checkout as check_out
     from mlops_cli.workspace.relink import relink, warn_root
     from mlops_cli.workspace.shortfalls import not_brought
+    from mlops_cli.workspace.snapshot import workspace_snapshot
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
@@ -154,7 +155,7 @@ def checkout(
     tell_failed(output, failed)
     output.result("checkout", value, lines if restored or not failed else [])
     if failed:
-        raise not_brought(failed)
+        raise not_brought(failed, workspace_snapshot(project).tracked())
 
 
 def tell_failed(output: Output, failed: Failed) -> None:

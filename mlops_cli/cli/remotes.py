@@ -146,6 +146,7 @@ def pull(
     from mlops_cli.workspace.fetching import fetch as fetch_data
     from mlops_cli.workspace.fetching import fetch_the_rest
     from mlops_cli.workspace.shortfalls import not_brought
+    from mlops_cli.workspace.snapshot import workspace_snapshot
     from mlops_cli.workspace.transfers import Fetching
 
     session = session_of(context)
@@ -177,7 +178,7 @@ def pull(
     verb = "would fetch" if dry_run else "fetched"
     _show(output, "pull", result, verb, "from", dry_run=dry_run, restored=restored, lines=lines, complete=not failed)
     if failed:
-        raise not_brought(failed)
+        raise not_brought(failed, workspace_snapshot(project).tracked())
 
 
 def _show(
