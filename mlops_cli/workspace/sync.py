@@ -40,7 +40,7 @@ from mlops_cli.workspace.shortfalls import (
     untrue,
 )
 from mlops_cli.workspace.snapshot import Tracked
-from mlops_cli.workspace.transfers import PLAINLY, Fetching, Lacking, Moved, SyncResult
+from mlops_cli.workspace.transfers import PLAINLY, Fetching, Moved, SyncResult
 from mlops_cli.workspace.versions import THE_WORKSPACE, Versions, select_rules, select_versions
 
 
@@ -149,7 +149,7 @@ def _plan_push(
     _, store = open_project_remote(project, name, reporter)
     if not named:
         share = leave_pinned(project.cache, store, share, reporter)
-    needed = reach(_All(project.cache), share)
+    needed = reach(Sendable(project.cache), share)
     imports = {tracked.path for tracked, _ in share if is_pinned(tracked)}
     faults = _distrust(project.cache, store, needed, trust, dry_run=dry_run, jobs=jobs, reporter=reporter)
     missing = store.missing({*needed.sizes, *needed.unread})
@@ -162,7 +162,7 @@ def _plan_push(
 
 def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
     needed, store = plan.needed, plan.store
-    absent = _All(project.cache).missing(plan.ordered)
+    absent = Sendable(project.cache).missing(plan.ordered)
     if absent:
         refuse_gone(store)
         imports = {tracked.path for tracked, _ in plan.share if is_pinned(tracked)}
@@ -181,7 +181,7 @@ def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
         raise damaged_on_the_way(needed, error, hint) from error
 
 
-class _All:
+class Sendable:
     """What can be sent: all that a cache has, be it only here, from before it was behind a URL."""
 
     def __init__(self, cache: Cache) -> None:
@@ -205,27 +205,6 @@ def _send_in_rounds(cache: Cache, store: Remote, wanted: Wanted, jobs: int, repo
             store.send(near, Wanted(share, [], wanted.sizes), jobs=jobs, reporter=reporter)
     here = [digest for digest in wanted.blobs if digest not in far]
     store.send(cache.window, Wanted(here, wanted.trees, wanted.sizes), jobs=jobs, reporter=reporter)
-
-
-def find_unpushed(project: Project) -> tuple[tuple[Remote, tuple[Lacking, ...]], ...]:
-    """Return what each remote lacks of what the workspace's records name for it; an object counts once for each.
-
-    UsageError when there is no remote; RemoteError.
-    """
-    chosen = [pair for pair in select_versions(project, (), THE_WORKSPACE) if pair[0].push]
-    division = Destinations(project).divide(chosen, None, sending=True)
-    return tuple(_find_unpushed(project, name, share) for name, share in division.shares.items())
-
-
-def _find_unpushed(
-    project: Project, name: str, share: Sequence[tuple[Tracked, str]]
-) -> tuple[Remote, tuple[Lacking, ...]]:
-    _, store = open_project_remote(project, name)
-    needed = reach(_All(project.cache), share)
-    found: dict[str, list[int]] = {}
-    for digest in store.missing({*needed.sizes, *needed.unread}):
-        found.setdefault(needed.owners[digest], []).append(needed.sizes.get(digest, 0))
-    return store, tuple(Lacking(path, len(sizes), sum(sizes)) for path, sizes in sorted(found.items()))
 
 
 def _distrust(

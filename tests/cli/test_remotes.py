@@ -206,6 +206,25 @@ def test_diff_lists_the_files_that_their_remotes_lack(divided: Project) -> None:
     ]
 
 
+@pytest.mark.parametrize("command", [("status", "--remote"), ("diff", "--remote")])
+def test_no_push_is_offered_that_refuses(command: tuple[str, ...], divided: Project) -> None:
+    divided.must("push")
+    divided.write("more/secret/key", "mine\n")
+    divided.must("add", "more")
+    divided.must("remote", "add", "vault", "../vault", "--paths", "more/secret")
+    refusal = divided("push").stderr.splitlines()
+
+    told = divided.must(*command)
+
+    assert "`mlx push`" not in told.stderr.replace("note: `mlx push` would refuse that", "")
+    assert f"note: `mlx push` would refuse that: {refusal[0].removeprefix('error: ')}\n" in told.stderr
+    assert f"next: {refusal[1].removeprefix('hint: ')}\n" in told.stderr
+    divided.write("lone", "lone\n")
+    divided.must("add", "lone")
+    assert "next: `mlx push lone` uploads what it does not refuse\n" in divided.must(*command).stderr
+    divided.must("push", "lone")
+
+
 def test_diff_with_a_remote_is_narrowed_by_paths(project: Project) -> None:
     project.write("data/raw/new.png", "mine\n")
     project.write("data/labels.csv", "mine, too\n")

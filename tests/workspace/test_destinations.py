@@ -10,14 +10,16 @@ import pytest
 from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.checkup import Scope
+from mlops_cli.words import spelled
 from mlops_cli.workspace import settings
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.integrity import examine
 from mlops_cli.workspace.remotes import add_remote, list_remotes
-from mlops_cli.workspace.sync import fetch, find_unpushed, push
+from mlops_cli.workspace.sync import fetch, push
 from mlops_cli.workspace.transfers import Fetching
+from mlops_cli.workspace.unpushed import find_offer, find_unpushed
 from mlops_cli.workspace.versions import Versions
-from tests.objects import cache_at, lose_all, stored
+from tests.objects import cache_at, lose, lose_all, stored
 from tests.workspace.projects import Sandbox, clone, listing
 
 SAME = "the same in both"
@@ -305,12 +307,12 @@ def test_what_the_workspace_names_for_a_remote_goes_there_whatever_older_setting
 def test_status_asks_each_remote_for_its_own(box: Sandbox) -> None:
     push(box.project(), ["data"])
 
-    found = {store.name: [item.path for item in lacking] for store, lacking in find_unpushed(box.project())}
+    found = {each.store.name: [item.path for item in each.paths] for each in find_unpushed(box.project())}
 
     assert found == {"private": [], "storage": []}  # `lone` is there: it is equal to another file
     box.write("data/private/own", "newer")
     box.add("data/private")
-    found = {store.name: [item.path for item in lacking] for store, lacking in find_unpushed(box.project())}
+    found = {each.store.name: [item.path for item in each.paths] for each in find_unpushed(box.project())}
     assert found == {"private": ["data/private"], "storage": []}
 
 
@@ -373,3 +375,50 @@ def test_chunks_of_a_large_file_go_with_it(box: Sandbox, places: tuple[Path, Pat
     other.checkout("data/public")
     assert (other.root / "data/public/big").read_bytes() == data + b"more"
     assert cache_at(other.project().cache.root).missing([hash_bytes(data + b"more")]) == set()
+
+
+# What a push is offered for --------------------------------------------------------------------------------------------
+
+
+def offered(box: Sandbox, *targets: str) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """Return the paths that a push would send, what it would refuse, and what the user is told to do."""
+    offer = find_offer(box.project(), find_unpushed(box.project(), targets))
+    steps = [spelled(step) for step in offer.next_steps(targets)]
+    return offer.paths, [error.message for error in offer.refused], steps
+
+
+def test_a_push_is_offered_for_what_it_would_send(box: Sandbox) -> None:
+    paths = ("data/private", "data/public", "lone")
+    assert offered(box) == (paths, [], ["`mlx push` uploads it"])
+    assert offered(box, "data/public/sub")[2] == ["`mlx push data/public/sub` uploads it"]
+    push(box.project())
+    assert offered(box) == ((), [], [])
+
+
+def test_no_push_is_offered_for_a_folder_that_cannot_go_as_a_whole(box: Sandbox) -> None:
+    rule(box, "private", "data/private/**", "data/public/own")
+
+    paths, refused, steps = offered(box)
+
+    with pytest.raises(UsageError) as caught:
+        push(box.project())
+    assert refused == [caught.value.message]
+    assert steps == [caught.value.hint, "`mlx push data/private lone` uploads what it does not refuse"]
+    push(box.project(), paths)
+    assert offered(box)[::2] == ((), [caught.value.hint])
+    assert offered(box, "data/public/sub")[2] == ["`mlx push data/public/sub` uploads it"]  # which is `storage`'s alone
+    push(box.project(), ["data/public/sub"])
+    assert offered(box, "data/public/sub") == ((), [], [])
+
+
+def test_no_push_is_offered_for_what_is_not_here_either(box: Sandbox) -> None:
+    push(box.project(), ["lone"])
+    lose(box.project().cache, hash_bytes(b"public alone"))
+
+    paths, refused, steps = offered(box)
+
+    with pytest.raises(MissingObject) as caught:
+        push(box.project(), ["data/public"])
+    assert (paths, refused) == (("data/private",), [caught.value.message])
+    assert steps == [caught.value.hint, "`mlx push data/private` uploads what it does not refuse"]
+    assert push(box.project(), paths).objects

@@ -14,8 +14,9 @@ from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageErr
 from mlops_cli.hashing import Digest
 from mlops_cli.store.trees import Kind, find, tree_objects, walk
 from mlops_cli.workspace.remotes import add_remote
-from mlops_cli.workspace.sync import Trust, fetch, find_unpushed, open_project_remote, push
+from mlops_cli.workspace.sync import Trust, fetch, open_project_remote, push
 from mlops_cli.workspace.transfers import Fetching
+from mlops_cli.workspace.unpushed import find_unpushed
 from mlops_cli.workspace.versions import Versions
 from tests.objects import cache_at, damage, lose, lose_all, stored
 from tests.servers.azure import azure_server, connection_string, needs_azurite
@@ -383,20 +384,21 @@ def test_a_revision_that_is_none(grown: Sandbox):
 
 
 def test_what_a_remote_lacks(shared: Sandbox):
-    ((store, lacking),) = find_unpushed(shared.project())
-    assert store.name == "storage"
+    (found,) = find_unpushed(shared.project())
+    lacking = found.paths
+    assert found.store.name == "storage"
     assert [(item.path, item.objects) for item in lacking] == [("data", 4 + 3), ("lone", 1)]
     assert lacking[1].size == 4
     push(shared.project(), ["lone"])
     shared.write("lone", "another")
-    assert [item.path for item in find_unpushed(shared.project())[0][1]] == ["data"]
+    assert [item.path for item in find_unpushed(shared.project())[0].paths] == ["data"]
     push(shared.project())
-    assert find_unpushed(shared.project())[0][1] == ()
+    assert find_unpushed(shared.project())[0].paths == ()
 
 
 def test_outputs_that_remotes_never_get_are_not_lacking(private: Sandbox):
     push(private.project())
-    assert find_unpushed(private.project())[0][1] == ()
+    assert find_unpushed(private.project())[0].paths == ()
 
 
 # Not taking the index's word ------------------------------------------------------------------------------------------
