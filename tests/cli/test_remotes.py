@@ -257,6 +257,20 @@ def test_diff_with_a_remote_lists_a_folder_that_is_nowhere(project: Project) -> 
     assert "`--remote` compares the records of the workspace with remotes" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    "command", [("remote", "add", "quick", "memory://quick"), ("config", "set", "remotes.quick.url", "Memory://quick")]
+)
+def test_a_remote_that_would_be_gone_with_the_command_is_refused(command: tuple[str, ...], project: Project) -> None:
+    failed = project(*command)
+
+    assert failed.code == 2
+    assert failed.stderr == (
+        f"error: `{command[-1]}` cannot be a remote: what is in the memory of a command is gone when it ends\n"
+        "hint: name a bucket, as `s3://team-bucket/data`, or a folder\n"
+    )
+    assert "quick" not in project.must("remote", "list").stdout
+
+
 def test_a_check_without_a_name_is_of_the_default_remote(project: Project) -> None:
     assert project.must("remote", "check", "--json").json()["remote"] == "storage"
 
