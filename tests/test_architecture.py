@@ -34,7 +34,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "git": ("workspace.git",),
     "fsspec": ("store.fsspec_bucket",),
     "obstore": ("store.object_store_bucket",),
-    "botocore": ("store.object_store_bucket",),
+    "botocore": ("store.multipart", "store.object_store_bucket"),
     "s3fs": (),
     "gcsfs": (),
     "adlfs": (),

@@ -44,7 +44,8 @@ class Traffic:
     """How many requests were made, and how many bytes of values they sent and received.
 
     `watcher` hears of the files that are being brought, by the threads that bring them: how many bytes each has so far.
-    What it raises ends the bringing. `listener` hears, from any thread, that a server has not answered for a while.
+    What it raises ends the bringing. `under_way` says of files that are being sent how many bytes went. `listener`
+    hears, from any thread, that a server has not answered for a while.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,7 @@ class Traffic:
         self.received = 0
         self.watcher: Callable[[str, int], None] | None = None
         self.listener: Callable[[str], None] | None = None
+        self.under_way: dict[str, int] = {}
         self._lock = Lock()
 
     def count(self, *, requests: int = 1, sent: int = 0, received: int = 0) -> None:
@@ -71,6 +73,10 @@ class Traffic:
         """Tell that a server does not answer, and that it is tried again."""
         if self.listener is not None:
             self.listener(message)
+
+    def departed(self, path: str, size: int) -> None:
+        """Note that `size` bytes of the file `path` have been sent so far."""
+        self.under_way[path] = size
 
 
 class Bucket(Protocol):

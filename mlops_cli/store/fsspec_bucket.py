@@ -150,8 +150,9 @@ class _FsspecWire:
         more = {"chunksize": IN_ONE} if self._protocol in _IN_PIECES else {}
         self._place(key, lambda path: self._files.pipe_file(path, data, **more))
 
-    def put_file(self, key: str, path: str) -> None:
+    def put_file(self, key: str, path: str) -> int:
         self._place(key, lambda goal: self._files.put_file(path, goal))
+        return os.path.getsize(path)
 
     def _place(self, key: str, write: Any) -> None:
         """Let `write` write a value where it is not seen yet, and make it seen."""

@@ -2,7 +2,8 @@
 
 Credentials, region and endpoint of S3 are those that the AWS command line would use: botocore reads environment,
 profiles, SSO, roles and what the machine itself offers, and is asked again whenever they are about to end. Without
-any, requests are not signed, which is enough to read public data.
+any, requests are not signed, which is enough to read public data. Uploads in parts go through botocore (`multipart`):
+those of `obstore` cannot go on where one before them was cut.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from threading import Lock
@@ -20,13 +21,24 @@ from urllib.parse import urlsplit
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import Stored, Traffic, plain_etag
-from mlops_cli.store.wire import CONNECT, PATIENCE, SILENCE, Fault, Judgement, WireBucket, judge_status
+from mlops_cli.store.multipart import MULTIPART_FROM, NO_SUCH_UPLOAD, Multipart, code_of, status_of
+from mlops_cli.store.wire import (
+    CONNECT,
+    PATIENCE,
+    SILENCE,
+    Fault,
+    Judgement,
+    WireBucket,
+    judge_exception,
+    judge_status,
+)
 
 PIECE = 1 << 20
 LIST_PAGE = 1000  # keys in one answer of S3
 SLOWEST = 64 << 10  # bytes/s below which an upload is taken for stalled
 KEPT_CREDENTIALS = timedelta(minutes=5)  # botocore renews them itself some 15 minutes before they end
 _MAPPED = 1 << 16
+_UNFINISHED = "tmp/uploads/"  # what lists show of uploads in parts that were not ended: `ID/KEY`
 
 _S3_HINT = (
     "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `aws sso login`; "
@@ -44,8 +56,10 @@ class S3Bucket(WireBucket):
         def connect(traffic: Traffic) -> _ObjectStoreWire:
             if not place:
                 raise RemoteError(f"remote `{name}` (`{url}`) names no bucket", hint="`s3://BUCKET/FOLDER`")
-            settings = _s3_settings(name)
-            return _ObjectStoreWire(traffic, "S3Store", {"bucket": place, **settings}, folder.strip("/"), silence)
+            settings, make_client = _s3_settings(name, silence)
+            parts = Multipart(make_client, place, traffic)
+            store = {"bucket": place, **settings}
+            return _ObjectStoreWire(traffic, "S3Store", store, folder.strip("/"), silence, parts)
 
         super().__init__(name, url, connect, refusal_hint=_S3_HINT, patience=patience)
 
@@ -74,9 +88,14 @@ def _import(name: str, extra: str) -> None:
         raise RemoteError(message, hint=f"`pip install 'mlops-cli[{extra}]'`") from error
 
 
-def _s3_settings(name: str) -> dict[str, Any]:
-    """Return how S3 is reached and by whom, as botocore finds it on this machine."""
+def _s3_settings(name: str, silence: float) -> tuple[dict[str, Any], Callable[[], Any]]:
+    """Return how S3 is reached and by whom, as botocore finds it on this machine; and what makes a client of botocore.
+
+    The client gives a connection up after `silence` (s), and tries nothing again.
+    """
     _import(name, "s3")
+    from botocore import UNSIGNED
+    from botocore.config import Config
     from botocore.configprovider import ConfiguredEndpointProvider
     from botocore.exceptions import BotoCoreError
     from botocore.session import get_session
@@ -99,8 +118,23 @@ def _s3_settings(name: str) -> dict[str, Any]:
                 hint="it is set by AWS_ENDPOINT_URL, or by `endpoint_url` in AWS's configuration",
             )
         found["endpoint"] = endpoint
+
+    def make_client() -> Any:
+        config = Config(
+            connect_timeout=silence,
+            read_timeout=silence,
+            max_pool_connections=16,
+            retries={"total_max_attempts": 1},
+            signature_version=UNSIGNED if credentials is None else None,
+            s3={"addressing_style": "path"},
+            # Checksums at the end of a body are more than most servers but Amazon's understand.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        return session.create_client("s3", endpoint_url=endpoint or None, config=config)
+
     if credentials is None:
-        return {**found, "skip_signature": True}
+        return {**found, "skip_signature": True}, make_client
 
     def provide() -> dict[str, Any]:
         frozen = credentials.get_frozen_credentials()
@@ -111,7 +145,7 @@ def _s3_settings(name: str) -> dict[str, Any]:
             "expires_at": datetime.now(UTC) + KEPT_CREDENTIALS,
         }
 
-    return {**found, "credential_provider": provide}
+    return {**found, "credential_provider": provide}, make_client
 
 
 def _is_web_url(text: str) -> bool:
@@ -124,12 +158,21 @@ def _is_web_url(text: str) -> bool:
 class _ObjectStoreWire:
     """One store of `obstore`, with a connection pool for reading and one for each length of patience when writing."""
 
-    def __init__(self, traffic: Traffic, kind: str, settings: Mapping[str, Any], folder: str, silence: float) -> None:
+    def __init__(
+        self,
+        traffic: Traffic,
+        kind: str,
+        settings: Mapping[str, Any],
+        folder: str,
+        silence: float,
+        parts: Multipart | None = None,
+    ) -> None:
         self._traffic = traffic
         self._kind = kind
         self._settings = settings
         self._folder = f"{folder}/" if folder else ""
         self._silence = silence
+        self._parts = parts
         self._lock = Lock()
         self._writers: dict[int, Any] = {}
         self._reader = self._make(timedelta(hours=6), reading=True)
@@ -189,18 +232,21 @@ class _ObjectStoreWire:
     def put(self, key: str, data: bytes) -> None:
         self._put(key, data, len(data))
 
-    def put_file(self, key: str, path: str) -> None:
+    def put_file(self, key: str, path: str) -> int:
         size = os.path.getsize(path)
+        if self._parts is not None and size >= MULTIPART_FROM:
+            return self._parts.put_file(self._folder + key, path)
         with open(path, "rb") as file:
             if size < _MAPPED:
                 self._put(key, file.read(), size)
-                return
+                return size
             view = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)  # sent without a copy in memory
             try:
                 self._put(key, view, size)
             finally:
                 with suppress(BufferError):  # an error on the way still holds it: it goes with that
                     view.close()
+        return size
 
     def _put(self, key: str, data: Any, size: int) -> None:
         import obstore
@@ -224,14 +270,28 @@ class _ObjectStoreWire:
             for entry in page:
                 yield _stored(str(entry["path"]).removeprefix(self._folder), entry)
         self._traffic.count(requests=max(1, math.ceil(found / LIST_PAGE)))
+        if self._parts is not None and _UNFINISHED.startswith(f"{folder}/"):
+            for upload in self._parts.unfinished(self._folder):
+                key = upload.key.removeprefix(self._folder)
+                yield Stored(f"{_UNFINISHED}{upload.name}/{key}", 0, upload.begun)
 
     def delete(self, keys: Sequence[str]) -> None:
         import obstore
 
-        self._traffic.count()
-        obstore.delete(self._reader, [self._folder + key for key in keys])
+        values = []
+        for key in keys:
+            if self._parts is not None and key.startswith(_UNFINISHED):
+                name, _, goal = key.removeprefix(_UNFINISHED).partition("/")
+                self._parts.give_up(self._folder + goal, name)
+            else:
+                values.append(self._folder + key)
+        if values:
+            self._traffic.count()
+            obstore.delete(self._reader, values)
 
     def judge(self, error: Exception) -> Judgement:
+        if type(error).__module__.partition(".")[0] == "botocore":
+            return _judge_botocore(error)
         return judge_words(str(error))
 
 
@@ -259,19 +319,39 @@ _UNKNOWN = frozenset(
 )
 
 
-def judge_words(words: str) -> Judgement:
-    """Return what an exception of obstore means: it tells apart few kinds by type, and all in words."""
-    words, _, details = words.partition("Debug source:")
-    code = found.group(1) if (found := _CODE.search(words)) else ""
+def _judge_answer(code: str, status: int) -> Judgement | None:
+    """Return what an answer of S3 means by its code and its HTTP status; None when it has neither."""
     if code in _UNKNOWN:
         return Judgement(Fault.UNKNOWN_USER, f"its credentials do not count ({code})")
     if code == "NoSuchBucket":
         return Judgement(Fault.NO_PLACE, "there is no such bucket")
+    if code == NO_SUCH_UPLOAD:  # the next attempt begins anew
+        return Judgement(Fault.PASSING, "somebody else ended the upload")
     if code in ("SlowDown", "RequestTimeout", "InternalError"):
         return Judgement(Fault.PASSING, f"the server is busy ({code})")
-    if answer := _ANSWER.search(words):
-        text = f"the server answers {answer.group(1)}{f' ({code})' if code else ''}"
-        return judge_status(int(answer.group(1)), text)
+    if status:
+        return judge_status(status, f"the server answers {status}{f' ({code})' if code else ''}")
+    return None
+
+
+def _judge_botocore(error: Exception) -> Judgement:
+    from botocore.exceptions import ClientError, ConnectionClosedError
+
+    if isinstance(error, ClientError):
+        code = code_of(error)
+        return _judge_answer(code, status_of(error)) or Judgement(Fault.OTHER, code or "an answer of no kind")
+    if isinstance(error, ConnectionClosedError):
+        return Judgement(Fault.PASSING, "the connection broke")
+    return judge_exception(error)
+
+
+def judge_words(words: str) -> Judgement:
+    """Return what an exception of obstore means: it tells apart few kinds by type, and all in words."""
+    words, _, details = words.partition("Debug source:")
+    code = found.group(1) if (found := _CODE.search(words)) else ""
+    answer = _ANSWER.search(words)
+    if (judged := _judge_answer(code, int(answer.group(1)) if answer else 0)) is not None:
+        return judged
     if "Range request not supported" in words:
         return Judgement(Fault.OTHER, "the server sends whole files only, and mlx reads parts of them (byte ranges)")
     if "redirect without LOCATION" in words:

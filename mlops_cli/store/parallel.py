@@ -14,6 +14,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_MOMENT = 0.5  # s
+
 
 def map_bounded(
     function: Callable[[Item], Result],
@@ -22,16 +24,18 @@ def map_bounded(
     *,
     weigh: Callable[[Item], int] = lambda _: 0,
     most: int = 0,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, with at most `jobs` running and twice that many taken ahead.
 
-    Of items that `weigh` something, no more are taken ahead when those that are weigh `most` together. The first
-    exception ends it: what has not begun is dropped, what runs is waited for.
+    Of items that `weigh` something, no more are taken ahead when those that are weigh `most` together. While this
+    thread waits for others it calls `meanwhile` twice a second. The first exception ends it: what has not begun is
+    dropped, what runs is waited for.
     """
     if jobs <= 1:
         yield from map(function, items)
         return
-    from concurrent.futures import Future, ThreadPoolExecutor  # noqa: PLC0415 - 18 ms that work in one thread saves
+    from concurrent.futures import Future, ThreadPoolExecutor, wait  # noqa: PLC0415 - 18 ms that work in one thread saves
 
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="mlx-store")
     try:
@@ -49,6 +53,8 @@ def map_bounded(
             if not window:
                 return
             future, its = window.popleft()
+            while not wait([future], _MOMENT).done:
+                meanwhile()
             result = future.result()
             weight -= its
             yield result

@@ -171,13 +171,15 @@ class _SftpWire:
         view = memoryview(data)
         self._place(key, lambda: (bytes(view[place : place + PIECE]) for place in range(0, len(data), PIECE)))
 
-    def put_file(self, key: str, path: str) -> None:
+    def put_file(self, key: str, path: str) -> int:
         def pieces() -> Iterator[bytes]:
             with open(path, "rb") as file:
                 while data := file.read(PIECE):
                     yield data
+                    self._traffic.departed(path, file.tell())
 
         self._place(key, pieces)
+        return os.path.getsize(path)
 
     def _place(self, key: str, pieces: Callable[[], Iterator[bytes]]) -> None:
         temporary, goal = self._path(f"tmp/{os.urandom(16).hex()}"), self._path(key)

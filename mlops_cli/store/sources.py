@@ -119,14 +119,15 @@ def is_open_for_writing(path: str) -> bool:
 
 
 def _is_written(descriptor: int) -> bool:
-    """Ask for an open file; a lease that is granted ends when the descriptor is closed."""
+    """Ask for an open file, by a lease that is given back at once: while it is held, who wants to write has to wait."""
     if not sys.platform.startswith("linux"):
         return False
     try:
-        # Whoever opens the file while the lease is held waits until it is closed, and we are told: by SIGIO, which
-        # would end the process, unless by a signal that is ignored.
+        # Should somebody open it just then, we are told: by SIGIO, which would end the process, unless by a signal
+        # that is ignored.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
         return error.errno == errno.EAGAIN
     return False

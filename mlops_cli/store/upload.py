@@ -44,6 +44,8 @@ class Upload:
         self._trees: frozenset[bytes] = frozenset()
         self.keys: list[str] = []  # what was written
         self._arrived: deque[Parcel] = deque()  # as they come, in whatever order
+        self._leaving: dict[str, tuple[Parcel, int]] = {}  # by path, with the bytes of the file
+        self._shown: dict[str, int] = {}  # of those, by path: what the reporter heard of already
         self.believed: list[Digest] = []  # chunks that were not sent, because the remote has them
 
     def run(self, wanted: Wanted, jobs: int) -> int:
@@ -57,7 +59,10 @@ class Upload:
             parcels = Parcels(self._cache, self._index, scratch, self._failures, self.believed).of(wanted)
             try:
                 jobs = jobs or self._bucket.parallel
-                for _ in map_bounded(self._send, parcels, jobs, weigh=_file_size, most=_MOST_ON_THE_WAY):
+                sending = map_bounded(
+                    self._send, parcels, jobs, weigh=_file_size, most=_MOST_ON_THE_WAY, meanwhile=self._show
+                )
+                for _ in sending:
                     unsaid += self._take_arrived()
                     if unsaid >= _TELL_EVERY or (unsaid and time.monotonic() - told >= _TELL_SECONDS):
                         self._tell_blobs()
@@ -80,11 +85,21 @@ class Upload:
         while self._arrived:
             parcel = self._arrived.popleft()
             self.keys.append(parcel.key)
-            self._reporter.advance(parcel.size)
+            self._reporter.advance(parcel.size - self._shown.pop(parcel.path, 0))
             self._waiting.append(parcel.table)
             size += parcel.size
         self._total += size
         return size
+
+    def _show(self) -> None:
+        """Tell the reporter of what went of the files that have not arrived."""
+        for path, gone in list(self._bucket.traffic.under_way.items()):
+            if (found := self._leaving.get(path)) is not None:
+                parcel, length = found
+                shown = self._shown.get(path, 0)
+                now = max(shown, parcel.size * min(gone, length) // max(length, 1))
+                self._shown[path] = now
+                self._reporter.advance(now - shown)
 
     def _tell_blobs(self) -> None:
         """Let the index say what was sent since it was told last, but for trees."""
@@ -113,11 +128,13 @@ class Upload:
             except (MissingObject, CorruptObject) as error:
                 self._failures.add(parcel.to_check, error)
                 return
+        self._leaving[parcel.path] = parcel, _file_size(parcel)
         if parcel.temporary:
             self._bucket.move_file(parcel.key, parcel.path)
         else:
             self._bucket.put_file(parcel.key, parcel.path)
         self._arrived.append(parcel)
+        del self._leaving[parcel.path]
 
 
 def _file_size(parcel: Parcel) -> int:

@@ -97,7 +97,7 @@ class _WebWire:
     def put(self, key: str, data: bytes) -> None:  # noqa: ARG002
         raise io.UnsupportedOperation("a web server only gives")
 
-    def put_file(self, key: str, path: str) -> None:  # noqa: ARG002
+    def put_file(self, key: str, path: str) -> int:  # noqa: ARG002
         raise io.UnsupportedOperation("a web server only gives")
 
     def delete(self, keys: Sequence[str]) -> None:  # noqa: ARG002

@@ -128,15 +128,17 @@ class _WebdavWire:
     def put(self, key: str, data: bytes) -> None:
         self._place(key, lambda: {"content": data})
 
-    def put_file(self, key: str, path: str) -> None:
+    def put_file(self, key: str, path: str) -> int:
         size = os.path.getsize(path)
 
         def pieces() -> Iterator[bytes]:
             with open(path, "rb") as file:
                 while piece := file.read(PIECE):
                     yield piece
+                    self._traffic.departed(path, file.tell())
 
         self._place(key, lambda: {"content": pieces(), "headers": {"Content-Length": str(size)}})
+        return size
 
     def _place(self, key: str, content: Any) -> None:
         temporary = f"tmp/{os.urandom(16).hex()}"

@@ -59,7 +59,8 @@ class Judgement(NamedTuple):
 class Wire(Protocol):
     """The verbs of a bucket as one library speaks them; each counts its requests, and raises what it likes.
 
-    `get` is never asked for no bytes at all.
+    `get` is never asked for no bytes at all. `put_file` returns how many bytes it had to send: all, unless it went on
+    with what an attempt before it had sent.
     """
 
     def get(self, key: str, start: int, end: int | None) -> bytes: ...
@@ -68,7 +69,7 @@ class Wire(Protocol):
 
     def put(self, key: str, data: bytes) -> None: ...
 
-    def put_file(self, key: str, path: str) -> None: ...
+    def put_file(self, key: str, path: str) -> int: ...
 
     def stat(self, key: str) -> Stored | None: ...
 
@@ -144,7 +145,10 @@ class WireBucket:
         """Write a value to a new local file and return its bytes; AbsentKey, and then there is no file."""
         try:
             size = self._try(
-                "read from", key, lambda wire: _telling_local(path, lambda: wire.get_file(key, path)), reached=path
+                "read from",
+                key,
+                lambda wire: _telling_local(path, lambda: wire.get_file(key, path)),
+                reached=lambda: _size_of(path),
             )
         except BaseException:
             with suppress(FileNotFoundError):
@@ -162,9 +166,16 @@ class WireBucket:
     def put_file(self, key: str, path: str) -> None:
         """Store the bytes of a local file, which must not change meanwhile."""
         self._refuse_writing()
-        size = _telling_local(path, lambda: getsize(path))
-        self._try("write to", None, lambda wire: _telling_local(path, lambda: wire.put_file(key, path)))
-        self.traffic.count(requests=0, sent=size)
+        try:
+            sent = self._try(
+                "write to",
+                None,
+                lambda wire: _telling_local(path, lambda: wire.put_file(key, path)),
+                reached=lambda: self.traffic.under_way.get(path, 0),
+            )
+        finally:
+            self.traffic.under_way.pop(path, None)
+        self.traffic.count(requests=0, sent=sent)
 
     def move_file(self, key: str, path: str) -> None:
         """Store the bytes of a local file of ours, which is gone then."""
@@ -202,10 +213,10 @@ class WireBucket:
         if not self.writes:
             raise RemoteError(f"{self.label} (`{self.url}`) can only be read", hint=_READ_ONLY)
 
-    def _try(self, doing: str, key: str | None, call: Callable[[Wire], T], reached: str = "") -> T:
+    def _try(self, doing: str, key: str | None, call: Callable[[Wire], T], reached: Callable[[], int] = lambda: 0) -> T:
         """Return what `call` returns, within the patience of this bucket; AbsentKey where there may be no `key`.
 
-        The patience begins anew whenever the new file `reached` has become longer than it ever was.
+        The patience begins anew whenever more bytes are `reached` than ever were.
         """
         if self._turned_away is not None:
             raise self._turned_away
@@ -225,7 +236,7 @@ class WireBucket:
                     raise AbsentKey(key) from None
                 if fault is Fault.PASSING:
                     self._pace.slow(turn)
-                if reached and (size := _size_of(reached)) > furthest:
+                if (size := reached()) > furthest:
                     start, pause, furthest = time.monotonic(), FIRST_PAUSE, size
                 patience = self._patience_for(fault)
                 if start > begun:  # something came

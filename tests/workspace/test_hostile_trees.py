@@ -12,7 +12,7 @@ import pytest
 
 from mlops_cli.errors import CorruptObject, UsageError
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.store import trees
+from mlops_cli.store import tree_reading, trees
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.tree_format import TREE_LIMIT, Entry, Kind, encode_entries, totals
 from mlops_cli.store.trees import EMPTY_TREE
@@ -93,7 +93,7 @@ def test_folder_that_lies_about_its_tree(box: Sandbox):
 
 
 def test_few_objects_that_stand_for_many_folders(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trees, "MOST_WITHOUT_FILES", 100)
+    monkeypatch.setattr(tree_reading, "MOST_WITHOUT_FILES", 100)
     digest = EMPTY_TREE
     for _ in range(9):
         tree = encode_entries([Entry(b"%d" % number, Kind.FOLDER, 0, 0, digest) for number in range(10)])
