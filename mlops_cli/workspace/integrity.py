@@ -27,9 +27,9 @@ from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.needs import Needs, SoundCache, reach_of
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.run_records import RunRecords, check_run_records
 from mlops_cli.workspace.snapshot import Tracked, open_snapshot, workspace_snapshot
-from mlops_cli.workspace.sync import open_project_remote
 
 
 @dataclass(frozen=True, slots=True)

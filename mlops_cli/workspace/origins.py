@@ -36,11 +36,11 @@ from mlops_cli.store.cache import Cache
 from mlops_cli.store.place import Contents, Place
 from mlops_cli.store.trees import Entry, Kind, write_tree
 from mlops_cli.store.wire import safe_url
+from mlops_cli.workspace.bringing import fetch_objects
 from mlops_cli.workspace.foreign import ForeignStore, Wanted, entry_of, find_wanted, named, open_store
 from mlops_cli.workspace.foreign_git import Clone, find_commit, is_repository, scratch_folder
 from mlops_cli.workspace.git import is_bare
 from mlops_cli.workspace.snapshot import Tracked
-from mlops_cli.workspace.sync import fetch_objects
 
 # --- a URL ----------------------------------------------------------------------------------------------------------
 

@@ -26,11 +26,11 @@ from mlops_cli.store.remote_sweep import finish_sweeps
 from mlops_cli.workspace import repository
 from mlops_cli.workspace.collect import Amount
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.record_marks import Source
 from mlops_cli.workspace.remote_projects import forget_project, refuse_others
 from mlops_cli.workspace.roots import Marker
 from mlops_cli.workspace.run_records import read_run_record
-from mlops_cli.workspace.sync import open_project_remote
 
 _SPARSE = 0.5  # a pack is written anew when less of it than this is needed
 _OVERHEAD = RECORD_SIZE + ROW_SIZE  # bytes that an object takes in a pack besides its own

@@ -21,10 +21,10 @@ from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.integrity import Examination, Fault, find_files
 from mlops_cli.workspace.listings import Listings
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.reach import reach
 from mlops_cli.workspace.run_records import RunRecords
 from mlops_cli.workspace.snapshot import Tracked, workspace_snapshot
-from mlops_cli.workspace.sync import open_project_remote
 
 
 def examine_remote(project: Project, name: str, scope: Scope, *, reporter: Reporter = SILENT) -> Examination:

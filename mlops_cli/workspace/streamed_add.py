@@ -28,11 +28,11 @@ from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.reach import Reach, reach
 from mlops_cli.workspace.remote_projects import announce
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, track, workspace_snapshot
-from mlops_cli.workspace.sync import open_project_remote
 from mlops_cli.workspace.transfers import Moved
 
 

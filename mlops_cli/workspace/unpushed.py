@@ -22,10 +22,11 @@ from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.differences import FileChange
 from mlops_cli.workspace.pinned import is_pinned
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
+from mlops_cli.workspace.pushing import Sendable
 from mlops_cli.workspace.reach import Reach, find_part, reach
 from mlops_cli.workspace.shortfalls import unpushable, unreadable
 from mlops_cli.workspace.snapshot import Tracked
-from mlops_cli.workspace.sync import Sendable, open_project_remote
 from mlops_cli.workspace.transfers import Lacking
 from mlops_cli.workspace.versions import THE_WORKSPACE, select_versions
 

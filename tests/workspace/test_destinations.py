@@ -13,10 +13,11 @@ from mlops_cli.store.checkup import Scope
 from mlops_cli.words import spelled
 from mlops_cli.workspace import settings
 from mlops_cli.workspace.destinations import Destinations
+from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.integrity import examine
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.remotes import add_remote, list_remotes
-from mlops_cli.workspace.sync import fetch, push
-from mlops_cli.workspace.transfers import Fetching
+from mlops_cli.workspace.transfers import Fetching, Pushing
 from mlops_cli.workspace.unpushed import find_offer, find_unpushed
 from mlops_cli.workspace.versions import Versions
 from tests.objects import cache_at, lose, lose_all, stored
@@ -62,7 +63,7 @@ def places(box: Sandbox) -> tuple[Path, Path]:
 def test_each_path_goes_to_its_own_remote(box: Sandbox, places: tuple[Path, Path]) -> None:
     storage, private = places
 
-    planned = push(box.project(), dry_run=True)
+    planned = push(box.project(), how=Pushing(dry_run=True))
     done = push(box.project())
 
     assert not planned.left
@@ -129,9 +130,9 @@ def test_what_two_remotes_name_is_refused(box: Sandbox, places: tuple[Path, Path
 
 
 def test_a_named_remote_takes_what_may_go_there(box: Sandbox, places: tuple[Path, Path]) -> None:
-    assert push(box.project(), remote="storage").left == ("data/private",)
+    assert push(box.project(), how=Pushing(remote="storage")).left == ("data/private",)
     assert not places[1].exists()
-    done = push(box.project(), remote="private")
+    done = push(box.project(), how=Pushing(remote="private"))
     assert (done.left, done.remote) == (("data/public", "lone"), "private")
     assert not names("public alone") & stored(places[1])
 
@@ -141,17 +142,19 @@ def test_what_belongs_elsewhere_is_never_sent(box: Sandbox) -> None:
 
     for target in ("data/private", "data/private/own"):
         with pytest.raises(UsageError) as caught:
-            push(box.project(), [target], remote="backup")
+            push(box.project(), [target], Pushing(remote="backup"))
         assert "`data/private` belongs to remote `private`, whose `paths` name it" in caught.value.message
     assert not backup.exists()
-    assert push(box.project(), ["data"], remote="backup").left == ("data/private",)
+    assert push(box.project(), ["data"], Pushing(remote="backup")).left == ("data/private",)
     assert not names("private alone") & stored(backup)
-    assert push(box.project(), ["lone"], remote="private").objects == 1  # what may lie anywhere goes where one says
+    assert (
+        push(box.project(), ["lone"], Pushing(remote="private")).objects == 1
+    )  # what may lie anywhere goes where one says
 
 
 def test_it_may_be_brought_from_where_it_was_before(box: Sandbox, tmp_path: Path, places: tuple[Path, Path]) -> None:
     settings.change_settings(box.project(), {}, "project", {"remotes.private.paths": None})
-    push(box.project(), remote="storage")
+    push(box.project(), how=Pushing(remote="storage"))
     rule(box, "private", "data/private/**")
     box.commit()
     other = clone(box, tmp_path / "clone")
@@ -244,7 +247,7 @@ def test_older_versions_go_where_their_paths_belong_now(box: Sandbox, places: tu
     box.write("data/private/own", "newer")
     box.add("data/private")
 
-    push(box.project(), versions=Versions(("HEAD",)))
+    push(box.project(), how=Pushing(versions=Versions(("HEAD",))))
 
     assert names("private alone") <= stored(places[1])
     assert not names("private alone", "newer") & stored(places[0])
@@ -269,14 +272,14 @@ def test_what_the_settings_of_a_version_keep_for_another_remote_is_not_sent(
     unruled(box)
 
     with pytest.raises(UsageError) as caught:
-        push(box.project(), versions=versions, remote=remote)
+        push(box.project(), how=Pushing(versions=versions, remote=remote))
 
     assert caught.value.message == (
         f"`data/private` belongs to remote `private` by the settings of `{'main' if versions.branches else 'ruled'}`, "
         "and those of the workspace would send it to `storage`"
     )
     assert not places[0].exists() or not names("private alone") & stored(places[0])
-    assert push(box.project(), ["data/public"], versions=versions, remote=remote).objects
+    assert push(box.project(), ["data/public"], Pushing(versions=versions, remote=remote)).objects
 
 
 def test_a_folder_of_a_version_in_which_its_settings_keep_something_is_not_sent(
@@ -287,7 +290,7 @@ def test_a_folder_of_a_version_in_which_its_settings_keep_something_is_not_sent(
     unruled(box)
 
     with pytest.raises(UsageError, match="`data/public/sub` belongs to remote `private` by the settings of `ruled`"):
-        push(box.project(), ["data/public"], versions=Versions(("ruled",)))
+        push(box.project(), ["data/public"], Pushing(versions=Versions(("ruled",))))
 
     assert not places[0].exists() or not names("public alone", SAME) & stored(places[0])
 
@@ -298,7 +301,7 @@ def test_what_the_workspace_names_for_a_remote_goes_there_whatever_older_setting
     unruled(box)
     rule(box, "other", "data/private/**")
 
-    push(box.project(), versions=Versions(("ruled",)))
+    push(box.project(), how=Pushing(versions=Versions(("ruled",))))
 
     assert names("private alone") <= stored(box.root.parent / "other")
     assert not names("private alone") & stored(places[0])
@@ -350,7 +353,7 @@ def test_a_remote_with_paths_is_the_default_only_when_that_is_said(box: Sandbox)
     assert push(box.project(), ["data/private"]).remote == "private"
     settings.change_settings(box.project(), {}, "project", {"core.remote": "private"})
     assert push(box.project()).remote == "private"
-    assert push(box.project(), remote="private").left == ()
+    assert push(box.project(), how=Pushing(remote="private")).left == ()
 
 
 def test_nothing_to_fetch_needs_no_remote(box: Sandbox) -> None:

@@ -17,12 +17,13 @@ from mlops_cli.cli import bars
 from mlops_cli.progress import Silent
 from mlops_cli.store import url_cache
 from mlops_cli.store.checkup import Scope
+from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.getting import get_data
 from mlops_cli.workspace.importing import Manner, import_data
 from mlops_cli.workspace.integrity import examine
 from mlops_cli.workspace.origins import RepoOrigin
-from mlops_cli.workspace.sync import Trust, fetch, push
-from mlops_cli.workspace.transfers import Fetching
+from mlops_cli.workspace.pushing import push
+from mlops_cli.workspace.transfers import Fetching, Pushing, Trust
 from mlops_cli.workspace.versions import Versions
 from tests.objects import lose
 from tests.workspace.projects import Sandbox, clone
@@ -122,7 +123,7 @@ def test_chunks_that_are_here_count_like_those_that_come(box: Sandbox, tmp_path:
     box.add("big")
     box.commit()
     told = Told()
-    push(box.project(), reporter=told)
+    push(box.project(), how=Pushing(reporter=told))
     assert told.last("pushing").total == told.last("pushing").done == len(BIG) + 8
     other.git("pull", "--quiet")
     work = fetched(other)
@@ -157,7 +158,7 @@ def test_importing_and_getting(path: str, size: int, shared: Sandbox, other: San
 def test_a_repair_reads_and_sends_what_it_says(shared: Sandbox) -> None:
     push(shared.project(), ["data"])
     told = Told()
-    push(shared.project(), trust=Trust.NOTHING, reporter=told)
+    push(shared.project(), how=Pushing(trust=Trust.NOTHING, reporter=told))
     verifying = told.last("verifying")
     assert verifying.total == verifying.done
     assert verifying.total is not None
