@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mlops_cli.errors import CorruptObject, MissingObject, OutsideError
@@ -30,7 +31,7 @@ from mlops_cli.store.scratch import OBJECT_MODE
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-AT_ONCE = 32 << 20  # bytes of chunks that are fetched together, each written as it comes
+AT_ONCE = 256 << 20  # bytes of chunks that are asked for together, each written as it comes
 _UNKNOWN, _WRONG, _RIGHT = range(3)  # what is known of a chunk in its place
 _STRETCH = 8 << 20  # bytes that are copied while those before them are hashed
 _OPEN = 16  # sources that are open at once
@@ -76,7 +77,8 @@ def assemble(
     With a `partial` it is made there, from what is in it already, and stays the caller's to publish and close.
 
     `places` says where in `store` each chunk may be, or None; `fetch` is called for those that are not, or no longer,
-    there, with at most `AT_ONCE` bytes of them at a time. The reporter advances by the bytes of the file. What this
+    there, with at most `AT_ONCE` bytes of them at a time, and may bring what comes next while others are written. The
+    reporter advances by the bytes of the file. What this
     holds are a few chunks, and what `fetch` does.
 
     CorruptObject when chunks come wrong or make another file than the recipe says, AbsentObjects when some do not come;
@@ -129,6 +131,8 @@ class _Assembly:
         self._looked = bytearray(len(recipe))  # which chunks are in their places, as far as is known
         self._repeated = _repeated(recipe)
         self._written: dict[bytes, int] = {}  # where chunks are that came once and are there more often
+        self._coming = self._receive({})  # what was asked for and has not been taken
+        self._goals: dict[bytes, tuple[int, int]] = {}  # the number and the offset of each of these chunks
         self._buffer = memoryview(bytearray(max(recipe.lengths, default=0)))
 
     def __enter__(self) -> Self:
@@ -139,6 +143,7 @@ class _Assembly:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._coming.close()
         self._sources.close()
         if self._target >= 0:
             self.worth_keeping = self.worth_keeping and (self.fetched > 0 or _RIGHT in self._looked)
@@ -260,16 +265,25 @@ class _Assembly:
     def _put(self, number: int, offset: int) -> None:
         """Put a chunk that is in no source to its place."""
         raw = self._recipe.raw(number)
-        if raw not in self._written:
-            self._fetch_from(number, offset)
+        while self._looked[number] != _RIGHT and raw not in self._written:
+            if raw not in self._goals:
+                self._take(len(self._goals))
+                self._ask_from(number, offset)
+            self._take(1)
         if self._looked[number] != _RIGHT:
             copy_range(self._target, self._written[raw], self._target, offset, self._recipe.lengths[number])
 
-    def _fetch_from(self, number: int, offset: int) -> None:
-        """Fetch chunks from `number` on that are in no source, and write each to its place as it comes."""
+    def _take(self, count: int) -> None:
+        """Write so many of the chunks that were asked for to their places, as they come."""
+        for raw, data in islice(self._coming, count):
+            goal = self._goals.pop(raw)
+            write_at(self._target, data, goal[1])
+            self._note(*goal, right=True)
+
+    def _ask_from(self, number: int, offset: int) -> None:
+        """Ask for chunks from `number` on that are in no source."""
         recipe = self._recipe
         wanted: dict[bytes, int] = {}
-        places: dict[bytes, tuple[int, int]] = {}
         size = 0
         for at in range(number, len(recipe)):
             raw, place, length = recipe.raw(at), self._places[at], recipe.lengths[at]
@@ -282,12 +296,10 @@ class _Assembly:
             if wanted and size > AT_ONCE:
                 break
             wanted[raw] = length
-            places[raw] = at, offset - length
-        for raw, data in self._receive(wanted):
-            write_at(self._target, data, places[raw][1])
-            self._note(*places[raw], right=True)
+            self._goals[raw] = at, offset - length
+        self._coming = self._receive(wanted)
 
-    def _receive(self, wanted: dict[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
+    def _receive(self, wanted: dict[bytes, int]) -> Generator[tuple[bytes, bytes], None, None]:
         """Yield chunks (digest and length), each once and verified."""
         digest = self._recipe.digest
         waiting = dict(wanted)

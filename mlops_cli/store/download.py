@@ -8,6 +8,7 @@ on where it stopped.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -39,7 +40,9 @@ from mlops_cli.store.scratch import Scratch
 REPAIR = "`mlx push --repair` from a clone that has it makes it good"
 _GAP = 1 << 20  # bytes nobody wants that are read rather than asked around
 _RANGE = 16 << 20  # bytes of one request, unless one record is more
+_AHEAD = 32 << 20  # bytes of chunks that are read while others are written
 _ROUND = 256 << 20  # bytes that are published at once
+_ROUND_SECONDS = 10.0  # what came is published after so long, too: of a slow line, what a `kill -9` costs
 
 
 class Span(NamedTuple):
@@ -227,7 +230,14 @@ class Download:
                     with suppress(AbsentKey):
                         yield raw_digest(digest), self._bucket.get(object_key(digest), 0, LONGEST_CHUNK + 1)
             spans = spans_of((digest, place) for digest, place in places.items() if place.pack not in (LOOSE, CHUNKED))
-            for span, found in map_bounded(lambda span: (span, self._loaded(span)), spans, jobs):
+            loading = map_bounded(
+                lambda span: (span, self._loaded(span)),
+                spans,
+                jobs,
+                weigh=lambda span: span.end - span.start,
+                most=_AHEAD,
+            )
+            for span, found in loading:
                 if found is None:
                     left += [digest for digest, _ in span.objects]
                 for digest, record in found or ():
@@ -246,6 +256,7 @@ class _Incoming:
         self._files: dict[Digest, str] = {}
         self._held: list[Partial] = []
         self._size = 0
+        self._published = time.monotonic()
 
     def take(self, came: _Came) -> int:
         """Keep what one request brought; return its bytes."""
@@ -267,7 +278,7 @@ class _Incoming:
         except OSError as error:
             raise self._cache.trouble(error, "copy objects to the cache") from error
         self._size += size
-        if self._size >= _ROUND:
+        if self._size >= _ROUND or time.monotonic() - self._published >= _ROUND_SECONDS:
             self.publish()
         return size
 
@@ -282,6 +293,7 @@ class _Incoming:
             self._cache.publish(files, self._repacker.seal())
         except OSError as error:
             raise self._cache.trouble(error, "copy objects to the cache") from error
+        self._published = time.monotonic()
         self._give_back()
 
     def close(self) -> None:

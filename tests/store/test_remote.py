@@ -16,6 +16,7 @@ import pytest
 
 from mlops_cli.errors import CorruptObject, MissingObject, RemoteError
 from mlops_cli.hashing import Digest, hash_bytes
+from mlops_cli.store import download
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.folder_bucket import FolderBucket
@@ -872,3 +873,21 @@ def filled(tmp_path: Path) -> tuple[Cache, list[Digest]]:
     contents = [random.Random(number).randbytes(9 << 20) for number in range(4)]
     cache.write([(hash_bytes(data), partial(io.BytesIO, data)) for data in contents])
     return cache, [hash_bytes(data) for data in contents]
+
+
+def test_over_a_slow_line_what_came_is_there_before_all_has(here, there, monkeypatch):
+    """So that `kill -9` costs seconds."""
+    digests = here.put(*(os.urandom(5000) for _ in range(3)))
+    for digest in digests:
+        here.push([digest])
+    monkeypatch.setattr(download, "_ROUND_SECONDS", 0.0)
+    seen = []
+
+    def look(verb, key):
+        if verb == "get" and key.startswith("packs/"):
+            seen.append(len(there.cache.missing(digests)))
+
+    bucket = open_bucket("storage", there.url, there.folder, durability=Durability.BATCH)
+    Remote(Watched(bucket, look), str(there.folder / "kept")).bring(there.cache, digests, jobs=1)
+
+    assert seen == [3, 2, 1]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from botocore.session import get_session
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -821,3 +822,25 @@ def test_a_collection_of_a_bucket_that_is_killed_at_any_change_can_be_done_again
         if code == 0:
             break
     assert number > 8
+
+
+def test_an_upload_in_parts_that_nobody_ended_is_given_up(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in server.environ.items():
+        monkeypatch.setenv(key, value)
+    site = Site(tmp_path / "here", f"{server.make_bucket(uuid.uuid4().hex)}/team/data")
+    kept = site.put(*KEPT)
+    push(site, kept)
+    client = get_session().create_client("s3", endpoint_url=server.url)
+    bucket, _, folder = site.url.removeprefix("s3://").partition("/")
+    begun = client.create_multipart_upload(Bucket=bucket, Key=f"{folder}/packs/a.pack")  # moto dates it to 2010
+    begun_elsewhere = client.create_multipart_upload(Bucket=bucket, Key="packs/a.pack")
+
+    done = collect(site, kept)
+
+    assert done.look.litter == {f"tmp/uploads/{begun['UploadId']}/packs/a.pack"}
+    left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert [upload["UploadId"] for upload in left] == [begun_elsewhere["UploadId"]]
+    assert collect(site, kept).look.litter == set()
+    assert fetched(site, tmp_path, kept)
