@@ -355,6 +355,21 @@ def test_a_large_file_moves_in_chunks_both_ways(pair, huge):
     assert there.remote().check(read=True) == []
 
 
+def test_what_need_not_go_counts_before_all_has_gone(here, store, huge):
+    """With many large files of which little is new, recipes go last: until then it would seem that all is to go."""
+    old, new = here.put(huge, edited(huge))
+    here.push([old])
+    progress = Progress()
+    seen = []
+    advance = progress.advance
+    progress.advance = lambda size: (advance(size), seen.append((progress.advanced, len([*store.glob("recipes/*/*")]))))
+
+    here.push([new], reporter=progress)
+
+    assert seen[-1] == (HUGE + 1, 2)
+    assert max(done for done, recipes in seen if recipes == 1) > HUGE - (4 << 20)
+
+
 def test_who_has_no_older_version_gets_all_chunks(here, there, huge):
     old, new = here.put(huge, edited(huge))
     here.push([old])
