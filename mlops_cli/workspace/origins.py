@@ -33,9 +33,9 @@ from mlops_cli.records.sources import (
 from mlops_cli.store.batch import Batch
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.judgement import safe_url
 from mlops_cli.store.place import Contents, Place
 from mlops_cli.store.trees import Entry, Kind, write_tree
-from mlops_cli.store.wire import safe_url
 from mlops_cli.workspace.bringing import fetch_objects
 from mlops_cli.workspace.foreign import ForeignStore, Wanted, entry_of, find_wanted, named, open_store
 from mlops_cli.workspace.foreign_git import Clone, find_commit, is_repository, scratch_folder
