@@ -30,6 +30,13 @@ class Outage:
             with self._lock:
                 self._since = None
 
+    def begin_anew(self, now: float) -> None:
+        """Note that some of what a request asked for had come before it failed; what was told stays told."""
+        with self._lock:
+            self._answered = now
+            if self._since is not None:
+                self._since = now
+
     def go_on(self, begun: float, now: float) -> float:
         """Note that a request that began at `begun` has failed; return since when all have."""
         with self._lock:
@@ -44,10 +51,13 @@ class Outage:
             if self._since is not None:
                 self._since = -inf
 
-    def is_news(self, now: float) -> bool:
-        """Say, once in an outage, that it has lasted long enough for the user to hear of it."""
+    def is_news(self, now: float, *, silent: bool = False) -> bool:
+        """Say, once in an outage, that it has lasted long enough for the user to hear of it.
+
+        It has from the beginning when the request that failed had been `silent` for long, whatever came before.
+        """
         with self._lock:
-            if self._told or self._since is None or now - self._since < TOLD_AFTER:
+            if self._told or self._since is None or not (silent or now - self._since >= TOLD_AFTER):
                 return False
             self._told = True
             return True

@@ -220,7 +220,7 @@ class WireBucket:
                     start, pause, furthest = time.monotonic(), FIRST_PAUSE, size
                 patience = self._patience_for(fault)
                 if start > begun:  # something came
-                    self._outage.end(start)
+                    self._outage.begin_anew(start)
                 if time.monotonic() + pause > self._end_of(patience, start, begun, words):
                     self._outage.give_up()
                     raise self._tell(doing, fault, words) from error
@@ -244,7 +244,7 @@ class WireBucket:
         if not patience:
             return now
         end = min(start, self._outage.go_on(begun, now)) + patience
-        if end - now > _WORTH_TELLING and self._outage.is_news(now):
+        if end - now > _WORTH_TELLING and self._outage.is_news(now, silent=now - begun >= SILENCE):
             self.traffic.waits(f"{self.label}: {words}; trying again for up to {end - now:.0f} s")
         return end
 

@@ -59,6 +59,25 @@ def test_it_is_news_once_in_an_outage() -> None:
     assert known.is_news(40.0)
 
 
+def test_what_came_before_a_failure_begins_it_anew_and_is_no_news() -> None:
+    known = Outage()
+    known.begin_anew(10.0)
+    assert known.go_on(begun=5.0, now=10.0) == 10.0
+    assert known.is_news(10.0 + TOLD_AFTER)
+    known.begin_anew(40.0)
+    assert known.go_on(begun=10.0, now=40.0) == 40.0
+    assert not known.is_news(60.0)
+
+
+def test_it_is_news_at_once_when_a_request_was_silent_for_long() -> None:
+    known = Outage()
+    known.end(100.0)  # some of it had gone
+    known.go_on(begun=60.0, now=100.0)
+    assert not known.is_news(100.0)
+    assert known.is_news(100.0, silent=True)
+    assert not known.is_news(101.0, silent=True)
+
+
 @pytest.fixture
 def door(tmp_path: Path) -> Iterator[Proxy]:
     """Return a proxy in front of a web server that has one file."""
