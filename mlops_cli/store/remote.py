@@ -41,7 +41,15 @@ from mlops_cli.store.reliance import Everything, Reliance
 from mlops_cli.store.remote_checkup import Fault, check_bytes, check_files, check_recipes
 from mlops_cli.store.remote_chunks import ChunkedRead, check_chunked
 from mlops_cli.store.remote_index import CHUNKED, LOOSE, TRASH, RemoteIndex
-from mlops_cli.store.remote_marker import LAYOUT, WITHOUT_INDEX, UnreadableMarker, read_layout, write_marker
+from mlops_cli.store.remote_marker import (
+    LAYOUT,
+    WITHOUT_INDEX,
+    UnreadableMarker,
+    note_seen,
+    read_layout,
+    was_seen,
+    write_marker,
+)
 from mlops_cli.store.remote_reading import ObjectReader
 from mlops_cli.store.remote_survey import Survey, survey
 from mlops_cli.store.tree_format import TREE_LIMIT
@@ -210,7 +218,7 @@ class Remote:
         Returns the names of what had to go: what only that named is missing now.
         """
         self._mend_marker()
-        self._prepare()
+        self._prepare(anew=True)
         return [*self.index.mend(), *self.trash.mend()]
 
     def send(self, cache: Cache, wanted: Wanted, *, jobs: int = 0, reporter: Reporter = SILENT) -> Transferred:
@@ -342,6 +350,8 @@ class Remote:
         if layout == WITHOUT_INDEX:
             self.index.supplement(rows_table(self._loose(), LOOSE))
         self._layout = layout
+        if layout:
+            note_seen(self._kept)
 
     def _mend_marker(self) -> None:
         """Write the marker of a remote anew that has one which is no JSON, as when it was cut short.
@@ -369,14 +379,25 @@ class Remote:
         if self._layout == WITHOUT_INDEX:
             raise RemoteError(f"{self.label} has no index yet", hint="the next `mlx push` of something new makes one")
 
-    def _prepare(self) -> None:
-        """Make the place a remote, and one of an earlier layout one of this."""
+    def _prepare(self, *, anew: bool = False) -> None:
+        """Make the place a remote, and one of an earlier layout one of this.
+
+        RemoteError where this clone knows of objects and nothing is left, as of a disk that is not mounted; not `anew`.
+        """
         self._look()
-        if self._layout != LAYOUT:
-            if self._layout == WITHOUT_INDEX:
-                self.index.add([])
-            write_marker(self.bucket)
-            self._layout = LAYOUT
+        if self._layout == LAYOUT:
+            return
+        if not self._layout and not anew and was_seen(self._kept) and not self.index.exists():
+            raise RemoteError(
+                f"{self.label} (`{self.url}`) is empty, and this clone knows it with data",
+                hint="mount it, or check its URL (`mlx remote list`); if its data is meant to be gone, "
+                f"`mlx push --repair --remote {self.name}` begins it anew",
+            )
+        if self._layout == WITHOUT_INDEX:
+            self.index.add([])
+        write_marker(self.bucket)
+        self._layout = LAYOUT
+        note_seen(self._kept)
 
 
 def _chunks_of(recipe: Recipe) -> Iterator[Digest]:

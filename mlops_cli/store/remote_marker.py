@@ -1,8 +1,10 @@
-"""The marker of a remote, `mlx.json`: that the place is one, and of which layout."""
+"""The marker of a remote, `mlx.json`: that the place is one, and of which layout; and a note here that it was seen."""
 
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import AbsentKey, Bucket
@@ -11,6 +13,7 @@ MARKER = "mlx.json"
 LAYOUT = 2
 WITHOUT_INDEX = 1
 _LARGEST_MARKER = 4096
+_SEEN = "seen"  # in the folder of a clone for what it knows of a remote
 
 
 class UnreadableMarker(RemoteError):
@@ -28,6 +31,19 @@ def read_layout(bucket: Bucket) -> int:
 def write_marker(bucket: Bucket) -> None:
     """Make the place a remote of the layout that this code writes."""
     bucket.put(MARKER, json.dumps({"mlx": LAYOUT}).encode() + b"\n")
+
+
+def was_seen(kept: str) -> bool:
+    """Say whether this clone, whose folder for the remote is `kept`, has ever met a marker there, or written it."""
+    return os.path.exists(f"{kept}/{_SEEN}")
+
+
+def note_seen(kept: str) -> None:
+    """Remember that there is a marker."""
+    if not was_seen(kept):
+        with suppress(OSError):  # a clone may be only to read
+            os.makedirs(kept, exist_ok=True)
+            os.close(os.open(f"{kept}/{_SEEN}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
 def layout_of(data: bytes, label: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import CorruptObject, MissingObject, RemoteError
-from mlops_cli.hashing import Digest, hash_bytes
+from mlops_cli.hashing import Digest, fingerprint, hash_bytes
 from mlops_cli.store import download
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.cache import Cache
@@ -66,7 +66,12 @@ class Site:
     def remote(self) -> Remote:
         """Return the remote as a new command sees it."""
         bucket = open_bucket("storage", self.url, self.folder, durability=Durability.BATCH)
-        return Remote(bucket, str(self.folder / "kept"))
+        return Remote(bucket, str(self.kept))
+
+    @property
+    def kept(self) -> Path:
+        """Where this machine keeps what it knows of the remote."""
+        return self.folder / "kept" / fingerprint(self.url)
 
     def put(self, *contents: bytes) -> list[Digest]:
         digests = [hash_bytes(data) for data in contents]
@@ -573,7 +578,7 @@ def test_an_index_that_leads_elsewhere_is_seen_through(here, there, pushed, stor
 
 def test_a_kept_segment_that_was_damaged_here_comes_again(here, there, pushed):
     there.remote().missing(pushed)
-    (kept,) = (there.folder / "kept").iterdir()
+    (kept,) = there.kept.glob("*.idx")
     kept.chmod(0o644)
     kept.write_bytes(b"")
 
@@ -903,6 +908,39 @@ def test_over_a_slow_line_what_came_is_there_before_all_has(here, there, monkeyp
             seen.append(len(there.cache.missing(digests)))
 
     bucket = open_bucket("storage", there.url, there.folder, durability=Durability.BATCH)
-    Remote(Watched(bucket, look), str(there.folder / "kept")).bring(there.cache, digests, jobs=1)
+    Remote(Watched(bucket, look), str(there.kept)).bring(there.cache, digests, jobs=1)
 
     assert seen == [3, 2, 1]
+
+
+def test_a_remote_that_has_lost_everything_is_not_begun_anew_unasked(pair):
+    """Where a disk should be mounted, everything would be copied to the folder beneath it."""
+    here, there = pair
+    digests = here.put(b"one", b"two")
+    here.push(digests)
+    bucket = here.remote().bucket
+    bucket.delete([stored.key for stored in bucket.list("")])
+    for _ in range(2):
+        with pytest.raises(RemoteError, match="is empty, and this clone knows it with data") as raised:
+            here.push(digests)
+        assert "`mlx push --repair --remote storage`" in raised.value.hint
+    assert not list(bucket.list(""))
+    with pytest.raises(RemoteError, match="is empty"):
+        here.remote().write_run(KEY, b"run")
+    there.push(there.put(b"three"))  # who knows nothing of it begins it
+
+    here.push(digests)
+    assert there.fetch(digests).objects == 2
+
+
+def test_a_remote_that_is_meant_to_be_empty_is_begun_anew_by_repair(pair):
+    here, there = pair
+    digests = here.put(b"one", b"two")
+    here.push(digests)
+    bucket = here.remote().bucket
+    bucket.delete([stored.key for stored in bucket.list("")])
+
+    here.remote().mend_index()
+    here.push(digests)
+
+    assert there.fetch(digests).objects == 2

@@ -206,7 +206,7 @@ def test_a_chunk_whose_pack_is_gone_comes_from_another_pack_that_has_it(here, th
 
 def rot(site: Site) -> None:
     """Change one bit in the rows of each segment that is kept in a clone."""
-    for path in (site.folder / "kept").iterdir():
+    for path in site.kept.glob("*.idx"):
         flip(path, path.stat().st_size - 20)
 
 
@@ -390,7 +390,7 @@ def test_what_a_killed_command_left_in_the_kept_folder_goes(here, there):
     digests = here.put(*many(20))
     here.push(digests)
     there.remote().missing(digests)
-    left = there.folder / "kept" / ("b" * 64 + ".idx.999999-deadbeef")
+    left = there.kept / ("b" * 64 + ".idx.999999-deadbeef")
     left.write_bytes(b"half")
     os.utime(left, (1, 1))
 

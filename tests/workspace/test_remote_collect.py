@@ -52,7 +52,7 @@ ADDED = many(4, seed=3)
 
 def remote_of(site: Site, wrap: Callable[[Bucket], Bucket] = lambda bucket: bucket) -> Remote:
     bucket = open_bucket("storage", site.url, site.folder, durability=Durability.NONE)
-    return Remote(wrap(bucket), str(site.folder / "kept"))
+    return Remote(wrap(bucket), str(site.kept))
 
 
 def push(site: Site, digests: Iterable[Digest], remote: Remote | None = None) -> int:
@@ -506,7 +506,7 @@ class Scene:
         store = self.folder / f"store-{self.number}"
         shutil.copytree(self.template, store, copy_function=os.link)
         here, there = Site(self.first.folder, str(store)), Site(self.folder / "there", str(store))
-        shutil.rmtree(there.folder / "kept", ignore_errors=True)
+        shutil.rmtree(there.kept, ignore_errors=True)
         self.wanted = [*there.put(*DROPPED), *there.put(*ADDED)]
         return here, there
 

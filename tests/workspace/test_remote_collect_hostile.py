@@ -111,7 +111,7 @@ def test_a_damaged_segment_of_the_trash_stops_it_until_a_repair(here: Site, stor
     collect(here, kept)
     (segment,) = (store / "trash").iterdir()
     flip(segment, segment.stat().st_size // 2)
-    shutil.rmtree(here.folder / "kept")
+    shutil.rmtree(here.kept)
 
     with pytest.raises(CorruptObject, match="`trash/"):
         collect(here, kept)
