@@ -17,7 +17,7 @@ from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.integrity import examine
 from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.remotes import add_remote, list_remotes
-from mlops_cli.workspace.transfers import Fetching, Pushing
+from mlops_cli.workspace.transfers import Fetching, Pushing, Trust
 from mlops_cli.workspace.unpushed import find_offer, find_unpushed
 from mlops_cli.workspace.versions import Versions
 from tests.objects import cache_at, lose, lose_all, stored
@@ -372,7 +372,7 @@ def test_chunks_of_a_large_file_go_with_it(box: Sandbox, places: tuple[Path, Pat
     push(box.project())
 
     shutil.rmtree(places[0])
-    push(box.project(), ["data/public"])
+    push(box.project(), ["data/public"], Pushing(trust=Trust.NOTHING))  # which begins a remote anew that lost all
     other = clone(box, tmp_path / "clone")
     fetch(other.project(), ["data/public"])
     other.checkout("data/public")
