@@ -96,6 +96,7 @@ def fetch(
     Without a path, that is all that the records of the workspace name, or of the revisions that are named instead. What
     was imported and is on no remote comes from its source, if that still has it.
     """
+    from mlops_cli.workspace.extents import find_in_part
     from mlops_cli.workspace.fetching import fetch as fetch_data
     from mlops_cli.workspace.transfers import Fetching
     from mlops_cli.workspace.versions import Versions
@@ -108,7 +109,8 @@ def fetch(
         result = fetch_data(project, targets, Fetching(versions, remote, jobs, dry_run, reporter))
     _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
     if result.objects and not dry_run:
-        output.say("next: `mlx checkout` puts it into the workspace")
+        in_part = find_in_part(project).keys() & set(result.paths)  # of those, a plain checkout brings no more
+        output.say(f"next: `mlx {'pull' if in_part else 'checkout'}` puts it into the workspace")
 
 
 def pull(
