@@ -29,6 +29,7 @@ from mlops_cli.words import NAMED, naming, word, words
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.extents import Extents, before_evicting, find_in_part, see
+from mlops_cli.workspace.git import unpublished_files
 from mlops_cli.workspace.listings import Listings
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.project_remote import open_project_remote
@@ -116,7 +117,20 @@ def evict(
             apply_changes(project, scanner, changes, reporter, spare=True)
             here = project.cache.window
             _drop(here, _going(here, chosen, needed), reporter)
+    _tell_unpublished(project, snapshot, chosen, reporter)
     return found
+
+
+def _tell_unpublished(project: Project, snapshot: Snapshot, chosen: Chosen, reporter: Reporter) -> None:
+    """Note what only this clone knows to be needed: a collection from another clone asks Git's remotes alone."""
+    locks = {stage.address: lock_path(stage) for stage in snapshot.stages}
+    records = {entry.path: locks.get(entry.stage, f"{entry.path}{SUFFIX}") for entry, _ in chosen}
+    unknown = unpublished_files(project.root, sorted(set(records.values())))
+    if alone := [path for path, record in records.items() if record in unknown]:
+        reporter.note(
+            f"Git's remotes have not what is recorded of {naming(sorted(alone))}: commit it and `git push`, "
+            "or a `mlx remote gc` elsewhere takes it for needed by nobody"
+        )
 
 
 def _refuse_kept(chosen: Chosen) -> None:

@@ -120,6 +120,22 @@ def ignored_files(folder: Path, paths: Sequence[str]) -> list[str]:
     return [name[2:].decode("utf-8", "surrogateescape") for name in out.split(b"\0") if name]
 
 
+def unpublished_files(folder: Path, paths: Sequence[str]) -> list[str]:
+    """Return those of `paths` (literal, relative to `folder`) of which no Git remote is known to have what is here.
+
+    None where there is no Git remote. What the remotes have is what the last fetch or push said.
+    """
+    if not _git(folder, "remote").strip():
+        return []
+    changed = _git(folder, "--literal-pathspecs", "ls-files", "-z", "--modified", "--others", "--", *paths)
+    staged = ("diff", "-z", "--name-only", "--relative", "--cached")
+    waiting = ("log", "-z", "--format=", "--name-only", "--relative", "HEAD", "--not", "--remotes")
+    for command in (staged, waiting):
+        changed += _git(folder, "--literal-pathspecs", *command, "--", *paths, fine=(0, 128))  # 128: no commit yet
+    found = set(changed.split(b"\0"))
+    return [path for path in paths if os.fsencode(path) in found]
+
+
 def list_refs(folder: Path, kind: str) -> list[str]:
     """Return the full names of the refs below `kind`, as in `refs/heads`, that lead to a commit."""
     out = _git(folder, "for-each-ref", "--format=%(refname)%00%(objecttype)%00%(*objecttype)", kind)

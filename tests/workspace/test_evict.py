@@ -237,6 +237,33 @@ def test_a_file_that_changes_meanwhile_stays(box: Sandbox) -> None:
     assert names(large("lone")) <= here(box)
 
 
+def test_what_no_git_remote_knows_is_told(box: Sandbox, tmp_path: Path) -> None:
+    """A collection of the remote from another clone asks what Git's remotes need."""
+
+    def told() -> bool:
+        box.heard.notes.clear()
+        run(box, "data")
+        pull(box, "data")
+        return any("`git push`" in note and "`data`" in note for note in box.heard.notes)
+
+    assert not told()  # nobody else can know
+    subprocess.run(["git", "init", "--quiet", "--bare", tmp_path / "origin"], check=True)
+    box.git("remote", "add", "origin", str(tmp_path / "origin"))
+    assert told()
+    box.git("push", "--quiet", "origin", "HEAD")
+    assert not told()
+    box.write("data/0", "edited")
+    box.add("data")
+    push(box.project())
+    assert told()
+    box.git("add", ".")
+    assert told()
+    box.commit()
+    assert told()
+    box.git("push", "--quiet", "origin", "HEAD")
+    assert not told()
+
+
 def test_a_no_changes_nothing(box: Sandbox) -> None:
     before, had = listing(box.root / "data"), here(box)
 
