@@ -153,6 +153,8 @@ class Parcels:
                     writer = None
             if writer is not None:
                 yield _sealed(writer)
+        except OSError as error:
+            raise self._cache.trouble(error, "make packs to send") from error
         finally:
             if writer is not None:
                 writer.close()
