@@ -22,7 +22,7 @@ from mlops_cli.cli.remote_garbage import Name as Chosen
 from mlops_cli.cli.session import Session, reporting, session_of
 from mlops_cli.cli.text import Line, count, size_text, table
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RemoteError, UsageError
-from mlops_cli.words import naming
+from mlops_cli.words import NAMED, naming, so_for, words
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.project import Project
@@ -112,6 +112,7 @@ def fetch(
     Without a path, that is all that the records of the workspace name, or of the revisions that are named instead. What
     was imported and is on no remote comes from its source, if that still has it.
     """
+    from mlops_cli.workspace.extents import find_in_part
     from mlops_cli.workspace.fetching import fetch as fetch_data
     from mlops_cli.workspace.transfers import Fetching
     from mlops_cli.workspace.versions import Versions
@@ -124,7 +125,10 @@ def fetch(
         result = fetch_data(project, targets, Fetching(versions, remote, jobs, dry_run, reporter))
     _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
     if result.objects and not dry_run:
-        output.say("next: `mlx checkout` puts it into the workspace")
+        # Without a path, what is away of a folder that is here in part stays away.
+        named = list(targets or result.paths) if find_in_part(project).keys() & {*result.paths} else []
+        line = f"mlx checkout {words(named[:NAMED])}".rstrip()
+        output.say(f"next: `{line}` puts it into the workspace{so_for(named[NAMED:])}")
 
 
 def pull(
