@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Receives progress; calls come per batch, not per file, and from one thread."""
+    """Receives progress; calls come per batch, not per file, and from one thread, but for `note`."""
 
     def start(self, label: str, total: int | None, unit: str) -> None:
         """Work named `label` begins; `total` units are expected (`None`: unknown); unit is `files` or `bytes`."""
@@ -18,7 +18,10 @@ class Reporter(Protocol):
         """`amount` more units are done."""
 
     def note(self, message: str) -> None:
-        """Something the user should know, that stops nothing; the paths in its commands are marked (`words`)."""
+        """Something the user should know, that stops nothing; the paths in its commands are marked (`words`).
+
+        Any thread may call it.
+        """
 
 
 class Silent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from mlops_cli.cli.streams import write_error
@@ -30,6 +31,7 @@ class TerminalReporter:
         self._begun = self._told = 0.0
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._lock = RLock()
 
     def start(self, label: str, total: int | None, unit: str) -> None:
         """Begin a piece of work."""
@@ -44,21 +46,24 @@ class TerminalReporter:
             return
         now = time.monotonic()
         if sys.stderr.isatty():
-            self._draw(now)
+            with self._lock:
+                self._draw(now)
         elif now - self._told >= _TELL_EVERY_SECONDS:
             self._told = now
             write_error(f"{self._label}: {self._so_far(now)}\n")
 
     def note(self, message: str) -> None:
         """Tell something that stops nothing."""
-        self.close()  # the next step draws the bar again, below the note
-        self.tell_note(message)
+        with self._lock:
+            self.close()  # the next step draws the bar again, below the note
+            self.tell_note(message)
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        with self._lock:
+            if self._progress is not None:
+                self._progress.stop()
+                self._progress = None
 
     def _so_far(self, now: float) -> str:
         """Return how much is done, and how long the rest takes if it goes on as it did."""

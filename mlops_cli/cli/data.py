@@ -13,6 +13,7 @@ from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import Check, DryRun, Jobs, Json, Overwrite, RemoteName, Targets
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import reporting, session_of
+from mlops_cli.cli.status import tell_refused
 from mlops_cli.cli.text import Line, Style, Styled, count, size_text
 from mlops_cli.cli.usage import refuse_range
 from mlops_cli.errors import UsageError
@@ -139,6 +140,7 @@ def checkout(
     from mlops_cli.workspace.checkout import checkout as check_out
     from mlops_cli.workspace.relink import relink, warn_root
     from mlops_cli.workspace.shortfalls import not_brought
+    from mlops_cli.workspace.snapshot import workspace_snapshot
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
@@ -161,7 +163,7 @@ def checkout(
     tell_failed(output, failed)
     output.result("checkout", value, lines if restored or not failed else [])
     if failed:
-        raise not_brought(failed)
+        raise not_brought(failed, workspace_snapshot(project).tracked())
 
 
 def tell_failed(output: Output, failed: Failed) -> None:
@@ -250,9 +252,13 @@ def diff(
 
 
 def _diff_remotes(output: Output, project: Project, targets: Sequence[str], *, check: bool) -> None:
-    from mlops_cli.workspace.unpushed import find_unpushed_files
+    from mlops_cli.workspace.unpushed import find_offer, find_unpushed, list_files
 
-    found = find_unpushed_files(project, targets)
+    with reporting(output) as reporter:
+        lacking = find_unpushed(project, targets, reporter=reporter)
+    found = [list_files(project, lacks) for lacks in lacking]
+    offer = find_offer(project, lacking)
+    tell_refused(output, offer)
     remotes = [
         {
             "name": each.name,
@@ -274,7 +280,8 @@ def _diff_remotes(output: Output, project: Project, targets: Sequence[str], *, c
     changes.sort(key=lambda change: str(change["path"]))
     output.result("diff", {"old": "", "new": None, "changes": changes, "remotes": remotes}, lines)
     if any(not each.empty for each in found):
-        output.say("next: `mlx push` uploads it")
+        for step in offer.next_steps(targets):
+            output.say(f"next: {step}")
         if check:
             raise typer.Exit(1)
 

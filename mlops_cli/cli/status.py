@@ -17,8 +17,10 @@ from mlops_cli.words import NAMED, so_for, word, words
 
 if TYPE_CHECKING:
     from mlops_cli.pipeline.status import ProjectStatus
+    from mlops_cli.progress import Reporter
     from mlops_cli.workspace.compare import DataStatus
     from mlops_cli.workspace.project import Project
+    from mlops_cli.workspace.unpushed import Offer
 
 
 def status(
@@ -39,7 +41,7 @@ def status(
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter:
         found = project_status(project, reporter)
-        there = _unpushed(project, output) if remote else []
+        there, steps = _unpushed(project, output, reporter) if remote else ([], [])
     lacking = any(each["lacking"] for each in there)
     value = {
         "clean": found.clean,
@@ -54,26 +56,36 @@ def status(
     output.result("status", value, [*_status_text(found), *(line for each in there for line in _remote_text(each))])
     for line in _status_hints(found, output, "pull" if project.config.remotes else "checkout"):
         output.say(line)
-    if lacking:
-        output.say("next: `mlx push` uploads it")
+    for step in steps:
+        output.say(f"next: {step}")
     if found.problems:
         raise typer.Exit(found.problems[0].exit_code)
     if check and (lacking or not found.clean):
         raise typer.Exit(1)
 
 
-def _unpushed(project: Project, output: Output) -> list[dict[str, Any]]:
-    from mlops_cli.workspace.sync import find_unpushed
+def _unpushed(project: Project, output: Output, reporter: Reporter) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what each remote lacks, and what to do about it."""
+    from mlops_cli.workspace.unpushed import find_offer, find_unpushed
 
     try:
-        lacking = find_unpushed(project)
+        found = find_unpushed(project, reporter=reporter)
     except RecordError:  # which the status tells as well
         output.note("the remotes were not asked, for a record cannot be read")
-        return []
-    return [
-        {"name": remote.name, "url": remote.url, "lacking": [item._asdict() for item in items]}
-        for remote, items in lacking
+        return [], []
+    offer = find_offer(project, found)
+    tell_refused(output, offer)
+    there = [
+        {"name": each.store.name, "url": each.store.url, "lacking": [item._asdict() for item in each.paths]}
+        for each in found
     ]
+    return there, list(offer.next_steps())
+
+
+def tell_refused(output: Output, offer: Offer) -> None:
+    """Tell why a push would not send some of what remotes lack."""
+    for error in offer.refused:
+        output.note(f"`mlx push` would refuse that: {error.message}")
 
 
 def _remote_text(there: Mapping[str, Any]) -> list[str]:

@@ -29,9 +29,9 @@ from mlops_cli.words import word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.mending import how_to_mend
 from mlops_cli.workspace.project import CONFIG, Project, config_files, find_project, find_root
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.remotes import list_remotes
 from mlops_cli.workspace.snapshot import Snapshot, lock_path, workspace_snapshot
-from mlops_cli.workspace.sync import open_project_remote
 
 _LITTLE_ROOM = 1_000_000_000  # bytes
 

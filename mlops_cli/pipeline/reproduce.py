@@ -32,15 +32,16 @@ from mlops_cli.records.stages import Stage
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.trees import Entry
 from mlops_cli.workspace import git
+from mlops_cli.workspace.bringing import fetch_objects, find_absent
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.litter import is_alive
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.scan import is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, track, workspace_snapshot
 from mlops_cli.workspace.state import State
-from mlops_cli.workspace.sync import fetch_objects, find_absent, open_project_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +278,7 @@ class _Rerun:
         if not self.project.config.remotes:
             hint = "`mlx remote add storage URL`"
             raise MissingObject(f"{_absence(tracked, stage)}, and there is no remote", hint=hint)
-        return open_project_remote(self.home, self.remote or Destinations(self.home).of(tracked))
+        return open_project_remote(self.home, self.remote or Destinations(self.home).of(tracked), self.reporter)
 
     def _refuse_stale(self, stage: Stage, lock: Lock, observer: Observer, *, before: bool = False) -> None:
         """Raise Inconclusive when the lock is of other inputs; `before` they are here, unread ones may be right."""

@@ -21,7 +21,7 @@ from mlops_cli.errors import CorruptObject, MissingObject, OutsideError
 from mlops_cli.hashing import RAW_SIZE, Digest, Hasher, digest_from_raw, hash_raw
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.loose import LooseStore
-from mlops_cli.store.objects import DamagedObjects, cut, damaged_in_flight
+from mlops_cli.store.objects import AbsentObjects, DamagedObjects, cut, damaged_in_flight
 from mlops_cli.store.partial import Partial
 from mlops_cli.store.ranges import copy_range, read_at, write_at
 from mlops_cli.store.recipe import Recipe
@@ -81,9 +81,9 @@ def assemble(
     reporter advances by the bytes of the file. What this
     holds are a few chunks, and what `fetch` does.
 
-    CorruptObject when chunks come wrong or not at all, or make another file than the recipe says; what `fetch` raises
-    passes through, and OSError becomes what a user can act on. Nothing is left behind then, but for a partial file with
-    bytes that came and may be right; a disk that is full gets them back as well.
+    CorruptObject when chunks come wrong or make another file than the recipe says, AbsentObjects when some do not come;
+    what `fetch` raises passes through, and OSError becomes what a user can act on. Nothing is left behind then, but for
+    a partial file with bytes that came and may be right; a disk that is full gets them back as well.
     """
     path = next_path() if partial is None else partial.path
     assembly = _Assembly(recipe, places, fetch, store, path, reporter, resume=partial is not None)
@@ -314,8 +314,8 @@ class _Assembly:
             self.fetched += length
             yield raw, data
         if waiting:
-            message = f"object `{cut(digest)}` cannot be put together: {len(waiting):,} of its chunks did not come"
-            raise DamagedObjects([digest], message, hint="`mlx push` from a clone that has the file brings them")
+            where = f"its store as a whole: {len(waiting):,} of its chunks did not come"
+            raise AbsentObjects([digest], where, hint="`mlx push --repair` from a clone that has the file brings them")
 
     # Mending ---------------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,8 @@ class Traffic:
     """How many requests were made, and how many bytes of values they sent and received.
 
     `watcher` hears of the files that are being brought, by the threads that bring them: how many bytes each has so far.
-    What it raises ends the bringing. `under_way` says of files that are being sent how many bytes went.
+    What it raises ends the bringing. `under_way` says of files that are being sent how many bytes went. `listener`
+    hears, from any thread, that a server has not answered for a while.
     """
 
     def __init__(self) -> None:
@@ -52,6 +53,7 @@ class Traffic:
         self.sent = 0
         self.received = 0
         self.watcher: Callable[[str, int], None] | None = None
+        self.listener: Callable[[str], None] | None = None
         self.under_way: dict[str, int] = {}
         self._lock = Lock()
 
@@ -66,6 +68,11 @@ class Traffic:
         """Note that the new file `path` has `size` bytes of a value so far."""
         if self.watcher is not None:
             self.watcher(path, size)
+
+    def waits(self, message: str) -> None:
+        """Tell that a server does not answer, and that it is tried again."""
+        if self.listener is not None:
+            self.listener(message)
 
     def departed(self, path: str, size: int) -> None:
         """Note that `size` bytes of the file `path` have been sent so far."""

@@ -201,6 +201,9 @@ class Download:
                 unfinished = None
         except AbsentKey:
             self._failures.add(digest, self._absent(digest))
+        except AbsentObjects:
+            where = f"{self._bucket.label}: a part of it is gone"
+            self._failures.add(digest, AbsentObjects([digest], where, hint=REPAIR))
         except CorruptObject as error:
             message = f"object `{cut(digest)}` in {self._bucket.label} is damaged (`{key}`): {error.message}"
             self._failures.add(digest, DamagedObjects([digest], message, hint=REPAIR))

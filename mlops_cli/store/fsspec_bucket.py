@@ -18,15 +18,8 @@ from typing import Any
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import Stored, Traffic, plain_etag
-from mlops_cli.store.wire import (
-    PATIENCE,
-    Fault,
-    Judgement,
-    WireBucket,
-    first_line,
-    judge_exception,
-    safe_url,
-)
+from mlops_cli.store.judgement import Fault, Judgement, first_line, judge_exception, safe_url
+from mlops_cli.store.wire import PATIENCE, WireBucket
 
 PIECE = 1 << 20
 IN_ONE = 1 << 30  # bytes that are sent in one request where the library asks

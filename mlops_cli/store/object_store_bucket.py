@@ -21,17 +21,9 @@ from urllib.parse import urlsplit
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import Stored, Traffic, plain_etag
+from mlops_cli.store.judgement import Fault, Judgement, judge_exception, judge_status
 from mlops_cli.store.multipart import MULTIPART_FROM, NO_SUCH_UPLOAD, Multipart, code_of, status_of
-from mlops_cli.store.wire import (
-    CONNECT,
-    PATIENCE,
-    SILENCE,
-    Fault,
-    Judgement,
-    WireBucket,
-    judge_exception,
-    judge_status,
-)
+from mlops_cli.store.wire import CONNECT, PATIENCE, SILENCE, WireBucket
 
 PIECE = 1 << 20
 LIST_PAGE = 1000  # keys in one answer of S3

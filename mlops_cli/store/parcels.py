@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject, MissingObject
@@ -55,17 +55,25 @@ class Parcel(NamedTuple):
 class Parcels:
     """Makes parcels of objects of a cache.
 
-    What the cache lacks, or has damaged, is added to `failures`; chunks that the remote has already, to `believed`.
+    What the cache lacks, or has damaged, is added to `failures`; chunks that the remote has already, to `believed`. Of
+    how many bytes a file need not go for them `spare` is told, which is never part of a parcel's size.
     """
 
     def __init__(
-        self, cache: Cache, index: RemoteIndex, scratch: Scratch, failures: Failures, believed: list[Digest]
+        self,
+        cache: Cache,
+        index: RemoteIndex,
+        scratch: Scratch,
+        failures: Failures,
+        believed: list[Digest],
+        spare: Callable[[int], None],
     ) -> None:
         self._cache = cache
         self._index = index
         self._scratch = scratch
         self._failures = failures
         self._believed = believed
+        self._spare = spare
         self._compressor = Compressor()
         self._recipes = Recipes(cache)
 
@@ -161,26 +169,26 @@ class Parcels:
         yield Parcel(object_key(digest), path, rows_table([row], LOOSE), size, temporary, None if temporary else digest)
 
     def _chunked(self, digests: Iterable[Digest]) -> Iterator[Parcel]:
-        made: list[tuple[Recipe, int]] = []
+        made: list[Recipe] = []
         whole: list[tuple[Digest, int]] = []
         yield from self._packed(self._chunks(digests, made, whole))
-        for recipe, new in made:
+        for recipe in made:
             data = encode_recipe(recipe)
             row = Row(raw_digest(recipe.digest), 0, min(recipe.size, _MOST), len(data))
             path = self._scratch.write(data)
             table = rows_table([row], CHUNKED)
-            yield Parcel(recipe_key(recipe.digest), path, table, recipe.size - new, temporary=True)
+            yield Parcel(recipe_key(recipe.digest), path, table, 0, temporary=True)
             self._recipes.keep(recipe)
         for digest, size in whole:
             yield from self._alone(digest, size)
 
     def _chunks(
-        self, digests: Iterable[Digest], made: list[tuple[Recipe, int]], whole: list[tuple[Digest, int]]
+        self, digests: Iterable[Digest], made: list[Recipe], whole: list[tuple[Digest, int]]
     ) -> Iterator[Record]:
         """Yield the records of chunks that the remote lacks.
 
-        The recipe of each file goes to `made`, with how many of its bytes these chunks are, when all of them are
-        yielded; a file with too many chunks for a recipe goes to `whole`.
+        The recipe of each file goes to `made` when all of its are yielded; a file with too many chunks for a recipe
+        goes to `whole`.
         """
         seen: set[bytes] = set()
         for digest in digests:
@@ -203,7 +211,8 @@ class Parcels:
                 if new is None:
                     self._note_damage(digest)
                 else:
-                    made.append((recipe, new))
+                    made.append(recipe)
+                    self._spare(recipe.size - new)
             except OSError as error:
                 raise self._cache.trouble(error, f"read object `{digest}`") from error
             finally:

@@ -21,9 +21,10 @@ from mlops_cli.hashing import fingerprint
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket, Stored
 from mlops_cli.store.buckets import open_bucket
+from mlops_cli.store.judgement import safe_url
 from mlops_cli.store.objects import Durability
 from mlops_cli.store.parallel import map_bounded
-from mlops_cli.store.wire import Hints, WireBucket, safe_url
+from mlops_cli.store.wire import Hints, WireBucket
 
 _HINTS = Hints("check its URL", "check its URL and the network", "run the same command again")
 _UNQUOTED = frozenset({"http", "https", "ssh", "sftp", "webdav", "webdavs", "dav", "davs", "file", "local"})
@@ -124,6 +125,7 @@ class Place:
         """
         coming = _Coming(self.url, reporter if len(items) == 1 else SILENT)
         self.bucket.traffic.watcher = coming.watch
+        self.bucket.traffic.listener = reporter.note
         fetch = partial(self._fetch, target=target, coming=coming)
         for item, path, size in map_bounded(fetch, items, min(jobs or self.bucket.parallel, len(items))):
             reporter.advance(max(size - coming.told, 0))

@@ -132,13 +132,19 @@ class Remote:
             return None
         return place.length if place.pack in (LOOSE, CHUNKED) else place.stored + RECORD_SIZE
 
+    def measure(self, digests: Collection[Digest]) -> int:
+        """Return the bytes of those of `digests` that are here, condemned or not; no file counts for over 4 GiB."""
+        self._look()
+        found = self._everything.find(digests) if digests and self._layout else {}
+        return sum(place.length for place in found.values())
+
     def check(
         self, digests: Collection[Digest] | None = None, *, read: bool, jobs: int = 0, reporter: Reporter = SILENT
     ) -> list[Fault]:
         """Return what of `digests` (None: of everything) the index names and the remote has not as it was written.
 
-        By the names and sizes of its files alone or, with `read`, by reading all of it, when the reporter advances by
-        bytes. From now on, all that was found wrong is missing; `forget_faults` lets others know.
+        By the names and sizes of its files alone or, with `read`, by reading all of it, when the reporter is told how
+        many bytes that is. From now on, all that was found wrong is missing; `forget_faults` lets others know.
         """
         self._look()
         if not self._layout:
@@ -155,7 +161,11 @@ class Remote:
         if read:
             for fault in found:
                 del places[fault.digest]
-            faults += self._check_whole(recipes, places, jobs, reporter)
+            whole = [recipe for recipe in recipes if all(name in places for name in _chunks_of(recipe))]
+            apart = places.keys() - {name for recipe in whole for name in _chunks_of(recipe)}
+            total = sum(recipe.size for recipe in whole) + sum(places[digest].length for digest in apart)
+            reporter.start("verifying", total, "bytes")
+            faults += self._check_whole(whole, places, jobs, reporter)
             found += check_bytes(self.bucket, places, jobs, reporter)
         self.index.deny(fault.digest for fault in found)
         for fault in found:
@@ -165,7 +175,7 @@ class Remote:
         return faults
 
     def _check_whole(
-        self, recipes: Collection[Recipe], places: dict[Digest, Place], jobs: int, reporter: Reporter
+        self, whole: Collection[Recipe], places: dict[Digest, Place], jobs: int, reporter: Reporter
     ) -> Iterator[Fault]:
         """Yield the files whose chunks are well and do not make them; takes the chunks of the good ones from `places`.
 
@@ -175,12 +185,11 @@ class Remote:
         def read(recipe: Recipe) -> tuple[Recipe, ChunkedRead]:
             return recipe, check_chunked(self.bucket, self.index, recipe)
 
-        whole = [recipe for recipe in recipes if all(digest_from_raw(chunk.raw) in places for chunk in recipe.chunks())]
         good: set[Digest] = set()
         for recipe, done in map_bounded(read, whole, jobs or self.bucket.parallel):
             if not done.whole:
                 reporter.advance(recipe.size)
-                good.update(digest_from_raw(chunk.raw) for chunk in recipe.chunks())
+                good.update(_chunks_of(recipe))
             elif not done.parts:
                 yield from done.whole
         for digest in good:
@@ -389,6 +398,10 @@ class Remote:
         write_marker(self.bucket)
         self._layout = LAYOUT
         note_seen(self._kept)
+
+
+def _chunks_of(recipe: Recipe) -> Iterator[Digest]:
+    return (digest_from_raw(chunk.raw) for chunk in recipe.chunks())
 
 
 def _again(lost: Collection[Digest], wanted: Wanted) -> Wanted:

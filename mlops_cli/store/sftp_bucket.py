@@ -24,17 +24,8 @@ from urllib.parse import unquote, urlsplit
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import Stored, Traffic
-from mlops_cli.store.wire import (
-    CONNECT,
-    PATIENCE,
-    SILENCE,
-    Fault,
-    Judgement,
-    WireBucket,
-    first_line,
-    judge_exception,
-    safe_url,
-)
+from mlops_cli.store.judgement import Fault, Judgement, first_line, judge_exception, safe_url
+from mlops_cli.store.wire import CONNECT, PATIENCE, SILENCE, WireBucket
 
 WINDOW = 4 << 20  # bytes asked for at once
 PIECE = 1 << 15  # bytes in one packet: what every server takes

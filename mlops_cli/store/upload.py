@@ -56,7 +56,7 @@ class Upload:
         self._trees = frozenset(map(raw_digest, wanted.trees))
         unsaid, told = 0, time.monotonic()
         with self._cache.scratch() as scratch:
-            parcels = Parcels(self._cache, self._index, scratch, self._failures, self.believed).of(wanted)
+            parcels = Parcels(self._cache, self._index, scratch, self._failures, self.believed, self._spare).of(wanted)
             try:
                 jobs = jobs or self._bucket.parallel
                 sending = map_bounded(
@@ -64,7 +64,7 @@ class Upload:
                 )
                 for _ in sending:
                     unsaid += self._take_arrived()
-                    if unsaid >= _TELL_EVERY or (unsaid and time.monotonic() - told >= _TELL_SECONDS):
+                    if unsaid >= _TELL_EVERY or (self._waiting and time.monotonic() - told >= _TELL_SECONDS):
                         self._tell_blobs()
                         unsaid, told = 0, time.monotonic()
             except BaseException:
@@ -90,6 +90,11 @@ class Upload:
             size += parcel.size
         self._total += size
         return size
+
+    def _spare(self, size: int) -> None:
+        """Count bytes that need not go, because the remote has them."""
+        self._reporter.advance(size)
+        self._total += size
 
     def _show(self) -> None:
         """Tell the reporter of what went of the files that have not arrived."""

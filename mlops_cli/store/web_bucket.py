@@ -20,7 +20,8 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import Stored, Traffic, plain_etag
-from mlops_cli.store.wire import PATIENCE, SILENCE, Judgement, WireBucket, judge_exception, safe_url
+from mlops_cli.store.judgement import Judgement, judge_exception, safe_url
+from mlops_cli.store.wire import PATIENCE, SILENCE, WireBucket
 
 PIECE = 1 << 20
 _HINT = "put user and password for its host into `~/.netrc`"

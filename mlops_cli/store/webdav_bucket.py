@@ -19,17 +19,8 @@ from xml.etree import ElementTree as ET
 
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.bucket import Stored, Traffic
-from mlops_cli.store.wire import (
-    CONNECT,
-    PATIENCE,
-    SILENCE,
-    Fault,
-    Judgement,
-    WireBucket,
-    judge_exception,
-    judge_status,
-    safe_url,
-)
+from mlops_cli.store.judgement import Fault, Judgement, judge_exception, judge_status, safe_url
+from mlops_cli.store.wire import CONNECT, PATIENCE, SILENCE, WireBucket
 
 PIECE = 1 << 20
 PARALLEL = 8

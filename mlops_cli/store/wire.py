@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from itertools import islice
 from os import remove
 from os.path import getsize
@@ -21,37 +20,20 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from mlops_cli.errors import MlxError, OutsideError, RemoteError
 from mlops_cli.store.bucket import AbsentKey, Stored, Traffic
+from mlops_cli.store.judgement import Fault, Judgement, safe_url
+from mlops_cli.store.outage import Outage
 from mlops_cli.store.pace import Pace
 
 T = TypeVar("T")
 
-PATIENCE = 60.0  # s for which what may pass is tried again
+PATIENCE = 60.0  # s without any answer for which what may pass is tried again
 UNREACHED = 6.0  # s, when nothing ever answered: more likely a wrong address than a hiccup
 SILENCE = 30.0  # s without a byte after which a connection is given up
 CONNECT = 5.0  # s to wait for a connection
 FIRST_PAUSE = 0.2  # s
 LONGEST_PAUSE = 8.0  # s
+_WORTH_TELLING = 5.0  # s
 DELETE_AT_ONCE = 1000  # keys: S3 takes no more in one request
-
-
-class Fault(StrEnum):
-    """What an exception of a library means."""
-
-    ABSENT = "absent"
-    OUT_OF_RANGE = "out of range"
-    PASSING = "passing"
-    UNREACHABLE = "unreachable"  # no connection came about
-    NO_PLACE = "no place"  # the bucket or folder of the URL is not there
-    REFUSED = "refused"  # this is not allowed to whom the server knows
-    UNKNOWN_USER = "unknown user"  # no credentials, or none that count
-    OTHER = "other"
-
-
-class Judgement(NamedTuple):
-    """What an exception means, and what to tell of it."""
-
-    fault: Fault
-    words: str
 
 
 class Wire(Protocol):
@@ -124,6 +106,7 @@ class WireBucket:
         self.patience = patience
         self._lock = Lock()
         self._pace = Pace()
+        self._outage = Outage()
         self._wire: Wire | None = None
         self._reached = False
         self._turned_away: RemoteError | None = None
@@ -220,6 +203,7 @@ class WireBucket:
         start, pause, furthest = time.monotonic(), FIRST_PAUSE, 0
         while True:
             wire = self._open()
+            begun = time.monotonic()
             try:
                 with self._pace.turn() as turn:
                     done = call(wire)
@@ -228,21 +212,41 @@ class WireBucket:
             except Exception as error:
                 fault, words = wire.judge(error)
                 if fault is Fault.ABSENT and key is not None:
-                    self._reached = True
+                    self._answered()
                     raise AbsentKey(key) from None
                 if fault is Fault.PASSING:
                     self._pace.slow(turn)
                 if (size := reached()) > furthest:
                     start, pause, furthest = time.monotonic(), FIRST_PAUSE, size
                 patience = self._patience_for(fault)
-                if time.monotonic() + pause > start + patience:
+                if start > begun:  # something came
+                    self._outage.begin_anew(start)
+                if time.monotonic() + pause > self._end_of(patience, start, begun, words):
+                    self._outage.give_up()
                     raise self._tell(doing, fault, words) from error
                 time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - so that clients do not come in step
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
-            self._reached = True
+            self._answered()
             self._pace.quicken()
             return done
+
+    def _answered(self) -> None:
+        self._reached = True
+        self._outage.end(time.monotonic())
+
+    def _end_of(self, patience: float, start: float, begun: float, words: str) -> float:
+        """Return until when a request is tried again that began at `start`, its last attempt at `begun`.
+
+        One that waits tells it, once in an outage; where other requests have failed for longer, there is less patience.
+        """
+        now = time.monotonic()
+        if not patience:
+            return now
+        end = min(start, self._outage.go_on(begun, now)) + patience
+        if end - now > _WORTH_TELLING and self._outage.is_news(now, silent=now - begun >= SILENCE):
+            self.traffic.waits(f"{self.label}: {words}; trying again for up to {end - now:.0f} s")
+        return end
 
     def _open(self) -> Wire:
         with self._lock:
@@ -294,99 +298,3 @@ def _telling_local(path: str, call: Callable[[], T]) -> T:
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_LISTING = "a web server tells no names: list it at the place that the server shows"
 _READ_ONLY = "a web server only gives: write to the place that it shows"
-
-
-def safe_url(url: str) -> str:
-    """Return a URL without what may be secret: user, password and query."""
-    if "://" not in url:
-        return url
-    protocol, _, rest = url.partition("://")
-    rest = rest.partition("?")[0].partition("#")[0]
-    place, slash, path = rest.partition("/")
-    user, _, host = place.rpartition("@")
-    if protocol.lower() in _CONTAINERS and ":" not in user:
-        host = place
-    return f"{protocol}://{host}{slash}{path}"
-
-
-_CONTAINERS = frozenset({"abfs", "abfss"})  # what stands before an `@` is no user: abfs://CONTAINER@ACCOUNT
-
-
-# --- judging --------------------------------------------------------------------------------------------------------
-
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-_STATUS = ("status", "status_code", "code", "http_status")
-
-
-def judge_status(status: int, words: str = "") -> Judgement:
-    """Return what an HTTP status means."""
-    words = words or f"the server answers {status}"
-    if status in (404, 410):
-        return Judgement(Fault.ABSENT, "it does not exist")
-    if status == 416:
-        return Judgement(Fault.OUT_OF_RANGE, words)
-    if status == 401:
-        return Judgement(Fault.UNKNOWN_USER, "it asks for credentials (401)")
-    if status in (403, 407):
-        return Judgement(Fault.REFUSED, f"permission denied ({status})")
-    return Judgement(Fault.PASSING if status in _PASSING else Fault.OTHER, words)
-
-
-def judge_exception(error: BaseException) -> Judgement:
-    """Return what an exception means, from what it, or what caused it, has in common with those of most libraries."""
-    for cause in _causes(error):
-        if (status := _status_of(cause)) is not None:
-            return judge_status(status)
-        if isinstance(cause, FileNotFoundError):
-            return Judgement(Fault.ABSENT, "it does not exist")
-        if isinstance(cause, PermissionError):
-            return Judgement(Fault.REFUSED, "permission denied")
-        if (found := _judge_kind(cause)) is not None:
-            return found
-    return Judgement(Fault.OTHER, first_line(error))
-
-
-def _judge_kind(cause: BaseException) -> Judgement | None:
-    kind = type(cause).__name__
-    if any(word in kind for word in ("Credential", "Unauthorized", "Authentication", "RefreshError")):
-        return Judgement(Fault.UNKNOWN_USER, f"no credentials that count ({kind})")
-    if "Forbidden" in kind or "Permission" in kind:
-        return Judgement(Fault.REFUSED, f"permission denied ({kind})")
-    if "Connect" in kind and not isinstance(cause, ConnectionResetError | ConnectionAbortedError):
-        return Judgement(Fault.UNREACHABLE, "no connection")
-    if kind == "gaierror":
-        return Judgement(Fault.UNREACHABLE, "its host is not known")
-    if isinstance(cause, TimeoutError) or "Timeout" in kind:
-        return Judgement(Fault.PASSING, "it does not answer")
-    if isinstance(cause, ConnectionError | EOFError) or any(word in kind for word in _BROKEN):
-        return Judgement(Fault.PASSING, "the connection broke")
-    return None
-
-
-_BROKEN = ("Disconnected", "Incomplete", "ProtocolError", "PayloadError", "ReadError", "WriteError", "NetworkError")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what it came from, the nearest first."""
-    seen: set[int] = set()
-    waiting: BaseException | None = error
-    while waiting is not None and id(waiting) not in seen:
-        seen.add(id(waiting))
-        yield waiting
-        waiting = waiting.__cause__ or waiting.__context__
-
-
-def _status_of(error: BaseException) -> int | None:
-    for holder in (error, getattr(error, "response", None)):
-        for word in _STATUS:
-            value = getattr(holder, word, None)
-            if isinstance(value, int) and 300 <= value < 600:
-                return value
-    return None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the beginning of what an exception says, with no URL in it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    words = [safe_url(word) if "://" in word else word for word in lines[0].split()]
-    return " ".join(words)[:200]

@@ -31,11 +31,11 @@ from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.extents import Extents, before_evicting, find_in_part, see
 from mlops_cli.workspace.listings import Listings
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.reach import Reach, find_part, reach
 from mlops_cli.workspace.roots import Marker
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, lock_path, open_snapshot, select, workspace_snapshot
-from mlops_cli.workspace.sync import open_project_remote
 from mlops_cli.workspace.writing import apply_changes
 
 _PACKS_AT_ONCE = 16  # packs that are written anew before the old ones go

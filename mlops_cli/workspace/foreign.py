@@ -126,6 +126,7 @@ class ForeignStore:
             return Transferred(objects, size)
         if self._remote is None:
             raise self._absent()
+        self._remote.bucket.traffic.listener = reporter.note
         try:
             more = self._remote.bring(cache, lacking, jobs=jobs, reporter=reporter)
         except AbsentObjects as error:

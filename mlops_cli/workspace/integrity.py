@@ -27,9 +27,9 @@ from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.history import recorded
 from mlops_cli.workspace.needs import Needs, SoundCache, reach_of
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.run_records import RunRecords, check_run_records
 from mlops_cli.workspace.snapshot import Tracked, open_snapshot, workspace_snapshot
-from mlops_cli.workspace.sync import open_project_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ def _examine(
         while wanted := sound.missing({*sound.damaged, *needs.absent}) - tried:
             tried |= wanted
             sources.bring(sound, wanted)
+            reporter.start("looking for what the records need", None, "paths")
             needs = Needs(sound, tracked, reporter)  # a tree that came may name more
     lost = sorted({*sound.damaged, *needs.absent, *tried})
     found = Examination(checkup, (), (), runs, repairing=sources is not None)
@@ -173,7 +174,7 @@ class _Sources:
         self._reporter = reporter
         if remote or project.config.remotes or not self._trash.thrown():
             self.remotes = (remote,) if remote else Destinations(project).used(tracked)
-        self._stores = [open_project_remote(project, name)[1] for name in self.remotes]
+        self._stores = [open_project_remote(project, name, reporter)[1] for name in self.remotes]
 
     def bring(self, sound: SoundCache, wanted: Collection[Digest]) -> None:
         """Bring what there is of `wanted`; what does not come is not here afterwards."""
@@ -186,7 +187,7 @@ class _Sources:
         for store in self._stores:
             if not left:
                 break
-            self._reporter.start("fetching", None, "bytes")
+            self._reporter.start("fetching", store.measure(left), "bytes")
             with suppress(AbsentObjects, DamagedObjects):  # what did not come is told
                 jobs = self._project.config.core_jobs
                 store.bring(self._project.cache, sorted(left), jobs=jobs, reporter=self._reporter)

@@ -33,14 +33,14 @@ from mlops_cli.records.sources import (
 from mlops_cli.store.batch import Batch
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.judgement import safe_url
 from mlops_cli.store.place import Contents, Place
 from mlops_cli.store.trees import Entry, Kind, write_tree
-from mlops_cli.store.wire import safe_url
+from mlops_cli.workspace.bringing import fetch_objects
 from mlops_cli.workspace.foreign import ForeignStore, Wanted, entry_of, find_wanted, named, open_store
 from mlops_cli.workspace.foreign_git import Clone, find_commit, is_repository, scratch_folder
 from mlops_cli.workspace.git import is_bare
 from mlops_cli.workspace.snapshot import Tracked
-from mlops_cli.workspace.sync import fetch_objects
 
 # --- a URL ----------------------------------------------------------------------------------------------------------
 
@@ -189,14 +189,15 @@ class OpenedRepo:
 
     def fetch(self, cache: Cache, jobs: int, reporter: Reporter) -> Entry:
         """Bring everything into `cache`."""
-        reporter.start("importing", self.size, "bytes")
         if self._wanted.in_git is not None:
             return self._fetch_from_git(cache)
         assert self._wanted.tracked is not None
         assert self._entry is not None
         tracked: Tracked = self._wanted.tracked
         with named(self._origin.repo):
-            fetch_objects(cache, self._store, [(tracked, self._wanted.part)], jobs=jobs, reporter=reporter)
+            fetch_objects(
+                cache, self._store, [(tracked, self._wanted.part)], jobs=jobs, reporter=reporter, label="importing"
+            )
         return self._entry
 
     def _fetch_from_git(self, cache: Cache) -> Entry:

@@ -16,8 +16,8 @@ from mlops_cli.errors import MlxError
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.folder_bucket import FolderBucket
+from mlops_cli.store.judgement import safe_url
 from mlops_cli.store.remote_marker import MARKER, layout_of
-from mlops_cli.store.wire import safe_url
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.remotes import choose_remote
 

@@ -26,11 +26,11 @@ from mlops_cli.store.remote_sweep import finish_sweeps
 from mlops_cli.workspace import repository
 from mlops_cli.workspace.collect import Amount
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.record_marks import Source
 from mlops_cli.workspace.remote_projects import forget_project, refuse_others
 from mlops_cli.workspace.roots import Marker
 from mlops_cli.workspace.run_records import read_run_record
-from mlops_cli.workspace.sync import open_project_remote
 
 _SPARSE = 0.5  # a pack is written anew when less of it than this is needed
 _OVERHEAD = RECORD_SIZE + ROW_SIZE  # bytes that an object takes in a pack besides its own
@@ -163,7 +163,7 @@ def collect_remote(
     goes by `now` (s), this machine's clock, as it cannot ask for the other one without writing. Nothing has changed
     after Inconclusive, RecordError or CorruptObject: somebody may need what is not known here.
     """
-    name, store = open_project_remote(project, name)
+    name, store = open_project_remote(project, name, reporter)
     age = project.config.gc_grace if grace is None else grace
     _refuse_unfit(store)
     projects = refuse_others(project, store.bucket, forgotten)
@@ -231,7 +231,7 @@ def optimize_remote(
     project: Project, name: str | None, *, dry_run: bool = True, reporter: Reporter = SILENT
 ) -> Optimized:
     """Join the small packs and the index segments of a remote; the old packs are condemned, not deleted."""
-    name, store = open_project_remote(project, name)
+    name, store = open_project_remote(project, name, reporter)
     _refuse_unfit(store)
     if dry_run:
         return _joined(store, read_remote(store.bucket, store.index, store.trash))
@@ -324,7 +324,7 @@ def _mark(
         _bring_listings(project, store, marker)
         for other in project.config.remotes.keys() - {name} if marker.absent(promised=True) else ():
             with suppress(MlxError):  # one that cannot be reached: what is absent still is
-                _bring_listings(project, open_project_remote(project, other)[1], marker)
+                _bring_listings(project, open_project_remote(project, other, reporter)[1], marker)
             _bring_listings(project, store, marker)
     lost = marker.absent(promised=True)
     if lost and not allow_absent:

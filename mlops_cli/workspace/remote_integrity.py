@@ -21,10 +21,10 @@ from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.integrity import Examination, Fault, find_files
 from mlops_cli.workspace.listings import Listings
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.reach import reach
 from mlops_cli.workspace.run_records import RunRecords
 from mlops_cli.workspace.snapshot import Tracked, workspace_snapshot
-from mlops_cli.workspace.sync import open_project_remote
 
 
 def examine_remote(project: Project, name: str, scope: Scope, *, reporter: Reporter = SILENT) -> Examination:
@@ -32,7 +32,7 @@ def examine_remote(project: Project, name: str, scope: Scope, *, reporter: Repor
 
     UsageError for a remote that there is none of; RemoteError.
     """
-    _, store = open_project_remote(project, name)
+    _, store = open_project_remote(project, name, reporter)
     readable, unread = workspace_snapshot(project).readable()
     pushed = [(entry, "") for entry in readable if not entry.git and entry.push]
     own = [entry for entry, _ in Destinations(project).divide(pushed, name, sending=True).shares[name]]

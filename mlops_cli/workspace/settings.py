@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlops_cli.errors import CheckFailed
+from mlops_cli.errors import CheckFailed, UsageError
 from mlops_cli.files import write_atomic
 from mlops_cli.records import config
 from mlops_cli.workspace.project import CONFIG, Project, config_files
@@ -34,7 +34,8 @@ def change_settings(
     *,
     dry_run: bool = False,
 ) -> Path:
-    """Set (or, for None, unset) dotted keys at one level; UsageError for an unknown key or a wrong value.
+    """Set (or, for None, unset) dotted keys at one level; UsageError for an unknown key or a wrong value, and for a
+    remote that would be gone with the command.
 
     A value is text as it is typed, or a list of texts.
 
@@ -43,10 +44,20 @@ def change_settings(
     with project.editing("mlx config"):
         values = read_level(project, environ, level)
         for key, value in changes.items():
+            if key.startswith("remotes.") and isinstance(value, str):
+                _refuse_passing(value)
             values = config.unset_value(values, key) if value is None else config.set_value(values, key, value)
         if not dry_run:
             return write_level(project, environ, level, values)
     return config_files(project.root, project.git, environ)[level]
+
+
+def _refuse_passing(url: str) -> None:
+    if url.lower().startswith("memory://"):
+        raise UsageError(
+            f"`{url}` cannot be a remote: what is in the memory of a command is gone when it ends",
+            hint="name a bucket, as `s3://team-bucket/data`, or a folder",
+        )
 
 
 def find_setting(project: Project, key: str) -> config.Setting:

@@ -14,6 +14,7 @@ from mlops_cli.store.remote_checkup import Fault
 from mlops_cli.words import NAMED, naming, word, words
 from mlops_cli.workspace.cache_repair import cache_lost
 from mlops_cli.workspace.reach import Reach, damaged_at
+from mlops_cli.workspace.snapshot import Tracked
 
 _AGAIN = "the same `mlx push` with `--repair` sends it again, from a clone that has it"
 
@@ -24,15 +25,16 @@ Failed = Mapping[str, MlxError]
 """Tracked paths that could not be brought, and why not."""
 
 
-def not_brought(failed: Failed) -> MlxError:
-    """Return what to raise when the others are in the workspace, and these are not."""
+def not_brought(failed: Failed, tracked: Iterable[Tracked]) -> MlxError:
+    """Return what to raise when of all `tracked` paths these are not in the workspace, and the others are."""
     errors = list(failed.values())
     first = next((error for error in errors if isinstance(error, CorruptObject)), errors[0])
     kind = CorruptObject if isinstance(first, CorruptObject) else MissingObject
+    others = any(not entry.git and entry.path not in failed for entry in tracked)
     if len(errors) == 1:
-        return kind(f"{first.message}; all else was brought", hint=first.marked_hint)
+        return kind(f"{first.message}{'; all else was brought' if others else ''}", hint=first.marked_hint)
     named = f"{len(errors):,} tracked paths could not be brought, {naming(sorted(failed))}"
-    return kind(f"{named}; all else was: {first.message}", hint=first.marked_hint)
+    return kind(f"{named}{'; all else was' if others else ''}: {first.message}", hint=first.marked_hint)
 
 
 def refuse_gone(store: Remote) -> None:

@@ -29,11 +29,11 @@ from mlops_cli.workspace.extents import extent_of, find_in_part
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.reach import Reach, reach
 from mlops_cli.workspace.remote_projects import announce
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, track, workspace_snapshot
-from mlops_cli.workspace.sync import open_project_remote
 from mlops_cli.workspace.transfers import Moved
 
 
@@ -128,6 +128,7 @@ class _Share:
     def send(self, jobs: int, *, dry_run: bool, reporter: Reporter) -> Moved:
         """Make the remote have it all; UsageError for a file that is no longer as it was looked at."""
         needed, store = self._needed, self._store
+        store.bucket.traffic.listener = reporter.note
         blobs, *levels = ([digest for digest in step if digest in self._missing] for step in needed.steps)
         size = sum(needed.sizes[digest] for digest in self._missing)
         if self._missing and not dry_run:

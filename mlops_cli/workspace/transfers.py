@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import NamedTuple
 
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.workspace.reach import NOTHING_UNLISTED, Unlisted
+from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.versions import THE_WORKSPACE, Versions
 
 
@@ -21,6 +24,28 @@ class Fetching(NamedTuple):
 
 
 PLAINLY = Fetching()
+
+
+class Trust(Enum):
+    """What a push believes of what is on a remote already: its index, the names and sizes of its files, or nothing."""
+
+    INDEX = "index"
+    FILES = "files"
+    NOTHING = "nothing"
+
+
+class Pushing(NamedTuple):
+    """How to push: data of which `versions`, to which `remote` (None: where it belongs), how many things at once.
+
+    What a remote lacks, its index tells; `trust` says whether that is believed.
+    """
+
+    versions: Versions = THE_WORKSPACE
+    remote: str | None = None
+    jobs: int = 0
+    dry_run: bool = False
+    trust: Trust = Trust.INDEX
+    reporter: Reporter = SILENT
 
 
 class Lacking(NamedTuple):
@@ -131,3 +156,8 @@ class SyncResult:
     def known(self) -> int:
         """The bytes of the objects, as far as they are known."""
         return sum(each.known for each in self.remotes)
+
+
+def paths_of(chosen: Iterable[tuple[Tracked, str]]) -> tuple[str, ...]:
+    """Return the tracked paths of some that are chosen, sorted."""
+    return tuple(sorted({entry.path for entry, _ in chosen}))

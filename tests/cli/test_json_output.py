@@ -130,7 +130,7 @@ def test_the_result_is_a_document_of_the_commands_schema(
     monkeypatch.setenv("HOME", str(project.home))
 
     if name == "remote check":
-        project("remote", "add", "scratch", "memory://scratch")
+        project("remote", "add", "scratch", "../scratch")
     if name == "remote gc":
         project("config", "set", "remotes.storage.owner", "single")
 

@@ -206,6 +206,25 @@ def test_diff_lists_the_files_that_their_remotes_lack(divided: Project) -> None:
     ]
 
 
+@pytest.mark.parametrize("command", [("status", "--remote"), ("diff", "--remote")])
+def test_no_push_is_offered_that_refuses(command: tuple[str, ...], divided: Project) -> None:
+    divided.must("push")
+    divided.write("more/secret/key", "mine\n")
+    divided.must("add", "more")
+    divided.must("remote", "add", "vault", "../vault", "--paths", "more/secret")
+    refusal = divided("push").stderr.splitlines()
+
+    told = divided.must(*command)
+
+    assert "`mlx push`" not in told.stderr.replace("note: `mlx push` would refuse that", "")
+    assert f"note: `mlx push` would refuse that: {refusal[0].removeprefix('error: ')}\n" in told.stderr
+    assert f"next: {refusal[1].removeprefix('hint: ')}\n" in told.stderr
+    divided.write("lone", "lone\n")
+    divided.must("add", "lone")
+    assert "next: `mlx push lone` uploads what it does not refuse\n" in divided.must(*command).stderr
+    divided.must("push", "lone")
+
+
 def test_diff_with_a_remote_is_narrowed_by_paths(project: Project) -> None:
     project.write("data/raw/new.png", "mine\n")
     project.write("data/labels.csv", "mine, too\n")
@@ -236,6 +255,20 @@ def test_diff_with_a_remote_lists_a_folder_that_is_nowhere(project: Project) -> 
     refused = project("diff", "--remote", "v1")
     assert refused.code == 2
     assert "`--remote` compares the records of the workspace with remotes" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("remote", "add", "quick", "memory://quick"), ("config", "set", "remotes.quick.url", "Memory://quick")]
+)
+def test_a_remote_that_would_be_gone_with_the_command_is_refused(command: tuple[str, ...], project: Project) -> None:
+    failed = project(*command)
+
+    assert failed.code == 2
+    assert failed.stderr == (
+        f"error: `{command[-1]}` cannot be a remote: what is in the memory of a command is gone when it ends\n"
+        "hint: name a bucket, as `s3://team-bucket/data`, or a folder\n"
+    )
+    assert "quick" not in project.must("remote", "list").stdout
 
 
 def test_a_check_without_a_name_is_of_the_default_remote(project: Project) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import MissingObject, RecordError
+from mlops_cli.workspace.fetching import fetch
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.state import Clock
-from mlops_cli.workspace.sync import fetch, push
 from tests.workspace.projects import Sandbox, clone, wait_for
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from mlops_cli.errors import Inconclusive, MissingObject, RemoteError, StageFailed, UsageError
 from mlops_cli.pipeline.reproduce import MetricVerdict
-from mlops_cli.workspace.sync import push
+from mlops_cli.workspace.pushing import push
 from tests.objects import lose, stored
 from tests.workspace.projects import Sandbox, clone, is_alive, listing, make_project, wait_for
 

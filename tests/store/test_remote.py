@@ -360,6 +360,21 @@ def test_a_large_file_moves_in_chunks_both_ways(pair, huge):
     assert there.remote().check(read=True) == []
 
 
+def test_what_need_not_go_counts_before_all_has_gone(here, store, huge):
+    """With many large files of which little is new, recipes go last: until then it would seem that all is to go."""
+    old, new = here.put(huge, edited(huge))
+    here.push([old])
+    progress = Progress()
+    seen = []
+    advance = progress.advance
+    progress.advance = lambda size: (advance(size), seen.append((progress.advanced, len([*store.glob("recipes/*/*")]))))
+
+    here.push([new], reporter=progress)
+
+    assert seen[-1] == (HUGE + 1, 2)
+    assert max(done for done, recipes in seen if recipes == 1) > HUGE - (4 << 20)
+
+
 def test_who_has_no_older_version_gets_all_chunks(here, there, huge):
     old, new = here.put(huge, edited(huge))
     here.push([old])
@@ -580,8 +595,10 @@ def test_all_is_well(pair):
     progress = Progress()
 
     assert here.remote().check(digests, read=False) == []
+    totals = []
+    progress.start = lambda label, total, unit: totals.append(total)
     assert here.remote().check(read=True, reporter=progress) == []
-    assert progress.advanced == sum(here.sizes.values())
+    assert [progress.advanced] == totals == [sum(here.sizes.values())]
 
 
 def test_what_is_gone_is_found_by_looking_and_what_is_damaged_by_reading(here, there, pushed, store):

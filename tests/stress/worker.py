@@ -20,11 +20,12 @@ from random import Random
 from mlops_cli.errors import LockedError
 from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.store.checkup import Scope
-from mlops_cli.workspace import sync
 from mlops_cli.workspace.checkout import checkout
 from mlops_cli.workspace.collect import collect, empty_trash, restore_trash
+from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.integrity import Examination, examine
 from mlops_cli.workspace.move import move
+from mlops_cli.workspace.pushing import push
 from tests.stress import model
 from tests.workspace.projects import Sandbox
 
@@ -247,7 +248,7 @@ class Worker:
         self.files = self.committed(commit)
         project = self.box.project()
         with exclusive(project, "mlx pull"):
-            sync.fetch(project)
+            fetch(project)
             checkout(project, force=True)
         self.compare(f"after reviving {commit}")
         self.box.commit("revive")
@@ -261,7 +262,7 @@ class Worker:
         return set(path.read_text().split("\n")[:-1]) if path.exists() else set()
 
     def push(self) -> None:
-        sync.push(self.box.project())
+        push(self.box.project())
         with self.pushed.open("a") as stream:
             stream.write(self.box.git("rev-parse", "HEAD") + "\n")
 

@@ -440,7 +440,8 @@ def test_part_of_a_folder_that_is_not_here(tracked: Sandbox, tmp_path: Path):
 
 def test_new_part_with_the_rest_not_here(tracked: Sandbox, tmp_path: Path):
     """One more file in a large data set: pull the listing by pulling some part of it, add, push."""
-    from mlops_cli.workspace.sync import fetch, push
+    from mlops_cli.workspace.fetching import fetch
+    from mlops_cli.workspace.pushing import push
 
     tracked.remote(url=str(tmp_path / "remote"))
     push(tracked.project())

@@ -10,14 +10,17 @@ import pytest
 from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.checkup import Scope
+from mlops_cli.words import spelled
 from mlops_cli.workspace import settings
 from mlops_cli.workspace.destinations import Destinations
+from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.integrity import examine
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.remotes import add_remote, list_remotes
-from mlops_cli.workspace.sync import fetch, find_unpushed, push
-from mlops_cli.workspace.transfers import Fetching
+from mlops_cli.workspace.transfers import Fetching, Pushing, Trust
+from mlops_cli.workspace.unpushed import find_offer, find_unpushed
 from mlops_cli.workspace.versions import Versions
-from tests.objects import cache_at, lose_all, stored
+from tests.objects import cache_at, lose, lose_all, stored
 from tests.workspace.projects import Sandbox, clone, listing
 
 SAME = "the same in both"
@@ -60,7 +63,7 @@ def places(box: Sandbox) -> tuple[Path, Path]:
 def test_each_path_goes_to_its_own_remote(box: Sandbox, places: tuple[Path, Path]) -> None:
     storage, private = places
 
-    planned = push(box.project(), dry_run=True)
+    planned = push(box.project(), how=Pushing(dry_run=True))
     done = push(box.project())
 
     assert not planned.left
@@ -127,9 +130,9 @@ def test_what_two_remotes_name_is_refused(box: Sandbox, places: tuple[Path, Path
 
 
 def test_a_named_remote_takes_what_may_go_there(box: Sandbox, places: tuple[Path, Path]) -> None:
-    assert push(box.project(), remote="storage").left == ("data/private",)
+    assert push(box.project(), how=Pushing(remote="storage")).left == ("data/private",)
     assert not places[1].exists()
-    done = push(box.project(), remote="private")
+    done = push(box.project(), how=Pushing(remote="private"))
     assert (done.left, done.remote) == (("data/public", "lone"), "private")
     assert not names("public alone") & stored(places[1])
 
@@ -139,17 +142,19 @@ def test_what_belongs_elsewhere_is_never_sent(box: Sandbox) -> None:
 
     for target in ("data/private", "data/private/own"):
         with pytest.raises(UsageError) as caught:
-            push(box.project(), [target], remote="backup")
+            push(box.project(), [target], Pushing(remote="backup"))
         assert "`data/private` belongs to remote `private`, whose `paths` name it" in caught.value.message
     assert not backup.exists()
-    assert push(box.project(), ["data"], remote="backup").left == ("data/private",)
+    assert push(box.project(), ["data"], Pushing(remote="backup")).left == ("data/private",)
     assert not names("private alone") & stored(backup)
-    assert push(box.project(), ["lone"], remote="private").objects == 1  # what may lie anywhere goes where one says
+    assert (
+        push(box.project(), ["lone"], Pushing(remote="private")).objects == 1
+    )  # what may lie anywhere goes where one says
 
 
 def test_it_may_be_brought_from_where_it_was_before(box: Sandbox, tmp_path: Path, places: tuple[Path, Path]) -> None:
     settings.change_settings(box.project(), {}, "project", {"remotes.private.paths": None})
-    push(box.project(), remote="storage")
+    push(box.project(), how=Pushing(remote="storage"))
     rule(box, "private", "data/private/**")
     box.commit()
     other = clone(box, tmp_path / "clone")
@@ -242,7 +247,7 @@ def test_older_versions_go_where_their_paths_belong_now(box: Sandbox, places: tu
     box.write("data/private/own", "newer")
     box.add("data/private")
 
-    push(box.project(), versions=Versions(("HEAD",)))
+    push(box.project(), how=Pushing(versions=Versions(("HEAD",))))
 
     assert names("private alone") <= stored(places[1])
     assert not names("private alone", "newer") & stored(places[0])
@@ -267,14 +272,14 @@ def test_what_the_settings_of_a_version_keep_for_another_remote_is_not_sent(
     unruled(box)
 
     with pytest.raises(UsageError) as caught:
-        push(box.project(), versions=versions, remote=remote)
+        push(box.project(), how=Pushing(versions=versions, remote=remote))
 
     assert caught.value.message == (
         f"`data/private` belongs to remote `private` by the settings of `{'main' if versions.branches else 'ruled'}`, "
         "and those of the workspace would send it to `storage`"
     )
     assert not places[0].exists() or not names("private alone") & stored(places[0])
-    assert push(box.project(), ["data/public"], versions=versions, remote=remote).objects
+    assert push(box.project(), ["data/public"], Pushing(versions=versions, remote=remote)).objects
 
 
 def test_a_folder_of_a_version_in_which_its_settings_keep_something_is_not_sent(
@@ -285,7 +290,7 @@ def test_a_folder_of_a_version_in_which_its_settings_keep_something_is_not_sent(
     unruled(box)
 
     with pytest.raises(UsageError, match="`data/public/sub` belongs to remote `private` by the settings of `ruled`"):
-        push(box.project(), ["data/public"], versions=Versions(("ruled",)))
+        push(box.project(), ["data/public"], Pushing(versions=Versions(("ruled",))))
 
     assert not places[0].exists() or not names("public alone", SAME) & stored(places[0])
 
@@ -296,7 +301,7 @@ def test_what_the_workspace_names_for_a_remote_goes_there_whatever_older_setting
     unruled(box)
     rule(box, "other", "data/private/**")
 
-    push(box.project(), versions=Versions(("ruled",)))
+    push(box.project(), how=Pushing(versions=Versions(("ruled",))))
 
     assert names("private alone") <= stored(box.root.parent / "other")
     assert not names("private alone") & stored(places[0])
@@ -305,12 +310,12 @@ def test_what_the_workspace_names_for_a_remote_goes_there_whatever_older_setting
 def test_status_asks_each_remote_for_its_own(box: Sandbox) -> None:
     push(box.project(), ["data"])
 
-    found = {store.name: [item.path for item in lacking] for store, lacking in find_unpushed(box.project())}
+    found = {each.store.name: [item.path for item in each.paths] for each in find_unpushed(box.project())}
 
     assert found == {"private": [], "storage": []}  # `lone` is there: it is equal to another file
     box.write("data/private/own", "newer")
     box.add("data/private")
-    found = {store.name: [item.path for item in lacking] for store, lacking in find_unpushed(box.project())}
+    found = {each.store.name: [item.path for item in each.paths] for each in find_unpushed(box.project())}
     assert found == {"private": ["data/private"], "storage": []}
 
 
@@ -348,7 +353,7 @@ def test_a_remote_with_paths_is_the_default_only_when_that_is_said(box: Sandbox)
     assert push(box.project(), ["data/private"]).remote == "private"
     settings.change_settings(box.project(), {}, "project", {"core.remote": "private"})
     assert push(box.project()).remote == "private"
-    assert push(box.project(), remote="private").left == ()
+    assert push(box.project(), how=Pushing(remote="private")).left == ()
 
 
 def test_nothing_to_fetch_needs_no_remote(box: Sandbox) -> None:
@@ -367,9 +372,56 @@ def test_chunks_of_a_large_file_go_with_it(box: Sandbox, places: tuple[Path, Pat
     push(box.project())
 
     shutil.rmtree(places[0])
-    push(box.project(), ["data/public"])
+    push(box.project(), ["data/public"], Pushing(trust=Trust.NOTHING))  # which begins a remote anew that lost all
     other = clone(box, tmp_path / "clone")
     fetch(other.project(), ["data/public"])
     other.checkout("data/public")
     assert (other.root / "data/public/big").read_bytes() == data + b"more"
     assert cache_at(other.project().cache.root).missing([hash_bytes(data + b"more")]) == set()
+
+
+# What a push is offered for --------------------------------------------------------------------------------------------
+
+
+def offered(box: Sandbox, *targets: str) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """Return the paths that a push would send, what it would refuse, and what the user is told to do."""
+    offer = find_offer(box.project(), find_unpushed(box.project(), targets))
+    steps = [spelled(step) for step in offer.next_steps(targets)]
+    return offer.paths, [error.message for error in offer.refused], steps
+
+
+def test_a_push_is_offered_for_what_it_would_send(box: Sandbox) -> None:
+    paths = ("data/private", "data/public", "lone")
+    assert offered(box) == (paths, [], ["`mlx push` uploads it"])
+    assert offered(box, "data/public/sub")[2] == ["`mlx push data/public/sub` uploads it"]
+    push(box.project())
+    assert offered(box) == ((), [], [])
+
+
+def test_no_push_is_offered_for_a_folder_that_cannot_go_as_a_whole(box: Sandbox) -> None:
+    rule(box, "private", "data/private/**", "data/public/own")
+
+    paths, refused, steps = offered(box)
+
+    with pytest.raises(UsageError) as caught:
+        push(box.project())
+    assert refused == [caught.value.message]
+    assert steps == [caught.value.hint, "`mlx push data/private lone` uploads what it does not refuse"]
+    push(box.project(), paths)
+    assert offered(box)[::2] == ((), [caught.value.hint])
+    assert offered(box, "data/public/sub")[2] == ["`mlx push data/public/sub` uploads it"]  # which is `storage`'s alone
+    push(box.project(), ["data/public/sub"])
+    assert offered(box, "data/public/sub") == ((), [], [])
+
+
+def test_no_push_is_offered_for_what_is_not_here_either(box: Sandbox) -> None:
+    push(box.project(), ["lone"])
+    lose(box.project().cache, hash_bytes(b"public alone"))
+
+    paths, refused, steps = offered(box)
+
+    with pytest.raises(MissingObject) as caught:
+        push(box.project(), ["data/public"])
+    assert (paths, refused) == (("data/private",), [caught.value.message])
+    assert steps == [caught.value.hint, "`mlx push data/private` uploads what it does not refuse"]
+    assert push(box.project(), paths).objects

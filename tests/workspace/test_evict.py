@@ -16,9 +16,11 @@ from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.store.guard import alone
 from mlops_cli.store.trees import walk
 from mlops_cli.workspace.evict import Eviction, evict
+from mlops_cli.workspace.fetching import fetch
+from mlops_cli.workspace.project_remote import open_project_remote
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.relink import relink
 from mlops_cli.workspace.remotes import add_remote
-from mlops_cli.workspace.sync import fetch, open_project_remote, push
 from tests.crashing import killed_at
 from tests.objects import cache_at, large, lose, stored
 from tests.workspace.collecting import content

@@ -19,8 +19,8 @@ from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.getting import Got, get_data
 from mlops_cli.workspace.importing import PLAINLY, Imported, Manner, Updated, import_data, update
 from mlops_cli.workspace.origins import Origin, RepoOrigin, UrlOrigin, read_words
-from mlops_cli.workspace.sync import push
-from mlops_cli.workspace.transfers import Fetching
+from mlops_cli.workspace.pushing import push
+from mlops_cli.workspace.transfers import Fetching, Pushing
 from tests.crashing import killed_at
 from tests.objects import lose_all
 from tests.servers.s3 import s3_server
@@ -383,7 +383,7 @@ def test_a_pin_does_not_keep_the_rest_from_a_push(box: Sandbox, other: Sandbox):
     box.write("mine", "mine")
     box.add("mine")
     box.remote()
-    assert push(box.project(), reporter=box.heard).remotes[0].paths == ("mine",)
+    assert push(box.project(), how=Pushing(reporter=box.heard)).remotes[0].paths == ("mine",)
     assert [note.partition(":")[0] for note in box.heard.notes] == ["`lone` is not pushed", "`raw` is not pushed"]
     for path in ("raw", "lone"):
         with pytest.raises(MissingObject) as caught:
@@ -393,7 +393,7 @@ def test_a_pin_does_not_keep_the_rest_from_a_push(box: Sandbox, other: Sandbox):
         fetch(box.project(), how=Fetching(reporter=box.heard))
     assert "`lone` is from this machine" in box.heard.notes[-2]
     imported(box, words(box, repo(other), "ml/data/raw", "raw"), "raw")
-    assert push(box.project(), reporter=box.heard).remotes[0].paths == ("mine", "raw")
+    assert push(box.project(), how=Pushing(reporter=box.heard)).remotes[0].paths == ("mine", "raw")
 
 
 def test_errors_name_the_project_that_they_are_about(box: Sandbox, other: Sandbox):

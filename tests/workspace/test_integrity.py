@@ -14,9 +14,9 @@ from mlops_cli.progress import Silent
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.guard import alone
 from mlops_cli.workspace.integrity import Examination, examine
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.run_records import RunRecords
 from mlops_cli.workspace.snapshot import workspace_snapshot
-from mlops_cli.workspace.sync import push
 from tests.workspace.collecting import gc
 from tests.workspace.projects import Sandbox
 

@@ -13,7 +13,7 @@ from mlops_cli.words import spelled, word
 from mlops_cli.workspace.add import add
 from mlops_cli.workspace.integrity import examine
 from mlops_cli.workspace.mending import how_to_mend
-from mlops_cli.workspace.sync import push
+from mlops_cli.workspace.pushing import push
 from tests.objects import lose_all
 from tests.workspace.projects import Sandbox
 

@@ -10,21 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import RemoteError, UsageError
+from mlops_cli.errors import MissingObject, RemoteError, UsageError
 from mlops_cli.hashing import Digest, hash_bytes, raw_digest
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.pack_format import Row
 from mlops_cli.store.pack_index import rows_table
 from mlops_cli.store.pack_segment import encode_segment
 from mlops_cli.store.recipe import decode_recipe, encode_recipe
-from mlops_cli.words import spelled
+from mlops_cli.words import naming, spelled
+from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.integrity import Examination, Fault
+from mlops_cli.workspace.project_remote import open_project_remote
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.remote_integrity import examine_remote, remote_remedies
 from mlops_cli.workspace.remotes import add_remote
-from mlops_cli.workspace.sync import Trust, open_project_remote, push
+from mlops_cli.workspace.transfers import Pushing, Trust
 from tests.objects import lose_all
 from tests.servers.s3 import S3Server, s3_server
-from tests.workspace.projects import Sandbox, listing, make_project
+from tests.workspace.projects import Sandbox, clone, listing, make_project
 
 BIG = random.Random(1).randbytes(17 << 20)
 ALL = Scope()
@@ -173,7 +176,7 @@ def test_damage_is_told_with_its_path(poison: Callable[[Sandbox, Path], tuple[st
     (advice,) = remote_remedies(found)
     line = f"mlx push --repair --remote storage {' '.join(paths)}"
     assert spelled(advice) == f"`{line}`, in a clone that has the data, sends it again"
-    push(box.project(), trust=Trust.NOTHING)
+    push(box.project(), how=Pushing(trust=Trust.NOTHING))
     assert examine(box).exit_code == 0
 
 
@@ -208,7 +211,11 @@ def test_what_is_gone_is_told_with_its_path(poison: Callable[[Sandbox, Path], tu
     assert not found.damaged
     (advice,) = remote_remedies(found)
     assert spelled(advice).startswith(f"`mlx push --repair --remote storage {' '.join(paths)}`")
-    push(box.project(), trust=Trust.NOTHING)
+    with pytest.raises(MissingObject) as caught:  # to who brings it, it is absent just so
+        fetch(clone(box, box.root.parent / "clone").project())
+    assert (caught.value.exit_code, (caught.value.hint or "").partition("`")[2][:17]) == (4, "mlx push --repair")
+    assert naming(paths) in caught.value.message
+    push(box.project(), how=Pushing(trust=Trust.NOTHING))
     assert examine(box).exit_code == 0
 
 
@@ -273,7 +280,7 @@ def test_a_damaged_index_of_the_trash_is_told_and_mended(box: Sandbox, remote: P
     assert found.exit_code == 5
     assert [file.file for file in found.checkup.files] == [f"trash/{segment.name}"]
     assert any("`mlx push --repair" in text for text in remote_remedies(found))
-    push(box.project(), trust=Trust.NOTHING)
+    push(box.project(), how=Pushing(trust=Trust.NOTHING))
     assert examine(box).exit_code == 0
 
 
@@ -283,7 +290,7 @@ def test_an_object_that_is_good_in_another_pack_is_not_lost(box: Sandbox, remote
     index = {path.name: path.read_bytes() for path in (remote / "index").iterdir()}
     whole = pack.read_bytes()
     pack.unlink()
-    push(box.project(), ["data/a"], trust=Trust.NOTHING)
+    push(box.project(), ["data/a"], Pushing(trust=Trust.NOTHING))
     pack.write_bytes(whole.replace(b"content of a", b"content of X"))
     for name, data in index.items():
         (remote / "index" / name).write_bytes(data)
@@ -374,7 +381,7 @@ def test_a_bucket_is_examined_as_a_folder_is(server: S3Server, box: Sandbox, mon
     for name, value in server.environ.items():
         monkeypatch.setenv(name, value)
     add_remote(box.project(), {}, "cloud", f"{server.make_bucket('examined')}/x")
-    push(box.project(), remote="cloud")
+    push(box.project(), how=Pushing(remote="cloud"))
     assert examine(box, name="cloud").exit_code == 0
     _, store = open_project_remote(box.project(), "cloud")
     key = next(stored.key for stored in store.bucket.list("objects"))

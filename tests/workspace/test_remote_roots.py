@@ -13,9 +13,11 @@ import pytest
 from mlops_cli.errors import Inconclusive, MlxError, OutsideError, RemoteError, UsageError
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.store.trees import find
+from mlops_cli.workspace.fetching import fetch
+from mlops_cli.workspace.project_remote import open_project_remote
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.remote_collect import RemoteCollected, collect_remote, forget_repository, optimize_remote
 from mlops_cli.workspace.remotes import add_remote
-from mlops_cli.workspace.sync import fetch, open_project_remote, push
 from tests.objects import lose
 from tests.workspace.projects import Sandbox, clone, make_project
 

@@ -199,7 +199,8 @@ def test_siblings_of_tracked_paths_stay_visible_to_git(box: Sandbox):
 
 
 def test_a_clone_gets_the_same_bytes(box: Sandbox, tmp_path: Path):
-    from mlops_cli.workspace.sync import fetch, push
+    from mlops_cli.workspace.fetching import fetch
+    from mlops_cli.workspace.pushing import push
 
     box.remote(url=str(tmp_path / "remote"))
     fill(box.root / "data/raw")

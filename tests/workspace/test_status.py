@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.workspace.compare import DataState, DataStatus
-from mlops_cli.workspace.sync import fetch, push
+from mlops_cli.workspace.fetching import fetch
+from mlops_cli.workspace.pushing import push
 from tests.objects import lose
 from tests.workspace.projects import Sandbox, clone
 

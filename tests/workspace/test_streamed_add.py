@@ -17,9 +17,11 @@ from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.progress import Silent
 from mlops_cli.store.backed_cache import BackedCache
 from mlops_cli.store.trees import decode_tree
+from mlops_cli.workspace.fetching import fetch
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.remotes import add_remote
 from mlops_cli.workspace.streamed_add import add_to_remote
-from mlops_cli.workspace.sync import fetch, push
+from mlops_cli.workspace.transfers import Pushing
 from tests.crashing import killed_at
 from tests.objects import contents, stored
 from tests.servers.proxy import Proxy, proxy
@@ -229,7 +231,7 @@ def test_killed_at_every_point(box: Sandbox, tmp_path: Path) -> None:
         shutil.rmtree(box.root.parent / "remote", ignore_errors=True)
         died = killed_at(lambda: run(box, "data"), at)
         if box.exists("data.mlx"):
-            assert push(box.project(), dry_run=True).objects == 0
+            assert push(box.project(), how=Pushing(dry_run=True)).objects == 0
         else:
             assert all(is_listing(data) for data in contents(box.project().cache.root).values())
         run(box, "data")

@@ -25,12 +25,14 @@ from mlops_cli.store.trees import decode_tree
 from mlops_cli.store.url_cache import UrlCache
 from mlops_cli.workspace import clients
 from mlops_cli.workspace.evict import evict
+from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.importing import import_data
 from mlops_cli.workspace.move import move
 from mlops_cli.workspace.origins import UrlOrigin
+from mlops_cli.workspace.project_remote import open_project_remote
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.remotes import add_remote, list_remotes, remove_remote
 from mlops_cli.workspace.snapshot import workspace_snapshot
-from mlops_cli.workspace.sync import fetch, open_project_remote, push
 from mlops_cli.workspace.usage import measure
 from tests.crashing import crashes
 from tests.objects import contents

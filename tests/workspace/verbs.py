@@ -15,12 +15,13 @@ from mlops_cli.store import packs
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.checkup import Scope
 from mlops_cli.store.contents import read_contents
-from mlops_cli.workspace import sync
 from mlops_cli.workspace.collect import collect, empty_trash, restore_trash
 from mlops_cli.workspace.evict import evict
+from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.integrity import examine
 from mlops_cli.workspace.move import move
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.relink import relink, unprotect
 from tests.objects import damage
 from tests.workspace.collecting import content, later
@@ -167,7 +168,7 @@ def moving(old: str, new: str) -> Callable[[Sandbox], object]:
 def pushed(box: Sandbox) -> None:
     box.remote()
     added(box)
-    sync.push(box.project())
+    push(box.project())
 
 
 def shared_with_another(box: Sandbox) -> None:
@@ -178,7 +179,7 @@ def shared_with_another(box: Sandbox) -> None:
     box.write("other/one.large", content("one of old", LARGE))
     box.add("data", "other")
     box.commit("old")
-    sync.push(box.project())
+    push(box.project())
 
 
 def lost(box: Sandbox) -> None:
@@ -190,7 +191,7 @@ def lost(box: Sandbox) -> None:
 
 
 def pull(box: Sandbox) -> None:
-    alone(sync.fetch)(box)
+    alone(fetch)(box)
     box.checkout(force=True)
 
 
@@ -236,7 +237,7 @@ CASES = {
     "relink": Case(to_be_linked("hardlink"), alone(relink)),
     "relink to symlinks": Case(to_be_linked("symlink"), alone(relink)),
     "unprotect": Case(added, alone(lambda project: unprotect(project, ["data"])), ("hardlink", "symlink")),
-    "push": Case(lambda box: (box.remote(), added(box)), lambda box: sync.push(box.project())),
+    "push": Case(lambda box: (box.remote(), added(box)), lambda box: push(box.project())),
     "pull": Case(lost, pull, ("copy", "hardlink")),
     "evict": Case(pushed, alone(lambda project: evict(project, ["data"])), ("copy", "hardlink", "symlink"), 12),
     "evict a part": Case(shared_with_another, alone(lambda project: evict(project, ["data/sub", "data/one.large"]))),

@@ -13,9 +13,12 @@ import pytest
 from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.store.trees import Kind, find, tree_objects, walk
+from mlops_cli.workspace.fetching import fetch
+from mlops_cli.workspace.project_remote import open_project_remote
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.remotes import add_remote
-from mlops_cli.workspace.sync import Trust, fetch, find_unpushed, open_project_remote, push
-from mlops_cli.workspace.transfers import Fetching
+from mlops_cli.workspace.transfers import Fetching, Pushing, Trust
+from mlops_cli.workspace.unpushed import find_unpushed
 from mlops_cli.workspace.versions import Versions
 from tests.objects import cache_at, damage, lose, lose_all, stored
 from tests.servers.azure import azure_server, connection_string, needs_azurite
@@ -45,7 +48,7 @@ def other(shared: Sandbox, tmp_path: Path) -> Sandbox:
 
 def test_push_moves_what_is_missing(shared: Sandbox):
     remote = shared.root.parent / "remote"
-    planned = push(shared.project(), dry_run=True)
+    planned = push(shared.project(), how=Pushing(dry_run=True))
     assert not remote.exists()
     done = push(shared.project())
     assert (planned.objects, planned.size) == (done.objects, done.size)
@@ -192,7 +195,9 @@ def test_damaged_object_here_is_not_pushed(shared: Sandbox):
 
 @pytest.mark.parametrize("url", ["../remote", "memory://half-pushed"])
 def test_no_tree_goes_up_over_what_did_not(shared: Sandbox, url: str):
-    shared.remote(url=url)
+    text = shared.read(".mlx/config.yaml")
+    assert "../remote" in text
+    shared.write(".mlx/config.yaml", text.replace("../remote", url))  # of memory, no command would write this
     cache = shared.project().cache
     found = find(cache, pointed(shared, "data"), [b"sub", b"deep", b"d"])
     assert found is not None
@@ -237,7 +242,7 @@ def test_damaged_object_there_does_not_come_in(other: Sandbox):
 
 def test_remotes_that_are_not_there(shared: Sandbox, box: Sandbox):
     for attempt in (
-        lambda: push(shared.project(), remote="nowhere"),
+        lambda: push(shared.project(), how=Pushing(remote="nowhere")),
         lambda: fetch(shared.project(), how=Fetching(remote="nowhere")),
     ):
         with pytest.raises(UsageError) as caught:
@@ -265,7 +270,7 @@ def test_relative_url_is_from_the_root(shared: Sandbox, tmp_path: Path):
 
 def test_second_remote(shared: Sandbox, tmp_path: Path):
     shared.remote("backup", str(tmp_path / "backup"))
-    assert push(shared.project(), remote="backup").remote == "backup"
+    assert push(shared.project(), how=Pushing(remote="backup")).remote == "backup"
     assert not (tmp_path / "remote").exists()
     assert push(shared.project()).objects == 8
 
@@ -353,7 +358,7 @@ def grown(shared: Sandbox) -> Sandbox:
     ],
 )
 def test_versions_of_a_path(grown: Sandbox, tmp_path: Path, versions: Versions, count: int):
-    assert push(grown.project(), ["lone"], versions=versions).objects == count
+    assert push(grown.project(), ["lone"], Pushing(versions=versions)).objects == count
     grown.git("add", "-A")
     grown.commit()
     other = clone(grown, tmp_path / "clone")
@@ -363,40 +368,41 @@ def test_versions_of_a_path(grown: Sandbox, tmp_path: Path, versions: Versions, 
 
 
 def test_a_path_that_only_some_versions_track(grown: Sandbox):
-    assert push(grown.project(), ["only there"], versions=Versions(["v1", "side"])).objects == 1
+    assert push(grown.project(), ["only there"], Pushing(versions=Versions(["v1", "side"]))).objects == 1
     with pytest.raises(UsageError, match="nothing tracks `only there`"):
-        push(grown.project(), ["only there"], versions=Versions(["v1"]))
+        push(grown.project(), ["only there"], Pushing(versions=Versions(["v1"])))
 
 
 def test_a_revision_that_is_none(grown: Sandbox):
     with pytest.raises(UsageError) as caught:
-        push(grown.project(), versions=Versions(["nowhere"]))
+        push(grown.project(), how=Pushing(versions=Versions(["nowhere"])))
     assert "`nowhere`" in caught.value.message
     assert caught.value.hint
     for kind in ("v1", "side"):
         grown.git("tag" if kind == "v1" else "branch", "-D" if kind == "side" else "-d", kind)
     with pytest.raises(UsageError, match="there is no tag yet"):
-        push(grown.project(), versions=Versions(tags=True))
+        push(grown.project(), how=Pushing(versions=Versions(tags=True)))
 
 
 # What is not pushed ---------------------------------------------------------------------------------------------------
 
 
 def test_what_a_remote_lacks(shared: Sandbox):
-    ((store, lacking),) = find_unpushed(shared.project())
-    assert store.name == "storage"
+    (found,) = find_unpushed(shared.project())
+    lacking = found.paths
+    assert found.store.name == "storage"
     assert [(item.path, item.objects) for item in lacking] == [("data", 4 + 3), ("lone", 1)]
     assert lacking[1].size == 4
     push(shared.project(), ["lone"])
     shared.write("lone", "another")
-    assert [item.path for item in find_unpushed(shared.project())[0][1]] == ["data"]
+    assert [item.path for item in find_unpushed(shared.project())[0].paths] == ["data"]
     push(shared.project())
-    assert find_unpushed(shared.project())[0][1] == ()
+    assert find_unpushed(shared.project())[0].paths == ()
 
 
 def test_outputs_that_remotes_never_get_are_not_lacking(private: Sandbox):
     push(private.project())
-    assert find_unpushed(private.project())[0][1] == ()
+    assert find_unpushed(private.project())[0].paths == ()
 
 
 # Not taking the index's word ------------------------------------------------------------------------------------------
@@ -409,10 +415,10 @@ def pack_of(remote: Path) -> Path:
 
 def test_verify_looks_whether_it_is_there(other: Sandbox):
     fetch(other.project())
-    assert push(other.project(), trust=Trust.FILES).repaired == 0
+    assert push(other.project(), how=Pushing(trust=Trust.FILES)).repaired == 0
     pack_of(other.root.parent / "remote").unlink()
     with pytest.raises(MissingObject) as caught:
-        push(other.project(), trust=Trust.FILES)
+        push(other.project(), how=Pushing(trust=Trust.FILES))
     assert "has not what its index says, 8 objects of `data`, `lone`" in caught.value.message
     assert (caught.value.hint or "").startswith("the same `mlx push` with `--repair`")
     assert push(other.project()).objects == 0  # the index is believed
@@ -424,12 +430,12 @@ def test_repair_sends_again_what_is_gone_or_damaged(other: Sandbox, tmp_path: Pa
     pointer = other.snapshot().pointer("lone")
     assert pointer is not None
     damage(cache_at(remote), pointer.digest)
-    assert push(other.project(), trust=Trust.FILES).objects == 0  # nothing shows from outside
-    planned = push(other.project(), trust=Trust.NOTHING, dry_run=True)
+    assert push(other.project(), how=Pushing(trust=Trust.FILES)).objects == 0  # nothing shows from outside
+    planned = push(other.project(), how=Pushing(trust=Trust.NOTHING, dry_run=True))
     assert (planned.objects, planned.repaired) == (1, 1)
-    done = push(other.project(), trust=Trust.NOTHING)
+    done = push(other.project(), how=Pushing(trust=Trust.NOTHING))
     assert (done.objects, done.repaired) == (1, 1)
-    assert push(other.project(), trust=Trust.NOTHING).repaired == 0
+    assert push(other.project(), how=Pushing(trust=Trust.NOTHING)).repaired == 0
     fresh = clone(other, tmp_path / "fresh")
     fetch(fresh.project())
     fresh.checkout()
@@ -441,7 +447,7 @@ def test_repair_forgets_all_that_was_in_a_pack_that_is_gone(shared: Sandbox):
     shared.add("other")
     push(shared.project())
     pack_of(shared.root.parent / "remote").unlink()
-    assert push(shared.project(), ["lone"], trust=Trust.NOTHING).repaired == 1
+    assert push(shared.project(), ["lone"], Pushing(trust=Trust.NOTHING)).repaired == 1
     assert push(shared.project(), ["other"]).objects == 1  # nobody had asked for it, and it is missing now
 
 
@@ -455,7 +461,7 @@ def test_repair_makes_an_index_that_is_damaged_anew(other: Sandbox, tmp_path: Pa
     with pytest.raises(CorruptObject, match="the index of remote `storage` is damaged"):
         fetch(fresh.project())
     shutil.rmtree(other.project().local / "remotes")  # as in a clone that has not seen it
-    assert push(other.project(), trust=Trust.NOTHING).objects == 8
+    assert push(other.project(), how=Pushing(trust=Trust.NOTHING)).objects == 8
     fetch(fresh.project())
     fresh.checkout()
     assert fresh.clean()
@@ -483,7 +489,7 @@ def test_a_repair_that_cannot_be_done_leaves_no_tree_over_what_is_not_there(
     lose(third.project().cache, deep)
 
     with pytest.raises(MissingObject, match="neither in the cache nor on remote"):
-        push(third.project(), trust=Trust.NOTHING)
+        push(third.project(), how=Pushing(trust=Trust.NOTHING))
 
     fourth = clone(shared, tmp_path / "fourth")
     with pytest.raises(MissingObject, match="cannot be pushed"):
@@ -498,7 +504,7 @@ def test_looking_whether_all_is_there_looks_at_folders_that_are_not_here(other: 
         pack.unlink()
 
     with pytest.raises(MissingObject, match="has not what its index says"):
-        push(other.project(), ["data"], trust=Trust.FILES)
+        push(other.project(), ["data"], Pushing(trust=Trust.FILES))
 
 
 def test_what_the_index_names_and_is_not_there_takes_a_repair(other: Sandbox):
@@ -536,11 +542,11 @@ def test_other_clouds(box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         box.commit()
         before = listing(box.root / "data")
 
-        pushed = push(box.project(), jobs=1).remotes[0]  # Google's stand-in mixes up what comes at once
+        pushed = push(box.project(), how=Pushing(jobs=1)).remotes[0]  # Google's stand-in mixes up what comes at once
 
         assert (pushed.objects, pushed.requests < 12) == (45, True)
         assert push(box.project()).objects == 0
-        push(box.project(), trust=Trust.NOTHING, jobs=1)
+        push(box.project(), how=Pushing(trust=Trust.NOTHING, jobs=1))
         other = clone(box, tmp_path / "clone")
         assert fetch(other.project()).objects == 45
         other.checkout()
