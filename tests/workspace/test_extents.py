@@ -18,11 +18,12 @@ from mlops_cli.store.trees import Kind, walk
 from mlops_cli.workspace.differences import diff_workspace
 from mlops_cli.workspace.evict import evict
 from mlops_cli.workspace.extents import read_extents
+from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.move import move
+from mlops_cli.workspace.pushing import push
 from mlops_cli.workspace.remove import remove
 from mlops_cli.workspace.snapshot import open_snapshot
 from mlops_cli.workspace.streamed_add import add_to_remote
-from mlops_cli.workspace.sync import fetch, push
 from tests.crashing import crashes, killed_at
 from tests.objects import damage, large, lose
 from tests.workspace.projects import Sandbox, clone
