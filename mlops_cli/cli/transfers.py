@@ -16,7 +16,7 @@ from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
 from mlops_cli.errors import UsageError
-from mlops_cli.words import naming
+from mlops_cli.words import NAMED, naming, so_for, words
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.project import Project
@@ -109,8 +109,10 @@ def fetch(
         result = fetch_data(project, targets, Fetching(versions, remote, jobs, dry_run, reporter))
     _show(output, "fetch", result, "would fetch" if dry_run else "fetched", "from", dry_run=dry_run)
     if result.objects and not dry_run:
-        in_part = find_in_part(project).keys() & set(result.paths)  # of those, a plain checkout brings no more
-        output.say(f"next: `mlx {'pull' if in_part else 'checkout'}` puts it into the workspace")
+        # Without a path, what is away of a folder that is here in part stays away.
+        named = list(targets or result.paths) if find_in_part(project).keys() & {*result.paths} else []
+        line = f"mlx checkout {words(named[:NAMED])}".rstrip()
+        output.say(f"next: `{line}` puts it into the workspace{so_for(named[NAMED:])}")
 
 
 def pull(

@@ -88,10 +88,9 @@ def checkout(
     chosen = _chosen(project, targets)
     extents = {} if targets or whole else find_kept_in_part(project)
     if in_part := [entry.path for entry, _ in chosen if extent_of(extents, entry)]:
-        reporter.note(
-            f"{naming(in_part)} {'stays' if len(in_part) == 1 else 'stay'} here in part: "
-            f"`mlx pull {words(in_part[:NAMED])}` brings the rest{so_for(in_part[NAMED:])}"
-        )
+        line = f"mlx {'pull' if project.config.remotes else 'checkout'} {words(in_part[:NAMED])}"
+        stay = "stays" if len(in_part) == 1 else "stay"
+        reporter.note(f"{naming(in_part)} {stay} here in part: `{line}` brings the rest{so_for(in_part[NAMED:])}")
     return bring(project, chosen, extents, force=force, dry_run=dry_run, partly=partly, reporter=reporter)
 
 
