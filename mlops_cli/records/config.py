@@ -318,13 +318,16 @@ def _option(key: str) -> _Option:
 def _parse_list(text: str, what: str) -> tuple[str, ...]:
     """Return the texts of a YAML list on one line; any other text is the only one."""
     if not (text.startswith("[") and text.endswith("]")):
+        if "," in text:
+            raise UsageError(f"{what} is no list, and has a comma", hint=_A_LIST)
         return (text,)
     try:
         return Fields(parse_yaml(f"paths: {text}\n".encode(), what)).texts("paths")
     except RecordError as error:
-        raise UsageError(
-            f"{what} is no list: {error.message}", hint='a list is `["data/a/**", "data/b/**"]`'
-        ) from error
+        raise UsageError(f"{what} is no list: {error.message}", hint=_A_LIST) from error
+
+
+_A_LIST = 'a list is `["data/a/**", "data/b/**"]`'
 
 
 _LEAVE_IT_OUT = "leave it out: credentials come from the storage's own tools, such as `aws configure` or its variables"
@@ -357,8 +360,10 @@ def _find_fault(key: str, value: object) -> str | None:
 def _find_patterns_fault(key: str, value: object) -> str | None:
     """Say why `value` cannot be patterns: one that names nothing would let what it was meant for go elsewhere."""
     if not isinstance(value, tuple) or not value:
-        return f"`{key}` must be a list of patterns"
+        return f"`{key}` must be a list of patterns, with one or more"
     wrong = next((pattern for pattern in value if not _PATTERN.match(pattern)), None)
+    if wrong is None and value[0].startswith("!"):
+        return f"`{key}` begins with `{value[0]}`, which takes out of what patterns before it name, and there are none"
     if wrong is None:
         return None
     return f"`{key}` holds `{wrong}`, which names no path: patterns are as in .gitignore, from the project's root"

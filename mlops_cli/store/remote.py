@@ -42,6 +42,7 @@ from mlops_cli.store.remote_chunks import check_whole
 from mlops_cli.store.remote_index import CHUNKED, LOOSE, TRASH, RemoteIndex
 from mlops_cli.store.remote_marker import (
     LAYOUT,
+    MARKER,
     WITHOUT_INDEX,
     UnreadableMarker,
     note_seen,
@@ -88,6 +89,7 @@ class Remote:
         self._asked: list[Collection[Digest]] = []
         self._held: set[Digest] = set()
         self._layout: int | None = None  # 0 while there is no marker
+        self.mended: list[str] = []  # the keys of what `mend_index` put back
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Return those of `digests` that are not here, as the index says."""
@@ -190,6 +192,11 @@ class Remote:
         self._prepare()
         self.index.rewrite()
 
+    def unsound(self) -> list[str]:
+        """Return the keys of what the index consists of that are not here as they were written."""
+        self._look()
+        return self.index.unsound() if self._layout else []
+
     def mend_index(self) -> list[str]:
         """Make the index, and the marker, whole as far as they are known here; the rest goes.
 
@@ -197,7 +204,9 @@ class Remote:
         """
         self._mend_marker()
         self._prepare(anew=True)
-        return [*self.index.mend(), *self.trash.mend()]
+        lost = [*self.index.mend(), *self.trash.mend()]
+        self.mended += [*self.index.mended, *self.trash.mended]
+        return lost
 
     def send(self, cache: Cache, wanted: Wanted, *, jobs: int = 0, reporter: Reporter = SILENT) -> Transferred:
         """Make what `cache` has of `wanted` present here; the reporter advances by bytes, starting it is the caller's.
@@ -342,6 +351,7 @@ class Remote:
             if not self.index.exists():
                 raise
             write_marker(self.bucket)
+            self.mended.append(MARKER)
 
     def _loose(self) -> Iterator[Row]:
         for stored in self.bucket.list("objects"):

@@ -58,6 +58,7 @@ class RemoteIndex:
         self._bucket = bucket
         self._kept = kept
         self._folder = folder
+        self.mended: list[str] = []  # the keys of what `mend` put back
         self._segments = KeptSegments(bucket, kept, folder)
         self._listed: dict[str, int] | None = None  # names and bytes of the segments there are
         self._seen: set[str] = set()  # segments that were there at some time, but for those that were removed here
@@ -218,6 +219,7 @@ class RemoteIndex:
                 continue
             if not sound and os.path.exists(segments.path(name)):
                 self._bucket.put_file(segments.key(name), segments.path(name))
+                self.mended.append(segments.key(name))
             elif not sound:
                 lost.append(name)
         if lost:

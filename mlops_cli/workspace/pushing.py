@@ -168,11 +168,18 @@ def _distrust(cache: Cache, store: Remote, needed: Reach, how: Pushing) -> list[
     if how.trust is Trust.INDEX:
         return []
     repairing = how.trust is Trust.NOTHING
+    if not repairing and (unsound := store.unsound()):
+        raise CorruptObject(
+            f"the index of {store.label} is damaged (`{unsound[0]}`)",
+            hint="the same `mlx push` with `--repair` writes it anew",
+        )
     if repairing and not how.dry_run:
         for name in store.mend_index():
             how.reporter.note(
                 f"`{name}` of {store.label} was damaged: who else pushed there should `mlx push --repair` too"
             )
+        for name in store.mended:
+            how.reporter.note(f"`{name}` of {store.label} was damaged, and is written anew")
     how.reporter.start("verifying", None, "bytes")
     faults = store.check({*needed.sizes, *needed.unread}, read=repairing, jobs=how.jobs, reporter=how.reporter)
     if faults and not repairing:

@@ -85,6 +85,9 @@ def add_remote(
         taken = project.config.remotes[name].url
         raise UsageError(f"remote `{name}` is there already: {taken}", hint="`--force` replaces its URL")
     changes: dict[str, str | Sequence[str]] = {f"remotes.{name}.url": url}
+    if split := next((path for path in paths if "," in path), None):
+        hint = f"`--paths` once for each; one with a comma in it: `mlx config set remotes.{name}.paths '[\"a,b\"]'`"
+        raise UsageError(f"`{split}` is one pattern, and has a comma", hint=hint)
     if paths:
         changes[f"remotes.{name}.paths"] = paths
     has_paths = paths or name in project.config.remote_paths

@@ -11,7 +11,7 @@ from mlops_cli.store.download import REPAIR
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects
 from mlops_cli.store.remote import Remote
 from mlops_cli.store.remote_checkup import Fault
-from mlops_cli.words import NAMED, naming, word, words
+from mlops_cli.words import NAMED, naming, so_for, word, words
 from mlops_cli.workspace.cache_repair import cache_lost
 from mlops_cli.workspace.reach import Reach, damaged_at
 from mlops_cli.workspace.snapshot import Tracked
@@ -105,13 +105,17 @@ def unpushable(
     paths = sorted({needed.owners[digest] for digest in absent})
     count = f"{len(absent):,} object{'' if len(absent) == 1 else 's'} of {naming(paths)}"
     stage, them = stages.get(paths[0], ""), "it" if len(absent) == 1 else "them"
+    if paths[0] in imports:
+        hint = _IMPORT
+    elif stage:
+        hint = f"`mlx run --force {shlex.quote(stage)}` makes {them} again"
+    else:
+        hint = f"`mlx add {word(paths[0])}` stores {them} again, or a clone that has {them} pushes {them}"
+    others = sorted({*needed.owners.values()} - {*paths})
+    if others:
+        hint += f"; `mlx push {words(others[:NAMED])}` sends what is here{so_for(others[NAMED:])}"
     return MissingObject(
-        f"{count} {'is' if len(absent) == 1 else 'are'} neither in the cache nor on {label}",
-        hint=_IMPORT
-        if paths[0] in imports
-        else f"`mlx run --force {shlex.quote(stage)}` makes {them} again"
-        if stage
-        else f"`mlx add {word(paths[0])}` stores {them} again",
+        f"{count} {'is' if len(absent) == 1 else 'are'} neither in the cache nor on {label}", hint=hint
     )
 
 

@@ -45,8 +45,10 @@ FLAT = {
 }
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0@"), min_size=1, max_size=20)
-PATTERNS = st.lists(st.from_regex(r"!?[a-z*]{1,5}(/[a-z*]{1,5}){0,2}/?", fullmatch=True), min_size=1, max_size=3).map(
-    tuple
+PATTERNS = (
+    st.lists(st.from_regex(r"!?[a-z*]{1,5}(/[a-z*]{1,5}){0,2}/?", fullmatch=True), min_size=1, max_size=3)
+    .filter(lambda patterns: not patterns[0].startswith("!"))
+    .map(tuple)
 )
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)
 LAYERS = st.builds(
@@ -125,7 +127,16 @@ def test_an_edit_keeps_the_canonical_form(values: dict[str, object], name: str) 
         (b"mlx: 1\nremotes:\n  a: {urls: x}\n", "3: unknown key `urls` in remote `a`", "did you mean `url`?"),
         (b"mlx: 1\nremotes: {a: {}}\n", "2: `url` is missing in remote `a`", None),
         (b"mlx: 1\nremotes: {a: {paths: x}}\n", "2: `paths` must be a list", None),
-        (b"mlx: 1\nremotes: {a: {paths: []}}\n", "2: `remotes.a.paths` must be a list of patterns", None),
+        (
+            b"mlx: 1\nremotes: {a: {paths: []}}\n",
+            "2: `remotes.a.paths` must be a list of patterns, with one or more",
+            None,
+        ),
+        (
+            b'mlx: 1\nremotes: {a: {paths: ["!x", y]}}\n',
+            "2: `remotes.a.paths` begins with `!x`, which takes out of what patterns before it name, and there are none",
+            None,
+        ),
         *(
             (
                 f'mlx: 1\nremotes: {{a: {{paths: ["ok", "{pattern}"]}}}}\n'.encode(),
