@@ -28,7 +28,6 @@ from mlops_cli.store.trees import (
     Kind,
     Named,
     Obstructed,
-    TreeSource,
     Unlisted,
     find,
     find_names,
@@ -188,7 +187,7 @@ def away_files(scanner: Scanner, extent: Extent, tracked: Tracked) -> Iterator[s
             yield f"{tracked.path}/{os.fsdecode(path)}"
 
 
-def before_bringing(project: Project, trees: TreeSource, chosen: Iterable[tuple[Tracked, str]]) -> None:
+def before_bringing(project: Project, scanner: Scanner, chosen: Iterable[tuple[Tracked, str]]) -> None:
     """Note of folders of which nothing is here, before they or parts of them are brought, that all of them is away.
 
     Those that are to come as a whole are noted as such: whoever goes on with it brings the rest.
@@ -202,7 +201,7 @@ def before_bringing(project: Project, trees: TreeSource, chosen: Iterable[tuple[
     whole = []
     for tracked, all_of_it in wanted.items():
         path = tracked.path
-        if has_files(project, path) and (path in noted or has_recorded(project, trees, tracked)):
+        if has_files(project, path) and (path in noted or has_recorded(project, scanner, tracked)):
             continue
         new[path] = NOTHING
         if all_of_it:
@@ -268,11 +267,10 @@ def before_moving(project: Project, source: tuple[str, str], target: tuple[str, 
     (old, part), (new, at) = source, target
     extents = read_extents(project)
     extent = extents.get(old, WHOLE).below(os.fsencode(part))
-    if at and not here and not (part and has_files(project, old)):
+    if at and not here and not (part and (old in extents or has_files(project, old))):
         extent = NOTHING
-    around = extents.get(new, WHOLE)
-    if at and os.path.lexists(project.root / new) and not has_files(project, new):
-        around = NOTHING
+    is_strange = at and new not in extents and not has_files(project, new)
+    around = NOTHING if is_strange else extents.get(new, WHOLE)
     note_extents(project, {new: around.replaced(os.fsencode(at), extent)})
 
 
@@ -325,8 +323,8 @@ def has_files(project: Project, folder: str, *, but: Iterable[str] = ()) -> bool
     return False
 
 
-def has_recorded(project: Project, trees: TreeSource, tracked: Tracked, *, but: Iterable[str] = ()) -> bool:
-    """Say whether a file that the record of a folder names is in the workspace, `but` at some paths in the folder.
+def has_recorded(project: Project, scanner: Scanner, tracked: Tracked, *, but: Iterable[str] = ()) -> bool:
+    """Say whether a file is in the workspace as the record of a folder has it, `but` at some paths in the folder.
 
     Where a listing is not here, any file in its folder counts as named.
     """
@@ -340,7 +338,7 @@ def has_recorded(project: Project, trees: TreeSource, tracked: Tracked, *, but: 
         except (FileNotFoundError, NotADirectoryError):
             continue
         try:
-            known = find_names(trees, recorded, children)
+            known = find_names(scanner, recorded, children)
         except MissingObject:
             if has_files(project, os.fsdecode(path)):
                 return True
@@ -352,7 +350,9 @@ def has_recorded(project: Project, trees: TreeSource, tracked: Tracked, *, but: 
             if children[name]:
                 waiting.append((place, Named(entry.digest, (entry.size, entry.files))))
             elif _counts(project, tracked.path, os.fsdecode(place)):
-                return True
+                found = scanner.look(os.fsdecode(place))
+                if found is not None and found.digest == entry.digest:
+                    return True
     return False
 
 

@@ -63,12 +63,12 @@ def test_an_empty_folder_is_no_sign_that_anything_was_here(fresh: Sandbox) -> No
 
 def test_nor_is_a_file_that_nobody_recorded(fresh: Sandbox) -> None:
     fresh.write("data/new")
-    fresh.write("data/42/new")
+    fresh.write("data/42/b", "not as recorded")
 
     bring(fresh, "data/42/a")
 
     fresh.add("data")
-    assert files(fresh) == 6
+    assert files(fresh) == 5
 
 
 def test_new_files_one_after_the_other_where_nothing_is(fresh: Sandbox) -> None:
@@ -125,6 +125,17 @@ def test_into_a_folder_of_which_nothing_is_here(fresh: Sandbox) -> None:
 
     fresh.add("data")
     assert files(fresh) == 5
+
+
+def test_a_move_where_nothing_is_here_says_nothing_of_the_rest(fresh: Sandbox) -> None:
+    fetch(fresh.project())
+
+    rename(fresh, "data/42/a", "data/a")
+
+    fresh.write("data/43/a", "by hand")
+    bring(fresh, "data/42")
+    fresh.add("data")
+    assert files(fresh) == 4
 
 
 def test_what_was_evicted_stays_away_on_another_branch_that_has_not_got_it(box: Sandbox) -> None:
