@@ -34,12 +34,11 @@ from mlops_cli.store.objects import AbsentObjects, DamagedObjects, too_large
 from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE, Row
 from mlops_cli.store.pack_index import Place, rows_table
 from mlops_cli.store.pack_segment import Segment
-from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.recipe import Recipe
 from mlops_cli.store.reliance import Everything, Reliance
 from mlops_cli.store.remote_checkup import Fault, check_bytes, check_files, check_recipes
-from mlops_cli.store.remote_chunks import ChunkedRead, check_chunked
+from mlops_cli.store.remote_chunks import check_whole
 from mlops_cli.store.remote_index import CHUNKED, LOOSE, TRASH, RemoteIndex
 from mlops_cli.store.remote_marker import (
     LAYOUT,
@@ -165,7 +164,7 @@ class Remote:
             apart = places.keys() - {name for recipe in whole for name in _chunks_of(recipe)}
             total = sum(recipe.size for recipe in whole) + sum(places[digest].length for digest in apart)
             reporter.start("verifying", total, "bytes")
-            faults += self._check_whole(whole, places, jobs, reporter)
+            faults += check_whole(self.bucket, self.index, whole, places, jobs, reporter)
             found += check_bytes(self.bucket, places, jobs, reporter)
         self.index.deny(fault.digest for fault in found)
         for fault in found:
@@ -173,27 +172,6 @@ class Remote:
         faults = list({fault.digest: fault for fault in faults}.values())
         self.index.deny(fault.digest for fault in faults)
         return faults
-
-    def _check_whole(
-        self, whole: Collection[Recipe], places: dict[Digest, Place], jobs: int, reporter: Reporter
-    ) -> Iterator[Fault]:
-        """Yield the files whose chunks are well and do not make them; takes the chunks of the good ones from `places`.
-
-        Those of the others stay there, to be read one by one.
-        """
-
-        def read(recipe: Recipe) -> tuple[Recipe, ChunkedRead]:
-            return recipe, check_chunked(self.bucket, self.index, recipe)
-
-        good: set[Digest] = set()
-        for recipe, done in map_bounded(read, whole, jobs or self.bucket.parallel):
-            if not done.whole:
-                reporter.advance(recipe.size)
-                good.update(_chunks_of(recipe))
-            elif not done.parts:
-                yield from done.whole
-        for digest in good:
-            del places[digest]
 
     def survey(self, scope: Scope, *, jobs: int = 0, reporter: Reporter = SILENT) -> Survey:
         """Examine all that the index names, reading as much of it as `scope` says; changes nothing."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from mlops_cli.hashing import Digest, Hasher, digest_from_raw
+from mlops_cli.progress import Reporter
 from mlops_cli.store.bucket import AbsentKey, Bucket
 from mlops_cli.store.download import REPAIR, damaged_object, records_in, spans_of
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects, cut
 from mlops_cli.store.pack_index import Place
 from mlops_cli.store.pack_writer import unpacked
+from mlops_cli.store.parallel import map_bounded
 from mlops_cli.store.parcels import object_key, pack_key, recipe_key
 from mlops_cli.store.recipe import Recipe
 from mlops_cli.store.remote_checkup import Fault, absent_file, check_loose
@@ -88,3 +90,31 @@ def _whole(bucket: Bucket, digest: Digest, place: Place) -> bytes:
     if faults:
         raise faults[0].error
     return bucket.get(object_key(digest), 0, place.length)
+
+
+def check_whole(
+    bucket: Bucket,
+    index: RemoteIndex,
+    recipes: Collection[Recipe],
+    places: dict[Digest, Place],
+    jobs: int,
+    reporter: Reporter,
+) -> Iterator[Fault]:
+    """Yield the files whose chunks are well and do not make them; takes the chunks of the good ones from `places`.
+
+    Those of the others stay there, to be read one by one. The reporter advances by the bytes of the good files.
+    """
+
+    def read(recipe: Recipe) -> tuple[Recipe, ChunkedRead]:
+        return recipe, check_chunked(bucket, index, recipe)
+
+    whole = [recipe for recipe in recipes if all(digest_from_raw(chunk.raw) in places for chunk in recipe.chunks())]
+    good: set[Digest] = set()
+    for recipe, done in map_bounded(read, whole, jobs or bucket.parallel):
+        if not done.whole:
+            reporter.advance(recipe.size)
+            good.update(digest_from_raw(chunk.raw) for chunk in recipe.chunks())
+        elif not done.parts:
+            yield from done.whole
+    for digest in good:
+        del places[digest]
