@@ -230,14 +230,13 @@ class Download:
                     with suppress(AbsentKey):
                         yield raw_digest(digest), self._bucket.get(object_key(digest), 0, LONGEST_CHUNK + 1)
             spans = spans_of((digest, place) for digest, place in places.items() if place.pack not in (LOOSE, CHUNKED))
-            loading = map_bounded(
+            for span, found in map_bounded(  # not by a name: an error below is to end it
                 lambda span: (span, self._loaded(span)),
                 spans,
                 jobs,
                 weigh=lambda span: span.end - span.start,
                 most=_AHEAD,
-            )
-            for span, found in loading:
+            ):
                 if found is None:
                     left += [digest for digest, _ in span.objects]
                 for digest, record in found or ():

@@ -34,6 +34,7 @@ from mlops_cli.store.scratch import Scratch
 
 LITTER = "tmp"
 _OURS = re.compile(r"packs/[0-9a-f]{64}\.pack|(objects|recipes)/[0-9a-f]{2}/[0-9a-f]{62}")
+_UPLOADS = f"{LITTER}/uploads/"  # uploads in parts that were not ended: `ID/KEY`
 _ABANDONED = 24 * 3600.0  # s
 _READERS = 4  # spans of packs (up to 16 MiB) at once: twice as many are in memory
 
@@ -181,8 +182,17 @@ def _what_stays_for(bad: Collection[tuple[bytes, str]], contents: RemoteContents
 
 
 def find_litter(bucket: Bucket, now: float) -> list[str]:
-    """Return the temporary files that are older than a day at the time `now` (s)."""
-    return sorted(stored.key for stored in bucket.list(LITTER) if written(stored) < now - _ABANDONED)
+    """Return the temporary files that are older than a day at the time `now` (s).
+
+    Unfinished uploads are told of the whole bucket: those that are not of this remote are somebody else's.
+    """
+    old = (stored.key for stored in bucket.list(LITTER) if written(stored) < now - _ABANDONED)
+    return sorted(key for key in old if _is_ours(key))
+
+
+def _is_ours(key: str) -> bool:
+    goal = key.removeprefix(_UPLOADS).partition("/")[2]
+    return not key.startswith(_UPLOADS) or _OURS.fullmatch(goal) is not None
 
 
 def find_spared(bucket: Bucket, contents: RemoteContents, keys: Collection[str], needed: Collection[bytes]) -> set[str]:

@@ -58,11 +58,14 @@ class Upload:
         with self._cache.scratch() as scratch:
             parcels = Parcels(self._cache, self._index, scratch, self._failures, self.believed, self._spare).of(wanted)
             try:
-                jobs = jobs or self._bucket.parallel
-                sending = map_bounded(
-                    self._send, parcels, jobs, weigh=_file_size, most=_MOST_ON_THE_WAY, meanwhile=self._show
-                )
-                for _ in sending:
+                for _ in map_bounded(  # not by a name: an error below is to end it, before the scratch goes
+                    self._send,
+                    parcels,
+                    jobs or self._bucket.parallel,
+                    weigh=_file_size,
+                    most=_MOST_ON_THE_WAY,
+                    meanwhile=self._show,
+                ):
                     unsaid += self._take_arrived()
                     if unsaid >= _TELL_EVERY or (self._waiting and time.monotonic() - told >= _TELL_SECONDS):
                         self._tell_blobs()
@@ -143,4 +146,8 @@ class Upload:
 
 
 def _file_size(parcel: Parcel) -> int:
-    return os.path.getsize(parcel.path)
+    """Return the bytes of the file that goes; none when it is gone, which sending it tells."""
+    try:
+        return os.path.getsize(parcel.path)
+    except FileNotFoundError:
+        return 0

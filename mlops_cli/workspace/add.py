@@ -31,7 +31,7 @@ from mlops_cli.workspace.extents import (
     Extents,
     NotListed,
     extent_of,
-    has_files,
+    has_recorded,
     note_extents,
     read_extents,
     see,
@@ -145,10 +145,8 @@ class _Adding:
         if extent is None or tracked is None or self._exact or present.kind != Kind.FOLDER:
             self.noted[owner] = None
             return present
-        entry = self._seen(batch, tracked, "", present, extent) or present
-        if entry[1:] == present[1:]:
-            self.noted[owner] = None  # all of it is here by now
-        return entry
+        # Though all of it may be here by now, the note stays: another branch may have what was evicted.
+        return self._seen(batch, tracked, "", present, extent) or present
 
     def _seen(
         self, batch: Batch | None, tracked: Tracked, part: str, present: Entry | None, extent: Extent
@@ -172,7 +170,11 @@ class _Adding:
             extent = extent.marked(map(os.fsencode, parts), here=True)
         trees = Rewriting(self._scanner)
         found = {part: _look(self._project, self._scanner, owner, part) for part in parts}
-        if extent is None and all(found.values()) and not has_files(self._project, owner, but=parts):
+        if (
+            extent is None
+            and all(found.values())
+            and not has_recorded(self._project, self._scanner, tracked, but=parts)
+        ):
             extent = NOTHING  # as in a fresh clone: there is nothing but what is new
         changes: dict[Parts, Entry | None] = {}
         try:

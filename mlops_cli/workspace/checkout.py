@@ -132,7 +132,7 @@ def bring(
             remove_seen(project, {*scanner.litter, *beside(project, [entry.path for entry, _ in chosen])})
             reporter.start("checking out", len(changes), "files")
             came = [pair for pair in chosen if pair[0].path not in failed and pair[0].path not in extents]
-            before_bringing(project, came)
+            before_bringing(project, scanner, came)
             try:
                 apply_changes(project, scanner, changes, reporter, spare=not force)
             except MlxError:

@@ -22,7 +22,19 @@ from mlops_cli.errors import MissingObject, MlxError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, write_atomic
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.store.batch import Batch
-from mlops_cli.store.trees import Entry, Extent, Kind, Obstructed, Unlisted, find, overlay, split_path, walk
+from mlops_cli.store.trees import (
+    Entry,
+    Extent,
+    Kind,
+    Named,
+    Obstructed,
+    Unlisted,
+    find,
+    find_names,
+    overlay,
+    split_path,
+    walk,
+)
 from mlops_cli.words import word
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import leaves_out
@@ -175,21 +187,26 @@ def away_files(scanner: Scanner, extent: Extent, tracked: Tracked) -> Iterator[s
             yield f"{tracked.path}/{os.fsdecode(path)}"
 
 
-def before_bringing(project: Project, chosen: Iterable[tuple[Tracked, str]]) -> None:
+def before_bringing(project: Project, scanner: Scanner, chosen: Iterable[tuple[Tracked, str]]) -> None:
     """Note of folders of which nothing is here, before they or parts of them are brought, that all of them is away.
 
     Those that are to come as a whole are noted as such: whoever goes on with it brings the rest.
     """
-    wanted: dict[str, bool] = {}
-    present: set[str] = set()
+    wanted: dict[Tracked, bool] = {}
     for tracked, part in chosen:
         if tracked.kind is ObjectKind.TREE and tracked.files and not tracked.stage:
-            wanted[tracked.path] = not part
-            if part and os.path.lexists(project.root / tracked.path / part):
-                present.add(tracked.path)
-    new = {path: NOTHING for path in wanted.keys() - present if not has_files(project, path)}
+            wanted[tracked] = not part
+    noted = read_extents(project) if wanted else NO_EXTENTS
+    new: dict[str, Extent] = {}
+    whole = []
+    for tracked, all_of_it in wanted.items():
+        path = tracked.path
+        if has_files(project, path) and (path in noted or has_recorded(project, scanner, tracked)):
+            continue
+        new[path] = NOTHING
+        if all_of_it:
+            whole.append(path)
     if new:
-        whole = [path for path in new if wanted[path]]
         note_extents(project, new, coming=whole, kept=new.keys() - whole)
 
 
@@ -244,14 +261,17 @@ def before_evicting(
 def before_moving(project: Project, source: tuple[str, str], target: tuple[str, str], *, here: bool) -> None:
     """Note at the target (the tracked path that holds it, the part in that) what is away of the source.
 
-    Of a folder as a whole nothing may be `here`: then, inside of another, all of it is away.
+    Nothing may be `here` of it: then, inside of another folder, all of it is away, unless it was deleted from one that
+    is here. Of the folder that it moves into nothing may be here but that.
     """
     (old, part), (new, at) = source, target
     extents = read_extents(project)
     extent = extents.get(old, WHOLE).below(os.fsencode(part))
-    if at and not part and not here:
+    if at and not here and not (part and (old in extents or has_files(project, old))):
         extent = NOTHING
-    note_extents(project, {new: extents.get(new, WHOLE).replaced(os.fsencode(at), extent)})
+    is_strange = at and new not in extents and not has_files(project, new)
+    around = NOTHING if is_strange else extents.get(new, WHOLE)
+    note_extents(project, {new: around.replaced(os.fsencode(at), extent)})
 
 
 def after_moving(project: Project, owner: str, part: str) -> None:
@@ -300,6 +320,39 @@ def has_files(project: Project, folder: str, *, but: Iterable[str] = ()) -> bool
                         return True
         except (FileNotFoundError, NotADirectoryError):
             continue
+    return False
+
+
+def has_recorded(project: Project, scanner: Scanner, tracked: Tracked, *, but: Iterable[str] = ()) -> bool:
+    """Say whether a file is in the workspace as the record of a folder has it, `but` at some paths in the folder.
+
+    Where a listing is not here, any file in its folder counts as named.
+    """
+    passed = {os.fsencode(f"{tracked.path}/{part}") for part in but}
+    waiting = [(os.fsencode(tracked.path), Named(tracked.digest, (tracked.size, tracked.files)))]
+    while waiting:
+        path, recorded = waiting.pop()
+        try:
+            with os.scandir(os.fsencode(project.root) + b"/" + path) as listing:
+                children = {child.name: child.is_dir(follow_symlinks=False) for child in listing}
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            known = find_names(scanner, recorded, children)
+        except MissingObject:
+            if has_files(project, os.fsdecode(path)):
+                return True
+            continue
+        for name, entry in known.items():
+            place = path + b"/" + name
+            if place in passed or children[name] is not (entry.kind == Kind.FOLDER):
+                continue
+            if children[name]:
+                waiting.append((place, Named(entry.digest, (entry.size, entry.files))))
+            elif _counts(project, tracked.path, os.fsdecode(place)):
+                found = scanner.look(os.fsdecode(place))
+                if found is not None and found.digest == entry.digest:
+                    return True
     return False
 
 

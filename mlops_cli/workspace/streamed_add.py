@@ -25,7 +25,7 @@ from mlops_cli.words import word
 from mlops_cli.workspace.add import AddResult, added_entry, new_pointer, place_of, pointer_to, refuse_unfit
 from mlops_cli.workspace.dead_links import refuse_dead_links
 from mlops_cli.workspace.destinations import Destinations
-from mlops_cli.workspace.extents import extent_of, find_in_part
+from mlops_cli.workspace.extents import extent_of, find_in_part, note_extents
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
@@ -85,6 +85,7 @@ def add_to_remote(
     if dry_run:
         return AddResult(added, ()), moved
     hidden = hide_from_git(project.root, entries)
+    note_extents(project, dict.fromkeys(entries))  # what is noted of a path that was removed is no longer so
     for result, entry in zip(added, entries.values(), strict=True):
         if result.changed:
             write_atomic(project.root / result.pointer, new_pointer(snapshot, result.path, entry).to_bytes())

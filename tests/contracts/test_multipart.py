@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -15,6 +16,7 @@ import pytest
 from mlops_cli.errors import RemoteError
 from mlops_cli.store.multipart import MULTIPART_FROM, PART, part_length
 from mlops_cli.store.object_store_bucket import S3Bucket
+from mlops_cli.store.remote_collection import find_litter
 from tests.servers.proxy import Proxy, proxy
 from tests.servers.s3 import S3Server, s3_server
 
@@ -178,6 +180,20 @@ def test_unfinished_uploads_can_be_given_up(door: Proxy, url: str, content: byte
 
     assert not unfinished(bucket)
     assert bucket.size("other") is None
+
+
+def test_uploads_of_others_in_the_bucket_are_no_litter(door: Proxy, server: S3Server, tmp_path: Path) -> None:
+    place = server.make_bucket(f"bucket-{next(numbers)}")
+    mine, theirs = f"packs/{'ab' * 32}.pack", ("backup.tar", f"another-remote/packs/{'ab' * 32}.pack")
+    bucket = S3Bucket("storage", place)
+    (tmp_path / "file").write_bytes(bytes(MULTIPART_FROM))
+    for key in (mine, *theirs):
+        door.answer(403, 1, "PUT")
+        with pytest.raises(RemoteError):
+            bucket.put_file(key, str(tmp_path / "file"))
+
+    assert len(unfinished(bucket)) == 3
+    assert [key.split("/", 3)[3] for key in find_litter(bucket, time.time() + 90_000)] == [mine]
 
 
 @pytest.mark.parametrize("status", [403, 501])

@@ -16,13 +16,14 @@ import pytest
 
 from mlops_cli.errors import CorruptObject, MissingObject, RemoteError
 from mlops_cli.hashing import Digest, fingerprint, hash_bytes
+from mlops_cli.progress import Silent
 from mlops_cli.store import download
 from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.links import LinkMode
 from mlops_cli.store.objects import AbsentObjects, DamagedObjects, Durability
-from mlops_cli.store.pack_format import RECORD_SIZE
+from mlops_cli.store.pack_format import LARGEST, RECORD_SIZE
 from mlops_cli.store.parcels import Wanted, object_key, recipe_key
 from mlops_cli.store.recipe import make_recipe
 from mlops_cli.store.recipes import Recipes
@@ -465,6 +466,32 @@ def test_what_is_absent_is_named_once_and_the_rest_goes_up(here):
     assert set(caught.value.digests) == set(absent)
     assert caught.value.hint == "`mlx fetch` brings it from a remote"
     assert here.remote().missing([*absent, *good]) == set(absent)
+
+
+def test_what_is_absent_and_would_go_by_itself_is_named_and_the_rest_goes_up(here):
+    (good,) = here.put(b"good")
+    absent = hash_bytes(b"large")
+    here.sizes[absent] = LARGEST + 1
+
+    with pytest.raises(AbsentObjects) as caught:
+        here.push([absent, good])
+
+    assert caught.value.digests == (absent,)
+    assert here.remote().missing([absent, good]) == {absent}
+
+
+def test_an_error_while_files_are_on_their_way_ends_them_first(here):
+    class Interrupting(Silent):
+        def advance(self, amount: int) -> None:
+            raise KeyboardInterrupt
+
+    objects = here.put(*(bytes([number]) * (LARGEST + 1) for number in range(3)))
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        here.push(objects, jobs=2, reporter=Interrupting())
+
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("mlx-store")] == []
+    assert caught.tb  # which holds what was running
 
 
 @pytest.mark.parametrize("size", [4, 100_000, len(LARGE)], ids=["packed", "loose", "large"])
