@@ -35,7 +35,7 @@ from mlops_cli.store.trees import (
     split_path,
     walk,
 )
-from mlops_cli.words import word
+from mlops_cli.words import NAMED, so_for, word, words
 from mlops_cli.workspace.ignore import NAME as IGNORE_NAME
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.litter import sweep_folder
@@ -62,10 +62,14 @@ class Note(NamedTuple):
 class NotListed(MissingObject):
     """It cannot be known what is away of the folder `owner`: the listing of `place` is not here."""
 
-    def __init__(self, owner: str, place: str) -> None:
+    def __init__(self, owner: str, place: str, extent: Extent) -> None:
+        kept = [_joined(owner, "", path) for path, here in sorted(extent.rules.items()) if here]
+        parts = [path for path in kept if path.startswith(f"{place}/")]
         super().__init__(
             f"`{owner}` is here in part, and the listing of `{place}` is not in the cache",
-            hint=f"`mlx fetch {word(place)}` brings it",
+            hint=f"`mlx pull {words(parts[:NAMED])}` brings it with what you have of it{so_for(parts[NAMED:])}"
+            if parts
+            else f"`mlx fetch {word(place)}` brings it",
         )
 
 
@@ -161,9 +165,9 @@ def see(
             hint=f"move it away, then `mlx pull {word(at)}` brings what is recorded",
         ) from error
     except Unlisted as error:
-        raise NotListed(tracked.path, _joined(tracked.path, part, error.path)) from error
+        raise NotListed(tracked.path, _joined(tracked.path, part, error.path), extent) from error
     except MissingObject as error:
-        raise NotListed(tracked.path, _unread(scanner, tracked, part)) from error
+        raise NotListed(tracked.path, _unread(scanner, tracked, part), extent) from error
     if entry is None:
         return Seen(None)
     trees.keep(entry.digest, batch)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlops_cli.errors import UsageError
+from mlops_cli.errors import CorruptObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import Reporter
 from mlops_cli.store.cache import Cache

@@ -165,6 +165,13 @@ def test_the_patterns_of_a_remote_are_shown_and_set(divided: Project) -> None:
     refused = divided("config", "set", "remotes.private.paths", "#data")
     assert refused.code == 2
     assert "`remotes.private.paths` holds `#data`, which names no path" in refused.stderr
+    for args in (
+        ("config", "set", "remotes.private.paths", "data/raw, models"),
+        ("remote", "add", "--force", "private", "../private", "--paths", "data/raw, models"),
+    ):
+        refused = divided(*args)  # as one pattern it would name nothing, and all of it go elsewhere
+        assert refused.code == 2
+        assert "has a comma" in refused.stderr
     divided.must("remote", "remove", "private")
     assert "private" not in (divided.root / ".mlx" / "config.yaml").read_text()
 

@@ -240,9 +240,9 @@ def test_patterns_are_typed_as_one_or_as_a_list(text: str, patterns: tuple[str, 
     assert config.set_value({}, "remotes.a.paths", patterns) == {"remotes.a.paths": patterns}
 
 
-@pytest.mark.parametrize("value", ["#x", "[]", "[1]", ["a", "."], []])
+@pytest.mark.parametrize("value", ["#x", "[]", "[1]", "a, b", ["a", "."], ["!a"], []])
 def test_other_patterns_are_refused(value: str | list[str]) -> None:
-    with pytest.raises(UsageError, match=r"`remotes\.a\.paths` (holds|must be|is no list)"):
+    with pytest.raises(UsageError, match=r"`remotes\.a\.paths` (holds|must be|is no list|begins with)"):
         config.set_value({}, "remotes.a.paths", value)
 
 

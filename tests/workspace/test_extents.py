@@ -277,7 +277,7 @@ def test_another_revision(box: Sandbox, other: Sandbox) -> None:
     assert told(other)[0] == "modified"  # what there was cannot be known without the listing
     with pytest.raises(MissingObject, match="here in part") as caught:
         other.add("data")
-    assert caught.value.hint == "`mlx fetch data` brings it"
+    assert caught.value.hint == "`mlx pull data/42/a` brings it with what you have of it"
     bring(other, "data/42/a")
     assert (told(other), other.read("data/42/a")) == (("ok", 0, 0, 0, 5), "later")
 

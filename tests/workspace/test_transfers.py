@@ -147,7 +147,7 @@ def test_push_of_what_is_nowhere(shared: Sandbox):
     with pytest.raises(MissingObject) as caught:
         push(shared.project(), ["lone"])
     assert caught.value.message == "1 object of `lone` is neither in the cache nor on remote `storage`"
-    assert caught.value.hint == "`mlx add lone` stores it again"
+    assert caught.value.hint == "`mlx add lone` stores it again, or a clone that has it pushes it"
 
 
 def test_fetch_of_what_is_nowhere(other: Sandbox):
@@ -449,6 +449,26 @@ def test_repair_forgets_all_that_was_in_a_pack_that_is_gone(shared: Sandbox):
     pack_of(shared.root.parent / "remote").unlink()
     assert push(shared.project(), ["lone"], Pushing(trust=Trust.NOTHING)).repaired == 1
     assert push(shared.project(), ["other"]).objects == 1  # nobody had asked for it, and it is missing now
+
+
+def test_an_index_that_is_damaged_there_and_good_here(other: Sandbox, tmp_path: Path):
+    fetch(other.project())
+    (segment,) = (other.root.parent / "remote" / "index").glob("*.idx")
+    segment.chmod(0o644)
+    written = segment.read_bytes()
+    segment.write_bytes(written[:40] + bytes([written[40] ^ 1]) + written[41:])
+    assert push(other.project()).objects == 0  # what is kept here is believed
+    with pytest.raises(CorruptObject, match="the index of remote `storage` is damaged") as caught:
+        push(other.project(), how=Pushing(trust=Trust.FILES))
+    assert caught.value.hint == "the same `mlx push` with `--repair` writes it anew"
+
+    push(other.project(), how=Pushing(trust=Trust.NOTHING, reporter=other.heard))
+
+    key = f"index/{segment.name}"
+    assert f"`{key}` of remote `storage` was damaged, and is written anew" in other.heard.notes
+    assert segment.read_bytes() == written
+    push(other.project(), how=Pushing(trust=Trust.FILES))
+    fetch(clone(other, tmp_path / "fresh").project())
 
 
 def test_repair_makes_an_index_that_is_damaged_anew(other: Sandbox, tmp_path: Path):
