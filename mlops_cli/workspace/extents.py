@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -336,28 +337,37 @@ def has_recorded(project: Project, scanner: Scanner, tracked: Tracked, *, but: I
     waiting = [(os.fsencode(tracked.path), Named(tracked.digest, (tracked.size, tracked.files)))]
     while waiting:
         path, recorded = waiting.pop()
-        try:
-            with os.scandir(os.fsencode(project.root) + b"/" + path) as listing:
-                children = {child.name: child.is_dir(follow_symlinks=False) for child in listing}
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            known = find_names(scanner, recorded, children)
-        except MissingObject:
-            if has_files(project, os.fsdecode(path)):
-                return True
-            continue
-        for name, entry in known.items():
-            place = path + b"/" + name
-            if place in passed or children[name] is not (entry.kind == Kind.FOLDER):
-                continue
-            if children[name]:
-                waiting.append((place, Named(entry.digest, (entry.size, entry.files))))
-            elif _counts(project, tracked.path, os.fsdecode(place)):
-                found = scanner.look(os.fsdecode(place))
-                if found is not None and found.digest == entry.digest:
+        for children in _children(project, path):
+            try:
+                known = find_names(scanner, recorded, children)
+            except MissingObject:
+                if has_files(project, os.fsdecode(path)):
                     return True
+                break
+            for name, entry in known.items():
+                place = path + b"/" + name
+                if place in passed or children[name] is not (entry.kind == Kind.FOLDER):
+                    continue
+                if children[name]:
+                    waiting.append((place, Named(entry.digest, (entry.size, entry.files))))
+                elif _counts(project, tracked.path, os.fsdecode(place)):
+                    with scanner.only_looking():
+                        found = scanner.look(os.fsdecode(place))
+                    if found is not None and found.digest == entry.digest:
+                        return True
     return False
+
+
+def _children(project: Project, path: bytes) -> Iterator[dict[bytes, bool]]:
+    """Yield what is in a folder by name, with whether it is one: little at first, for the first may tell enough."""
+    size = 1
+    try:
+        with os.scandir(os.fsencode(project.root) + b"/" + path) as listing:
+            while children := {child.name: child.is_dir(follow_symlinks=False) for child in islice(listing, size)}:
+                yield children
+                size *= 8
+    except (FileNotFoundError, NotADirectoryError):
+        return
 
 
 def _counts(project: Project, folder: str, path: str) -> bool:

@@ -118,7 +118,7 @@ def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
         refuse_gone(store)
         imports = {tracked.path for tracked, _ in plan.share if is_pinned(tracked)}
         stages = {tracked.path: tracked.stage for tracked, _ in plan.share}
-        raise unpushable(needed, store.label, absent, stages, imports)
+        raise unpushable(needed, store.label, absent, stages, imports, plan.ordered)
     reporter.start("pushing", plan.size, "bytes")
     missing = set(plan.ordered)
     try:

@@ -96,6 +96,15 @@ class Scanner:
             self._witness = Witness.of(self._cache)
             self._held = self._witness.stamp
 
+    @contextmanager
+    def only_looking(self) -> Iterator[None]:
+        """Store nothing of what is read while the block lasts."""
+        batch, self._reader.batch = self._reader.batch, None
+        try:
+            yield
+        finally:
+            self._reader.batch = batch
+
     def look(self, path: str, *, follow: bool = False, copied: bool = False) -> Entry | None:
         """Return the entry of the file, symlink or folder at `path`, or None when nothing is there.
 

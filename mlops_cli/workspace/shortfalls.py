@@ -96,11 +96,16 @@ def unreadable(needed: Reach, label: str, trees: set[Digest], imports: Collectio
 
 
 def unpushable(
-    needed: Reach, label: str, absent: set[Digest], stages: Mapping[str, str], imports: Collection[str]
+    needed: Reach,
+    label: str,
+    absent: set[Digest],
+    stages: Mapping[str, str],
+    imports: Collection[str],
+    wanted: Iterable[Digest] = (),
 ) -> MissingObject:
     """Return what to raise when objects are to be pushed that the cache lacks.
 
-    `stages` made some of the paths, and some are `imports`.
+    `stages` made some of the paths, and some are `imports`. All that was to be pushed is `wanted`.
     """
     paths = sorted({needed.owners[digest] for digest in absent})
     count = f"{len(absent):,} object{'' if len(absent) == 1 else 's'} of {naming(paths)}"
@@ -111,7 +116,7 @@ def unpushable(
         hint = f"`mlx run --force {shlex.quote(stage)}` makes {them} again"
     else:
         hint = f"`mlx add {word(paths[0])}` stores {them} again, or a clone that has {them} pushes {them}"
-    others = sorted({*needed.owners.values()} - {*paths})
+    others = sorted({needed.owners[digest] for digest in wanted} - {*paths})
     if others:
         hint += f"; `mlx push {words(others[:NAMED])}` sends what is here{so_for(others[NAMED:])}"
     return MissingObject(

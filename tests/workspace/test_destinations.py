@@ -216,7 +216,6 @@ def test_what_is_there_already_is_not_looked_into(box: Sandbox) -> None:
         (["data/privat"], "data/private", "storage"),
         (["data/**", "!data/private/**"], "data/private", "storage"),
         (["data/**", "!data/private/**", "data/private"], "data/private", "private"),
-        (["!data/private/**"], "data/private", "storage"),
         (["lone/"], "lone", "storage"),
         (["lone"], "lone", "private"),
         (["l?n[a-e]"], "lone", "private"),

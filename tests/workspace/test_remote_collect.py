@@ -834,12 +834,13 @@ def test_an_upload_in_parts_that_nobody_ended_is_given_up(
     push(site, kept)
     client = get_session().create_client("s3", endpoint_url=server.url)
     bucket, _, folder = site.url.removeprefix("s3://").partition("/")
-    begun = client.create_multipart_upload(Bucket=bucket, Key=f"{folder}/packs/a.pack")  # moto dates it to 2010
-    begun_elsewhere = client.create_multipart_upload(Bucket=bucket, Key="packs/a.pack")
+    key = f"packs/{'ab' * 32}.pack"
+    begun = client.create_multipart_upload(Bucket=bucket, Key=f"{folder}/{key}")  # moto dates it to 2010
+    begun_elsewhere = client.create_multipart_upload(Bucket=bucket, Key=key)
 
     done = collect(site, kept)
 
-    assert done.look.litter == {f"tmp/uploads/{begun['UploadId']}/packs/a.pack"}
+    assert done.look.litter == {f"tmp/uploads/{begun['UploadId']}/{key}"}
     left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
     assert [upload["UploadId"] for upload in left] == [begun_elsewhere["UploadId"]]
     assert collect(site, kept).look.litter == set()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import CorruptObject, MissingObject, RemoteError, UsageError
-from mlops_cli.hashing import Digest
+from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.store.trees import Kind, find, tree_objects, walk
 from mlops_cli.workspace.fetching import fetch
 from mlops_cli.workspace.project_remote import open_project_remote
@@ -411,6 +411,21 @@ def test_outputs_that_remotes_never_get_are_not_lacking(private: Sandbox):
 def pack_of(remote: Path) -> Path:
     (pack,) = (remote / "packs").iterdir()
     return pack
+
+
+def test_push_of_what_is_nowhere_says_how_the_rest_goes(shared: Sandbox):
+    push(shared.project())
+    shared.write("gone", "gone")
+    shared.write("new", "new")
+    shared.add("gone", "new")
+    lose(shared.project().cache, hash_bytes(b"gone"))
+    with pytest.raises(MissingObject) as caught:
+        push(shared.project())
+    assert caught.value.message == "1 object of `gone` is neither in the cache nor on remote `storage`"
+    assert caught.value.hint == (
+        "`mlx add gone` stores it again, or a clone that has it pushes it; `mlx push new` sends what is here"
+    )
+    assert push(shared.project(), ["new"]).objects == 1
 
 
 def test_verify_looks_whether_it_is_there(other: Sandbox):
