@@ -434,8 +434,8 @@ def test_part_of_a_folder_that_is_not_here(tracked: Sandbox, tmp_path: Path):
     other.write("data/new", "x")
     with pytest.raises(MissingObject) as caught:
         other.add("data/new")
-    assert caught.value.message == "`data` is here in part, and the listing of `data` is not in the cache"
-    assert caught.value.hint == "`mlx fetch data` brings it"
+    assert caught.value.message == "the listing of `data` is not in the cache, so a part of it cannot be added"
+    assert caught.value.hint == "`mlx fetch data` brings it, or add all of `data`"
 
 
 def test_new_part_with_the_rest_not_here(tracked: Sandbox, tmp_path: Path):
