@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
@@ -86,8 +87,6 @@ def _s3_settings(name: str, silence: float) -> tuple[dict[str, Any], Callable[[]
     The client gives a connection up after `silence` (s), and tries nothing again.
     """
     _import(name, "s3")
-    from botocore import UNSIGNED
-    from botocore.config import Config
     from botocore.configprovider import ConfiguredEndpointProvider
     from botocore.exceptions import BotoCoreError
     from botocore.session import get_session
@@ -111,20 +110,7 @@ def _s3_settings(name: str, silence: float) -> tuple[dict[str, Any], Callable[[]
             )
         found["endpoint"] = endpoint
 
-    def make_client() -> Any:
-        config = Config(
-            connect_timeout=silence,
-            read_timeout=silence,
-            max_pool_connections=16,
-            retries={"total_max_attempts": 1},
-            signature_version=UNSIGNED if credentials is None else None,
-            s3={"addressing_style": "path"},
-            # Checksums at the end of a body are more than most servers but Amazon's understand.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
-        return session.create_client("s3", endpoint_url=endpoint or None, config=config)
-
+    make_client = partial(_make_client, session, endpoint, silence, signed=credentials is not None)
     if credentials is None:
         return {**found, "skip_signature": True}, make_client
 
@@ -138,6 +124,25 @@ def _s3_settings(name: str, silence: float) -> tuple[dict[str, Any], Callable[[]
         }
 
     return {**found, "credential_provider": provide}, make_client
+
+
+def _make_client(session: Any, endpoint: str | None, silence: float, *, signed: bool) -> Any:
+    """Return a client of botocore that reaches S3 as obstore does, and leaves trying again to the bucket."""
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=silence,
+        read_timeout=silence,
+        max_pool_connections=16,
+        retries={"total_max_attempts": 1},
+        signature_version=None if signed else UNSIGNED,
+        s3={"addressing_style": "path"},
+        # Checksums at the end of a body are more than most servers but Amazon's understand.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return session.create_client("s3", endpoint_url=endpoint or None, config=config)
 
 
 def _is_web_url(text: str) -> bool:

@@ -6,13 +6,14 @@ Blobs go up before the trees that name them, so that a tree on a remote is a pro
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlops_cli.errors import CorruptObject, UsageError
 from mlops_cli.hashing import Digest
 from mlops_cli.progress import Reporter
 from mlops_cli.store.cache import Cache
+from mlops_cli.store.chunking import CHUNKED_FROM
 from mlops_cli.store.objects import DamagedObjects
 from mlops_cli.store.parcels import Wanted
 from mlops_cli.store.remote import Remote
@@ -58,6 +59,8 @@ def push(project: Project, targets: Sequence[str] = (), how: Pushing = PLAINLY) 
     for plan in plans:
         if not how.dry_run and plan.ordered:
             _send(project, plan, how.jobs or project.config.core_jobs, how.reporter)
+            if how.trust is Trust.NOTHING:
+                _mend_parts(project, plan, how)
         moved.append(plan.moved())
     return SyncResult(tuple(moved), division.left)
 
@@ -130,6 +133,20 @@ def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
     except DamagedObjects as error:
         hint = "`mlx add {path}` or `mlx run` makes a good one again"
         raise damaged_on_the_way(needed, error, hint) from error
+
+
+def _mend_parts(project: Project, plan: _Plan, how: Pushing) -> None:
+    """Send again what is damaged of large files that were sent: chunks that were there already were believed."""
+    sizes = plan.needed.sizes
+    sent = [digest for digest in plan.ordered if sizes[digest] >= CHUNKED_FROM]
+    if not sent:
+        return
+    how.reporter.start("verifying", sum(sizes[digest] for digest in sent), "bytes")
+    faults = plan.store.check(sent, read=True, jobs=how.jobs, reporter=how.reporter)
+    if faults:
+        plan.store.forget_faults()
+        again = replace(plan, ordered=[fault.digest for fault in faults])
+        _send(project, again, how.jobs or project.config.core_jobs, how.reporter)
 
 
 class Sendable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -455,6 +456,28 @@ def test_repair_sends_again_what_is_gone_or_damaged(other: Sandbox, tmp_path: Pa
     fetch(fresh.project())
     fresh.checkout()
     assert fresh.read("lone") == "lone"
+
+
+def test_repair_of_a_large_file_whose_recipe_is_gone_and_a_chunk_damaged(shared: Sandbox, tmp_path: Path):
+    """What chunks it has only the recipe tells, so they are looked at when there is one again."""
+    shared.write("large", random.Random(5).randbytes(17 << 20))
+    shared.add("large")
+    shared.commit()
+    push(shared.project(), ["large"])
+    remote = shared.root.parent / "remote"
+    pack, (recipe,) = pack_of(remote), (remote / "recipes").glob("*/*")
+    pack.chmod(0o644)
+    written = bytearray(pack.read_bytes())
+    written[200] ^= 1
+    pack.write_bytes(written)
+    recipe.unlink()
+
+    push(shared.project(), ["large"], Pushing(trust=Trust.NOTHING))
+
+    fresh = clone(shared, tmp_path / "fresh")
+    fetch(fresh.project(), ["large"])
+    fresh.checkout("large")
+    assert (fresh.root / "large").read_bytes() == (shared.root / "large").read_bytes()
 
 
 def test_repair_forgets_all_that_was_in_a_pack_that_is_gone(shared: Sandbox):
