@@ -48,11 +48,11 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "remote": "remotes",
     },
     "Pipelines": {
-        "run": "pipeline",
+        "run": "run",
         "stage": "stages",
         "graph": "pipeline",
         "why": "pipeline",
-        "reproduce": "pipeline",
+        "reproduce": "reproduction",
     },
     "Tracking": {
         "metrics": "tracking",

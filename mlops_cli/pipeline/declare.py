@@ -61,7 +61,7 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "desc": stage.desc,
         "cmd": list(stage.cmd),
         "wdir": stage.wdir,
-        "deps": list(stage.deps),
+        "deps": [dep.path for dep in stage.deps],
         "params": {file.path: list(file.keys) for file in stage.params},
         "outs": [out.path for out in stage.outs if not out.git],
         "metrics": list(stage.metrics),

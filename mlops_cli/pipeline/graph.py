@@ -146,7 +146,7 @@ def _refuse_overlap(stages: Mapping[str, Stage], maker: Mapping[str, str], point
 
 def _refuse_own_inputs(stages: Iterable[Stage]) -> None:
     for stage in stages:
-        for dep in (*stage.deps, *(file.path for file in stage.params)):
+        for dep in stage.reads:
             for out in stage.outs:
                 if has_magic(dep) or not _overlap(dep, out.path):
                     continue
@@ -163,7 +163,7 @@ def _overlap(one: str, other: str) -> bool:
 
 def _upstream(stage: Stage, maker: Mapping[str, str], outs: Sequence[str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
-    for dep in (*stage.deps, *(file.path for file in stage.params)):
+    for dep in stage.reads:
         found.update(dict.fromkeys(makers_of(dep, maker, outs)))
     found.pop(stage.address, None)  # a glob that matches what the stage makes itself does not mean that
     return tuple(found)

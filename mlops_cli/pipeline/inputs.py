@@ -101,8 +101,8 @@ class Observer:
         waiting = self._waiting(stage)
         found = Found()
         for dep in stage.deps:
-            if dep not in waiting:
-                self._gather(dep, stage, found)
+            if dep.path not in waiting:
+                self._gather(dep.path, stage, found)
         params = {
             file.path: values
             for file in stage.params
@@ -111,7 +111,7 @@ class Observer:
         return Wanted(
             deps=tuple(found.deps.values()),
             params=params,
-            globs=tuple(sorted(dep for dep in stage.deps if has_magic(dep))),
+            globs=tuple(sorted(dep.path for dep in stage.deps if has_magic(dep.path))),
             waiting=waiting,
             absent=tuple(found.absent),
             lost=tuple(found.lost),
@@ -131,10 +131,9 @@ class Observer:
         return (*deps, *(path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path))))
 
     def _waiting(self, stage: Stage) -> dict[str, str]:
-        names = (*stage.deps, *(file.path for file in stage.params))
         return {
             name: maker
-            for name in names
+            for name in stage.reads
             for maker in makers_of(name, self._graph.maker, self._outs)
             if maker != stage.address and (decision := self._outlook.decision(maker)) and decision.outs is None
         }

@@ -345,7 +345,7 @@ def _nowhere(tracked: Tracked, stage: Stage, remote: str) -> MissingObject:
 
 
 def _needs(stage: Stage, lock: Lock, path: str) -> bool:
-    names = (*stage.deps, *(dep.path for dep in lock.deps), *(file.path for file in stage.params))
+    names = (*stage.reads, *(dep.path for dep in lock.deps))
     return any(name == path or name.startswith(path + "/") or path.startswith(name + "/") for name in names)
 
 

@@ -79,6 +79,23 @@ class ValueReader:
             except TemplateError as error:
                 raise self.document.error(str(error), at, error.hint) from error
 
+    def optional_text(self, fields: Fields, key: str) -> str:
+        """Return the filled text at `key`, empty when there is none."""
+        return self.text(fields.raw(key), (*fields.at, key)) if fields.has(key) else ""
+
+    def single(self, item: object, at: Place, form: str) -> tuple[str, object]:
+        """Return the key and value of an item that is a mapping with one key."""
+        if not isinstance(item, dict):
+            raise self.document.error(
+                f"{spell_place(at)} must be text or {form}, not {describe(item)}", at, quote_hint(item)
+            )
+        if len(item) != 1:
+            names = ", ".join(f"`{key}`" for key in item) or "nothing"
+            hint = "indent what belongs to the path further, and begin each path with `- `"
+            raise self.document.error(f"{spell_place(at)} must hold one path, and holds {names}", at, hint)
+        key, value = next(iter(item.items()))
+        return key, value
+
     def path(self, text: str, at: Place, resolve: Callable[[str, str], str]) -> str:
         """Return the path in the project that `resolve` makes of `text`, written in this folder."""
         try:

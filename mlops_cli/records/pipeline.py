@@ -10,19 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml, quote_hint
+from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml
 from mlops_cli.errors import RecordError
 from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
-from mlops_cli.records.filling import VALUE_SUFFIXES, Filled, ValueReader, spell_place
-from mlops_cli.records.paths import OWN_FOLDERS, OWN_NAMES, project_folder, project_path
-from mlops_cli.records.stages import PARAMS_FILE, Output, ParamsFile, Pipeline, Plot, Stage
+from mlops_cli.records.filling import ValueReader
+from mlops_cli.records.input_reading import read_deps, read_env, read_params
+from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
+from mlops_cli.records.paths import project_folder
+from mlops_cli.records.stages import Pipeline, Stage
 from mlops_cli.records.templates import NAME, Instance, TemplateError, combine, expand_deep
 
 MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _AXIS_NAME = re.compile(rf"{NAME}\Z")
-_ENV_NAME = re.compile(r"[^=\0]+\Z")
 _STAGE_KEYS = ("desc", "matrix", "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env", *KEYS)
 
 ReadFile = Callable[[str], bytes | None]
@@ -42,8 +43,7 @@ def read_pipeline(data: bytes, name: str, *, folder: str, read_file: ReadFile) -
     stages = tuple(
         stage for key in (declared.values if declared else ()) for stage in _read_group(reader, ("stages", key), key)
     )
-    metrics = tuple(reader.value_file(text, at, written=True) for text, at in reader.listed(fields, "metrics"))
-    return Pipeline(stages, metrics, name, read_resources(reader, fields))
+    return Pipeline(stages, read_metrics_files(reader, fields), name, read_resources(reader, fields))
 
 
 def _read_vars(fields: Fields, folder: str, read_file: ReadFile) -> dict[str, object]:
@@ -148,41 +148,29 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
     document, folder = reader.document, reader.folder
     if len(name) > MAX_NAME:
         raise fields.error(f"stage name `{name[:40]}…` is longer than {MAX_NAME} characters", hint="use shorter names")
-    metrics = tuple(reader.value_file(text, at, written=True) for text, at in reader.listed(fields, "metrics"))
-    plots = tuple(_read_plot(reader, item, at) for item, at in reader.items(fields, "plots"))
-    outs = [_read_output(reader, item, at) for item, at in reader.items(fields, "outs")]
-    outs.extend(Output(path, git=True) for path in (*metrics, *(plot.path for plot in plots)))
-    _check_outputs(fields, outs)
+    metrics, plots = read_metrics_files(reader, fields), read_plots(reader, fields)
     return Stage(
         address=f"{folder}:{name}" if folder else name,
         name=name,
         folder=folder,
         group=name.partition("@")[0],
         cmd=_read_cmd(reader, fields),
-        deps=_unique(reader.path(text, at, project_path) for text, at in reader.listed(fields, "deps")),
-        params=_read_params(reader, fields),
-        outs=tuple(outs),
+        deps=read_deps(reader, fields),
+        params=read_params(reader, fields),
+        outs=read_outputs(reader, fields, [*metrics, *(plot.path for plot in plots)]),
         metrics=metrics,
         plots=plots,
-        env=_read_env(reader, fields),
+        env=read_env(reader, fields),
         wdir=_read_wdir(reader, fields),
-        desc=_optional_text(reader, fields, "desc"),
+        desc=reader.optional_text(fields, "desc"),
         line=document.line(fields.at),
         file=document.name,
         conduct=read_conduct(reader, fields),
     )
 
 
-def _unique(texts: Iterator[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(texts))
-
-
-def _optional_text(reader: ValueReader, fields: Fields, key: str) -> str:
-    return reader.text(fields.raw(key), (*fields.at, key)) if fields.has(key) else ""
-
-
 def _read_wdir(reader: ValueReader, fields: Fields) -> str:
-    text = _optional_text(reader, fields, "wdir") if fields.has("wdir") else "."
+    text = reader.optional_text(fields, "wdir") if fields.has("wdir") else "."
     return reader.path(text, (*fields.at, "wdir"), project_folder)
 
 
@@ -198,105 +186,3 @@ def _read_cmd(reader: ValueReader, fields: Fields) -> tuple[str, ...]:
     if not lines or not all(line.strip() for line in lines):
         raise fields.error("`cmd` must not be empty", "cmd", "write the command that makes the outputs")
     return lines
-
-
-def _read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]:
-    env = fields.mapping("env")
-    if env is None:
-        return ()
-    for key in env.values:
-        if not _ENV_NAME.match(key):
-            raise env.error(f"`{key}` cannot be the name of an environment variable", key)
-    return tuple(sorted((key, reader.text(value, (*env.at, key))) for key, value in env.values.items()))
-
-
-def _read_params(reader: ValueReader, fields: Fields) -> tuple[ParamsFile, ...]:
-    """Return the files in the order they are first named, keys of one file together."""
-    found: dict[str, dict[str, None] | None] = {}
-    for item, at in reader.items(fields, "params"):
-        text, keys = _read_params_item(reader, item, at)
-        path = reader.value_file(text, at)
-        known = found.setdefault(path, {})
-        if keys is None or known is None:
-            found[path] = None
-        else:
-            known.update(dict.fromkeys(keys))
-    return tuple(ParamsFile(path, tuple(keys or ())) for path, keys in found.items())
-
-
-def _read_params_item(reader: ValueReader, item: object, at: Place) -> tuple[str, list[str] | None]:
-    """Return the file (as written) and the keys of one item of `params`; None for the whole file."""
-    if isinstance(item, str):
-        key = item if isinstance(item, Filled) else reader.text(item, at)
-        if key.lower().endswith(VALUE_SUFFIXES):
-            hint = f"a file is written `{key}: [key]`, or `{key}:` for all of it"
-            raise reader.document.error(
-                f"`{key}` looks like a file, and a key of `{PARAMS_FILE}` stands here", at, hint
-            )
-        return PARAMS_FILE, [_check_key(reader, key, at)]
-    raw, value = _single(reader, item, at, "`file: [keys]`")
-    if value is None:
-        return reader.text(raw, at), None
-    within = Fields(reader.document, at)
-    keys = [_check_key(reader, text, place) for text, place in reader.listed(within, raw)]
-    if not keys:
-        raise within.error(f"`{raw}` has no keys", raw, f"write `{raw}:` alone for the whole file")
-    return reader.text(raw, at), keys
-
-
-def _check_key(reader: ValueReader, key: str, at: Place) -> str:
-    if not all(key.split(".")):
-        raise reader.document.error(f"`{key}` is not a key: it has an empty part", at)
-    return key
-
-
-def _single(reader: ValueReader, item: object, at: Place, form: str) -> tuple[str, object]:
-    """Return the key and value of an item that is a mapping with one key."""
-    if not isinstance(item, dict):
-        raise reader.document.error(
-            f"{spell_place(at)} must be text or {form}, not {describe(item)}", at, quote_hint(item)
-        )
-    if len(item) != 1:
-        names = ", ".join(f"`{key}`" for key in item) or "nothing"
-        hint = "indent what belongs to the path further, and begin each path with `- `"
-        raise reader.document.error(f"{spell_place(at)} must hold one path, and holds {names}", at, hint)
-    key, value = next(iter(item.items()))
-    return key, value
-
-
-def _read_described(reader: ValueReader, item: object, at: Place, form: str) -> tuple[str, Fields | None]:
-    """Return the path of an item, and a reader of what is said about it."""
-    if isinstance(item, str):
-        text = item if isinstance(item, Filled) else reader.text(item, at)
-        return reader.output(text, at), None
-    raw, value = _single(reader, item, at, form)
-    path = reader.output(reader.text(raw, at), at)
-    return path, None if value is None else Fields(reader.document, (*at, raw))
-
-
-def _read_output(reader: ValueReader, item: object, at: Place) -> Output:
-    path, about = _read_described(reader, item, at, "`path: {push: false}`")
-    if about is None:
-        return Output(path)
-    about.only(("push", "desc"))
-    return Output(path, push=about.boolean("push", default=True), desc=_optional_text(reader, about, "desc"))
-
-
-def _read_plot(reader: ValueReader, item: object, at: Place) -> Plot:
-    path, about = _read_described(reader, item, at, "`path: {x: column}`")
-    if about is None:
-        return Plot(path)
-    about.only(("x", "y", "title"))
-    x, y, title = (_optional_text(reader, about, key) for key in ("x", "y", "title"))
-    return Plot(path, x, y, title)
-
-
-def _check_outputs(fields: Fields, outs: list[Output]) -> None:
-    seen: set[str] = set()
-    for out in outs:
-        if out.path in seen:
-            raise fields.error(f"{fields.what} names output `{out.path}` twice", hint="name it once")
-        seen.add(out.path)
-        parts = out.path.split("/")
-        if not OWN_FOLDERS.isdisjoint(parts) or parts[-1] in OWN_NAMES or parts[-1].endswith(".mlx"):
-            raise fields.error(f"output `{out.path}` is a name that mlx uses itself", hint="write it elsewhere")

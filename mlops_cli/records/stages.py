@@ -28,6 +28,12 @@ class ParamsFile(NamedTuple):
     keys: tuple[str, ...] = ()
 
 
+class Dependency(NamedTuple):
+    """A path or glob that the stage reads."""
+
+    path: str
+
+
 class Output(NamedTuple):
     """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots)."""
 
@@ -58,7 +64,7 @@ class Stage(NamedTuple):
     folder: str
     group: str
     cmd: tuple[str, ...]
-    deps: tuple[str, ...]
+    deps: tuple[Dependency, ...]
     params: tuple[ParamsFile, ...]
     outs: tuple[Output, ...]
     metrics: tuple[str, ...]
@@ -69,6 +75,11 @@ class Stage(NamedTuple):
     line: int
     file: str
     conduct: Conduct = PLAIN
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Every path or glob that the stage takes something from: its dependencies, and its files of parameters."""
+        return (*(dep.path for dep in self.deps), *(file.path for file in self.params))
 
 
 class Pipeline(NamedTuple):

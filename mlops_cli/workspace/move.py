@@ -90,7 +90,7 @@ def move(project: Project, old: str, new: str, *, dry_run: bool = False) -> Move
     gitignores: tuple[str, ...] = ()
     if not dry_run:
         gitignores = _carry_out(project, source, target, records, gone, here=here)
-    reading = tuple(stage.address for stage in stages if any(_overlap(dep, old) for dep in stage.deps))
+    reading = tuple(stage.address for stage in stages if any(_overlap(dep.path, old) for dep in stage.deps))
     written = tuple(name for name, _ in records)
     return Moved(old, new, entry.size, entry.files, here, written, gone, gitignores, reading)
 

@@ -12,7 +12,7 @@ from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, inputs_key
 from mlops_cli.records.locks import Input, Lock, OutputRecord
 from mlops_cli.records.pointers import ObjectKind
-from mlops_cli.records.stages import Output, Stage
+from mlops_cli.records.stages import Dependency, Output, Stage
 
 ONE, TWO, THREE = (hash_bytes(text) for text in (b"1", b"2", b"3"))
 BLOB, TREE = ObjectKind.BLOB, ObjectKind.TREE
@@ -28,7 +28,7 @@ STAGE = Stage(
     folder="",
     group="train",
     cmd=("python train.py",),
-    deps=("train.py", "data"),
+    deps=(Dependency("train.py"), Dependency("data")),
     params=(),
     outs=(Output("model"), Output("m.json", git=True)),
     metrics=("m.json",),

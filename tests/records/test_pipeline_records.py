@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlops_cli.errors import RecordError
 from mlops_cli.records.pipeline import read_pipeline
-from mlops_cli.records.stages import Output, ParamsFile, Pipeline, Plot, Stage, glob_pattern, has_magic
+from mlops_cli.records.stages import Dependency, Output, ParamsFile, Pipeline, Plot, Stage, glob_pattern, has_magic
 
 EXAMPLE = b"""mlx: 1
 vars: {seeds: [0, 1]}
@@ -61,7 +61,7 @@ def test_the_example_of_the_formats_is_read() -> None:
         folder="",
         group="prepare",
         cmd=("python prepare.py",),
-        deps=("prepare.py", "data/raw", "src/**/*.py"),
+        deps=tuple(map(Dependency, ("prepare.py", "data/raw", "src/**/*.py"))),
         params=(ParamsFile("params.yaml", ("split",)), ParamsFile("other.toml", ("a.b",))),
         outs=(Output("data/prepared"),),
         metrics=(),
@@ -78,7 +78,7 @@ def test_the_example_of_the_formats_is_read() -> None:
         folder="",
         group="train",
         cmd=("python train.py --model rf --seed 1",),
-        deps=("train.py", "data/prepared"),
+        deps=(Dependency("train.py"), Dependency("data/prepared")),
         params=(ParamsFile("params.yaml", ("train",)),),
         outs=(
             Output("models/rf-1.joblib", desc="fitted model"),
@@ -107,7 +107,7 @@ def test_paths_in_a_folder_are_relative_to_the_project() -> None:
     assert found.file == "sub/dir/mlx.yaml"
     assert found.cmd == ("a", "b")
     assert found.wdir == "sub/dir/src"
-    assert found.deps == ("sub/shared/x.py", "sub/dir/y", "sub/dir/**/*.csv")
+    assert tuple(dep.path for dep in found.deps) == ("sub/shared/x.py", "sub/dir/y", "sub/dir/**/*.csv")
     assert found.params == (ParamsFile("sub/dir/params.yaml", ("lr",)), ParamsFile("sub/p.json"))
     assert [out.path for out in found.outs] == ["sub/dir/out", "sub/dir/m.json", "sub/dir/p.csv"]
     assert stage("cmd: a", folder="sub").wdir == "sub"
@@ -125,7 +125,7 @@ def test_block_text_loses_its_final_newlines() -> None:
 
 
 def test_dependencies_named_twice_count_once() -> None:
-    assert stage("cmd: a\ndeps: [x, ./x, y]").deps == ("x", "y")
+    assert stage("cmd: a\ndeps: [x, ./x, y]").reads == ("x", "y")
 
 
 def test_keys_of_one_parameter_file_come_together() -> None:
@@ -157,7 +157,7 @@ def test_variables_come_from_mappings_and_files() -> None:
     found = read(data, "sub", files).stages[0]
 
     assert found.cmd == ("1 1 ${kept}",)
-    assert found.deps == ("sub/p", "sub/q")
+    assert found.reads == ("sub/p", "sub/q")
 
 
 def test_lists_are_spliced() -> None:
@@ -168,7 +168,7 @@ def test_lists_are_spliced() -> None:
     )
 
     assert found.cmd == ("a 1", "b")
-    assert found.deps == ("x", "f", "2", "z")
+    assert tuple(dep.path for dep in found.deps) == ("x", "f", "2", "z")
     assert found.params == (ParamsFile("params.yaml", ("k.l",)),)
     assert [out.path for out in found.outs] == ["f", "2", "m.json", "p.csv"]
 
@@ -178,7 +178,7 @@ def test_a_value_that_was_brought_in_is_not_filled_again() -> None:
 
     found = read(data, files={"v.json": b'{"a": "${b}", "l": ["${b}"]}'}).stages[0]
 
-    assert (found.cmd, found.deps) == (("${b}",), ("${b}",))
+    assert (found.cmd, found.reads) == (("${b}",), ("${b}",))
 
 
 def test_an_axis_may_hide_a_variable() -> None:

@@ -171,7 +171,7 @@ def test_everything_a_stage_may_have_is_written() -> None:
         data.replace(b"mlx: 1\n", b"mlx: 1\nvars: {model: rf}\n"), "mlx.yaml", folder="", read_file=lambda _: None
     ).stages[0]
     assert found.cmd == stage.cmd
-    assert found.deps == stage.deps
+    assert tuple(dep.path for dep in found.deps) == stage.deps
     assert found.params == (ParamsFile("params.yaml"), ParamsFile("x.toml", ("d",)))
     assert found.outs[:2] == stage.outs
     assert found.plots == stage.plots

@@ -1,0 +1,84 @@
+"""`mlx run`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from mlops_cli.cli.commands import command
+from mlops_cli.cli.options import DryRun, Json, Stages
+from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
+from mlops_cli.cli.session import Session, activation, reporting, session_of
+from mlops_cli.errors import StageFailed
+
+
+def run(
+    context: typer.Context,
+    stages: Stages = None,
+    dry_run: DryRun = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Run the named stages even if nothing changed")] = False,
+    anew: Annotated[bool, typer.Option("--no-run-cache", help="Do not restore results of earlier runs")] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", metavar="N", min=0, max=1000, help="Stages at once; 0: one a CPU")
+    ] = 1,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", "-k", help="After a failure, go on with what does not need it")
+    ] = False,
+    resource: Annotated[
+        list[str] | None, typer.Option("--resource", metavar="NAME=N", help="How much there is of a resource")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring outputs up to date: skip, restore or execute
+
+    A stage whose inputs and outputs are as its lock records is skipped, one that ran before with the same inputs is
+    restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
+    When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
+    """
+    from mlops_cli.pipeline.declare import parse_resources
+    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.runner import Manner, run_project
+    from mlops_cli.pipeline.status import plan_project
+    from mlops_cli.workspace.snapshot import workspace_snapshot
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    names = stages or []
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []))
+    if dry_run:
+        with reporting(output) as reporter:
+            snapshot = workspace_snapshot(project)
+            planned = plan_project(project, snapshot, names, force=force, run_cache=not anew, reporter=reporter)
+        show_run(output, [(decision, None) for decision in planned], dry_run=True)
+        return
+    listener = RunListener(output, several=jobs != 1)
+    with reporting(output) as reporter, exclusive(project, "mlx run", reporter):
+        surroundings = new_surroundings(session, project)
+        with _naming_python(session, listener):
+            results = run_project(project, names, surroundings, listener, how)
+    logs = surroundings.logs if surroundings.logs.is_dir() else None
+    show_run(output, [(result.decision, result.seconds) for result in results], dry_run=False, logs=logs)
+
+
+@contextmanager
+def _naming_python(session: Session, listener: RunListener) -> Iterator[None]:
+    """Say with the failure of a stage for which there is no `python` which environment has one."""
+    import shutil
+
+    try:
+        yield
+    except StageFailed as error:
+        wanted = any(re.search(r"(^|[\s;&|(])python\s", line) for line in listener.commands)
+        line = activation(session.environ) if wanted and "exit code 127" in error.message else None
+        if line is None or shutil.which("python", path=session.environ.get("PATH")) is not None:
+            raise
+        raise StageFailed(
+            error.message, hint=f"`{line}` puts the `python` of mlx on PATH; {error.marked_hint}"
+        ) from error
+
+
+COMMANDS = {"run": command(run, "mlx run", "mlx run train --dry-run")}

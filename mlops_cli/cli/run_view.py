@@ -1,0 +1,122 @@
+"""What `mlx run` says: its progress on standard error, and what it did as its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlops_cli.cli.output import Output
+from mlops_cli.cli.session import Session
+from mlops_cli.cli.text import count
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlops_cli.pipeline.execution import Surroundings
+    from mlops_cli.pipeline.plan import Decision
+    from mlops_cli.pipeline.runner import StageResult
+    from mlops_cli.workspace.project import Project
+
+NO_STAGES = "no stages: `mlx stage add` declares one"
+
+_LONGEST_LINE = 1 << 16  # bytes that are held back until their line ends
+
+
+def new_surroundings(session: Session, project: Project) -> Surroundings:
+    """Return what the commands of a new run find, with a folder for its logs that nobody has."""
+    import secrets
+    import time
+
+    from mlops_cli.pipeline.execution import Surroundings
+
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    return Surroundings(session.environ, project.local / "runs" / run_id)
+
+
+@dataclass(slots=True)
+class RunListener:
+    """Shows a run on standard error as it goes; `commands` are those of all that ran.
+
+    Where `several` run at once, each line of a command is told with its stage.
+    """
+
+    output: Output
+    several: bool = False
+    commands: list[str] = field(default_factory=list)
+    _begun: dict[str, bytes] = field(default_factory=dict)  # lines that have no end yet
+
+    def begin(self, decision: Decision) -> None:
+        self.commands += decision.stage.cmd
+        if decision.action == "skip":
+            return
+        reasons = decision.reasons
+        self.output.say(f"{decision.action.value} {decision.stage.address}: {reasons[0]}")
+        for reason in reasons[1:]:
+            self.output.say(f"  and: {reason}")
+        if decision.action == "run":
+            for line in decision.stage.cmd:
+                self.output.say(f"  $ {line}")
+
+    def write(self, stage: str, data: bytes) -> None:
+        if not self.several:
+            self.output.pass_on(data)
+            return
+        *lines, rest = (self._begun.pop(stage, b"") + data).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        self._begun[stage] = rest
+        self._pass_on(stage, lines)
+
+    def _pass_on(self, stage: str, lines: Sequence[bytes]) -> None:
+        head = f"{stage} | ".encode()
+        self.output.pass_on(b"".join(head + line + b"\n" for line in lines))
+
+    def ended(self, stage: str) -> None:
+        if rest := self._begun.pop(stage, b""):
+            self._pass_on(stage, [rest])
+
+    def done(self, result: StageResult) -> None:
+        address = result.decision.stage.address
+        if result.decision.action == "run":
+            who = f"{address} is " if self.several else ""
+            self.output.say(f"  {who}done in {result.seconds:.1f} s")
+
+    def note(self, message: str) -> None:
+        self.output.note(message)
+
+
+def show_run(
+    output: Output, stages: Sequence[tuple[Decision, float | None]], *, dry_run: bool, logs: Path | None = None
+) -> None:
+    decisions = [decision for decision, _ in stages]
+    value = {
+        "dry_run": dry_run,
+        "stages": [
+            {**decision_value(decision), "seconds": None if seconds is None else round(seconds, 3)}
+            for decision, seconds in stages
+        ],
+        "logs": None if logs is None else str(logs),
+    }
+    lines = [line for decision in decisions for line in _decision_lines(decision)] if dry_run else []
+    numbers = {
+        action: sum(decision.action == action for decision in decisions) for action in ("run", "restore", "skip")
+    }
+    if dry_run:
+        ends = f"would run {numbers['run']}, restore {numbers['restore']}, skip {numbers['skip']}"
+    else:
+        ends = f"ran {numbers['run']}, restored {numbers['restore']}, skipped {numbers['skip']}"
+    if not decisions:
+        ends = NO_STAGES
+    elif numbers["skip"] == len(decisions):
+        ends = f"nothing to do: {count(len(decisions), 'stage')} up to date"
+    output.result("run", value, [*lines, ends])
+
+
+def decision_value(decision: Decision) -> dict[str, Any]:
+    return {"stage": decision.stage.address, "action": decision.action.value, "reasons": list(decision.reasons)}
+
+
+def _decision_lines(decision: Decision) -> list[str]:
+    head = f"{decision.action.value:<8}{decision.stage.address}"
+    return [head, *(f"          {reason}" for reason in decision.reasons)] if decision.action != "skip" else [head]
