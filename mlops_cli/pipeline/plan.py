@@ -40,7 +40,8 @@ class Wanted(NamedTuple):
 
     `waiting` maps a dependency whose bytes cannot be known yet to the stage that will make it. `absent` are recorded
     paths that are not in the workspace: what the record says counts. `lost` are dependencies that nothing knows, and
-    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them.
+    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `without` are
+    optional dependencies that are not there.
     """
 
     deps: tuple[Input, ...]
@@ -50,6 +51,7 @@ class Wanted(NamedTuple):
     absent: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 class Present(NamedTuple):
@@ -110,6 +112,7 @@ def draft_lock(stage: Stage, wanted: Wanted) -> Lock:
         wdir=stage.wdir,
         outs=(),
         metrics={},
+        without=wanted.without,
     )
 
 
@@ -200,8 +203,12 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
     for path in sorted(old.keys() | new.keys() | wanted.waiting.keys()):
         if path in wanted.waiting:
             changes.append(f"`{path}` may change: stage `{wanted.waiting[path]}` runs first")
+        elif path in lock.without and path in new:
+            changes.append(f"`{path}` is there now, and was not when the stage ran")
         elif path not in old:
             changes.append(f"`{path}` is a new dependency")
+        elif path in wanted.without:
+            changes.append(f"`{path}` is gone, which the stage ran with")
         elif path not in new:
             if path not in wanted.lost and not _is_unknown(path, wanted):
                 changes.append(f"`{path}` is no longer a dependency")
@@ -209,7 +216,15 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
             changes.append(f"`{path}` changed: {describe(old[path], new[path])}")
         elif old[path].executable != new[path].executable:
             changes.append(f"`{path}` changed: it is {'now' if new[path].executable else 'no longer'} executable")
-    return changes
+    return [*changes, *_absence_changes(wanted, lock)]
+
+
+def _absence_changes(wanted: Wanted, lock: Lock) -> Iterator[str]:
+    """Yield what became of optional dependencies that are not there, or were not."""
+    then = {*(dep.path for dep in lock.deps), *lock.without}
+    yield from (f"`{path}` is a new dependency, which is not there" for path in wanted.without if path not in then)
+    now = {*(dep.path for dep in wanted.deps), *wanted.without, *wanted.waiting, *wanted.lost}
+    yield from (f"`{path}` is no longer a dependency" for path in lock.without if path not in now)
 
 
 def _param_changes(new: Mapping[str, Mapping[str, object]], old: Mapping[str, Mapping[str, object]]) -> list[str]:

@@ -14,8 +14,25 @@ _ENV_NAME = re.compile(r"[^=\0]+\Z")
 
 def read_deps(reader: ValueReader, fields: Fields) -> tuple[Dependency, ...]:
     """Return the dependencies in the order of the file, each once."""
-    paths = dict.fromkeys(reader.path(text, at, project_path) for text, at in reader.listed(fields, "deps"))
-    return tuple(Dependency(path) for path in paths)
+    found: dict[str, Dependency] = {}
+    for item, at in reader.items(fields, "deps"):
+        dep = _read_dep(reader, item, at)
+        if found.setdefault(dep.path, dep) != dep:
+            raise reader.document.error(f"`{dep.path}` is in `deps` twice, with other options", at, "name it once")
+    return tuple(found.values())
+
+
+def _read_dep(reader: ValueReader, item: object, at: Place) -> Dependency:
+    if not isinstance(item, dict):
+        text = item if isinstance(item, Filled) else reader.text(item, at)
+        return Dependency(reader.path(text, at, project_path))
+    raw, value = reader.single(item, at, "`path: {optional: true}`")
+    path = reader.path(reader.text(raw, at), at, project_path)
+    if value is None:
+        return Dependency(path)
+    about = Fields(reader.document, (*at, raw))
+    about.only(("optional",))
+    return Dependency(path, optional=about.boolean("optional", default=False))
 
 
 def read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]:

@@ -29,9 +29,10 @@ class ParamsFile(NamedTuple):
 
 
 class Dependency(NamedTuple):
-    """A path or glob that the stage reads."""
+    """A path or glob that the stage reads; one that is `optional` need not be there."""
 
     path: str
+    optional: bool = False
 
 
 class Output(NamedTuple):

@@ -89,7 +89,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
                     "desc": "d",
                     "cmd": ["x", "y"],
                     "wdir": "w",
-                    "deps": ["x/*", "y"],
+                    "deps": ["x/*", "y", {"z": {"optional": True}}, {"w": None}],
                     "params": ["a", "b.c", {"x.toml": ["d.e"]}, {"y.json": None}],
                     "outs": ["o", {"p": {"push": False, "desc": "e"}}, {"q": None}],
                     "metrics": ["m.yml"],
@@ -115,6 +115,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 {"path": "p", "blob": DIGEST, "size": 1, "git": True, "executable": False},
             ],
             "metrics": {"m.json": {"a": 0.5}},
+            "without": ["z"],
         },
     ],
 }
