@@ -72,6 +72,7 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "timeout": stage.conduct.timeout,
         "retries": stage.conduct.retries,
         "delay": stage.conduct.delay,
+        "when": stage.when._asdict() | {"values": dict(stage.when.values)} if stage.when else None,
         "optional": [dep.path for dep in stage.deps if dep.optional],
     }
     return {key: value for key, value in values.items() if value}

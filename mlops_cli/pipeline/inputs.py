@@ -14,7 +14,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
-from mlops_cli.pipeline.plan import Decision, Evidence, Present, Wanted, decide, spell
+from mlops_cli.pipeline.plan import Decision, Evidence, Present, Wanted, decide, leave_off, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
@@ -42,6 +42,8 @@ class Observer:
 
     def decide(self, stage: Stage, *, force: bool = False) -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
+        if stage.is_off:
+            return self.note(leave_off(stage, self._snapshot.lock(stage)))
         evidence = Evidence(
             lock=self._snapshot.lock(stage),
             present={out.path: _present(self.look(out.path)) for out in stage.outs},
@@ -117,6 +119,9 @@ class Observer:
             lost=tuple(found.lost),
             unread=tuple(found.unread),
             without=tuple(found.without),
+            off={
+                path: maker for path in found.lost for maker in self._makers(path) if self._graph.stages[maker].is_off
+            },
         )
 
     def changed(self, stage: Stage, wanted: Wanted) -> tuple[str, ...]:
@@ -135,9 +140,12 @@ class Observer:
         return {
             name: maker
             for name in stage.reads
-            for maker in makers_of(name, self._graph.maker, self._outs)
+            for maker in self._makers(name)
             if maker != stage.address and (decision := self._outlook.decision(maker)) and decision.outs is None
         }
+
+    def _makers(self, name: str) -> tuple[str, ...]:
+        return makers_of(name, self._graph.maker, self._outs)
 
     def _gather(self, dep: Dependency, stage: Stage, found: Found) -> None:
         """Add what `dep` stands for to `found`."""

@@ -41,7 +41,8 @@ class Wanted(NamedTuple):
     `waiting` maps a dependency whose bytes cannot be known yet to the stage that will make it. `absent` are recorded
     paths that are not in the workspace: what the record says counts. `lost` are dependencies that nothing knows, and
     `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `without` are
-    optional dependencies that are not there.
+    optional dependencies that are not there. `off` maps those of `lost` that a stage would make to that stage, which is
+    off.
     """
 
     deps: tuple[Input, ...]
@@ -52,6 +53,7 @@ class Wanted(NamedTuple):
     lost: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    off: Mapping[str, str] = MappingProxyType({})
 
 
 class Present(NamedTuple):
@@ -146,6 +148,14 @@ def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = Fa
     return Decision(stage, Action.RUN, changes, wanted, key, None)
 
 
+def leave_off(stage: Stage, lock: Lock | None) -> Decision:
+    """Return the decision for a stage whose condition does not hold: its lock and outputs stay as they are."""
+    assert stage.when is not None
+    told = ", ".join(f"`{name}` is {spell(value)}" for name, value in stage.when.values)
+    reason = f"off: its `when` is `{stage.when.text}`" + (f", and {told}" if told else "")
+    return Decision(stage, Action.SKIP, (reason,), Wanted((), {}), None, lock.outs if lock else (), lock)
+
+
 def same_inputs(stage: Stage, wanted: Wanted, lock: Lock) -> bool:
     """Say whether `lock` recorded exactly these inputs, field by field (a fingerprint alone is never believed)."""
     now, then = _inputs(draft_lock(stage, wanted), stage), _inputs(lock)
@@ -187,7 +197,9 @@ def _declaration_changes(stage: Stage, lock: Lock) -> Iterator[str]:
 
 def _absences(wanted: Wanted) -> list[str]:
     unread = [f"`{path}` is not here, nor is the listing of what it holds" for path in wanted.unread]
-    return [*(f"`{path}` does not exist" for path in wanted.lost), *unread]
+    why = {path: f": stage `{maker}`, which makes it, is off" for path, maker in wanted.off.items()}
+    lost = [f"`{path}` does not exist{why.get(path, '')}" for path in wanted.lost]
+    return [*lost, *unread]
 
 
 def _is_unknown(path: str, wanted: Wanted) -> bool:

@@ -20,11 +20,15 @@ VALUE_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 
 @dataclass(frozen=True, slots=True)
 class ValueReader:
-    """Turns raw values into text and paths: the names that `${}` may use, and the folder paths start from."""
+    """Turns raw values into text and paths: the names that `${}` may use, and the folder paths start from.
+
+    `params` reads the parameters that conditions may use beside the names.
+    """
 
     document: Document
     folder: str
     names: Mapping[str, object]
+    params: Callable[[], Mapping[str, object]] = dict
 
     def text(self, value: object, at: Place) -> str:
         """Return `value` filled in, without the final newlines that block text has."""

@@ -53,6 +53,14 @@ class Plot(NamedTuple):
     title: str = ""
 
 
+class When(NamedTuple):
+    """The condition of a stage, whether it holds, and the values it was decided from, by name."""
+
+    text: str
+    holds: bool
+    values: tuple[tuple[str, object], ...] = ()
+
+
 class Stage(NamedTuple):
     """A command with its inputs and outputs, one instance of a matrix if there is one.
 
@@ -76,6 +84,12 @@ class Stage(NamedTuple):
     line: int
     file: str
     conduct: Conduct = PLAIN
+    when: When | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the stage is not to be run or restored, for its condition does not hold."""
+        return self.when is not None and not self.when.holds
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlops_cli.errors import RecordError
+from mlops_cli.errors import Inconclusive, MissingObject, RecordError
+from tests.conftest import InProcess
 from tests.workspace.projects import Sandbox
 
 # Optional dependencies ------------------------------------------------------------------------------------------------
@@ -80,3 +81,85 @@ def test_wrong_options_are_refused(box: Sandbox, deps: tuple[str, ...], message:
     with pytest.raises(RecordError) as caught:
         box.plan()
     assert caught.value.message == message
+
+
+# Conditions -----------------------------------------------------------------------------------------------------------
+
+SWITCHED = """\
+stages:
+  get:
+    cmd: echo $((1 + $(cat times 2> /dev/null || echo 0))) > times; cp times raw
+    deps: [source]
+    outs: [raw]
+    when: ${get.enabled}
+  use:
+    cmd: cat raw > out; true
+    deps: [raw]
+    outs: [out]
+"""
+
+
+def switch(box: Sandbox, on: bool) -> None:
+    box.write("params.yaml", f"get: {{enabled: {str(on).lower()}}}\n")
+
+
+def test_a_stage_that_is_off_keeps_what_it_made(box: Sandbox):
+    box.pipeline(SWITCHED)
+    box.write("source", "1")
+    switch(box, on=True)
+    assert box.run() == {"get": "run", "use": "run"}
+    box.commit()
+    switch(box, on=False)
+    box.write("source", "22")
+    assert box.run(force=True) == {"get": "skip", "use": "run"}
+    assert box.reasons("get") == ("off: its `when` is `${get.enabled}`, and `get.enabled` is false",)
+    assert box.clean()
+    assert box.changed_in_git() == ["params.yaml", "source"]
+
+    box.write("raw", "edited")
+    assert box.reasons("use") == ("`raw` changed: 2 → 6 bytes",)
+    (box.root / "raw").unlink()
+    assert box.actions() == {"get": "skip", "use": "skip"}  # what the lock records counts
+    with pytest.raises(MissingObject):
+        box.run("use", force=True)
+    box.checkout("raw")
+
+    switch(box, on=True)
+    assert box.actions() == {"get": "run", "use": "run"}
+
+
+def test_what_a_stage_that_is_off_never_made(box: Sandbox):
+    box.pipeline(SWITCHED)
+    switch(box, on=False)  # and its dependency is not there: nothing is asked of it
+    assert box.plan()["use"].reasons[-1] == "`raw` does not exist: stage `get`, which makes it, is off"
+    with pytest.raises(RecordError) as caught:
+        box.run()
+    assert caught.value.message == "mlx.yaml:8: dependency `raw` of stage `use` does not exist"
+    assert caught.value.hint == "`when` of stage `get`, which makes it, is false: mend it, or make this `optional`"
+    box.pipeline(SWITCHED.replace("[raw]\n    outs: [out]", "[{raw: {optional: true}}]\n    outs: [out]"))
+    assert box.run() == {"get": "skip", "use": "run"}
+    assert box.actions() == {"get": "skip", "use": "skip"}
+    switch(box, on=True)
+    box.write("source", "1")
+    assert box.plan()["use"].reasons == ("`raw` may change: stage `get` runs first",)
+
+
+def test_a_stage_that_is_off_needs_nothing(box: Sandbox):
+    box.pipeline(SWITCHED + "    when: false\n")
+    switch(box, on=True)
+    assert box.run("use") == {"use": "skip"}
+    box.commit()
+    with pytest.raises(Inconclusive, match="all that was asked for is off in revision `HEAD`"):
+        box.reproduce(targets=["use"])
+
+
+def test_being_off_is_told(box: Sandbox, mlx_in_process: InProcess):
+    box.pipeline(SWITCHED)
+    switch(box, on=False)
+    box.write("raw", "by hand")
+    told = mlx_in_process("run", cwd=box.root)
+    assert told.code == 0
+    assert "skip get: off: its `when` is `${get.enabled}`, and `get.enabled` is false\n" in told.stderr
+    assert mlx_in_process("run", cwd=box.root).stdout == "nothing to do: 1 stage up to date, 1 off\n"
+    shown = mlx_in_process("stage", "show", "get", "--json", cwd=box.root).json()["stages"][0]
+    assert shown["when"] == {"text": "${get.enabled}", "holds": False, "values": {"get.enabled": False}}

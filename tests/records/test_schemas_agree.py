@@ -95,6 +95,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
                     "metrics": ["m.yml"],
                     "plots": ["p.csv", {"q.csv": {"x": "a", "y": "b", "title": "t"}}],
                     "env": {"A": "1"},
+                    "when": True,
                 },
                 "m": {"matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"}, "cmd": "x ${seed}"},
             },
