@@ -16,6 +16,7 @@ from mlops_cli.records.stages import has_magic
 from mlops_cli.records.templates import TemplateError, expand_text, expand_value, render
 
 VALUE_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+PARAMS_SUFFIXES = (*VALUE_SUFFIXES, ".py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,11 @@ class ValueReader:
         if not path.lower().endswith(VALUE_SUFFIXES):
             raise self.document.error(f"`{text}` is not a file of values", at, "use a `.yaml`, `.json` or `.toml` file")
         return path
+
+    def params_file(self, text: str, at: Place) -> str:
+        """Return the path of a file of parameters: of values, or Python whose literals are read."""
+        path = self.path(text, at, project_path)
+        return path if path.lower().endswith(PARAMS_SUFFIXES) else self.value_file(text, at)
 
 
 class Filled(str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mlops_cli.documents import Fields, Place
-from mlops_cli.records.filling import VALUE_SUFFIXES, Filled, ValueReader
+from mlops_cli.records.filling import PARAMS_SUFFIXES, Filled, ValueReader
 from mlops_cli.records.paths import project_path
 from mlops_cli.records.stages import PARAMS_FILE, Dependency, ParamsFile
 
@@ -51,7 +51,7 @@ def read_params(reader: ValueReader, fields: Fields) -> tuple[ParamsFile, ...]:
     found: dict[str, dict[str, None] | None] = {}
     for item, at in reader.items(fields, "params"):
         text, keys = _read_params_item(reader, item, at)
-        path = reader.value_file(text, at)
+        path = reader.params_file(text, at)
         known = found.setdefault(path, {})
         if keys is None or known is None:
             found[path] = None
@@ -64,7 +64,7 @@ def _read_params_item(reader: ValueReader, item: object, at: Place) -> tuple[str
     """Return the file (as written) and the keys of one item of `params`; None for the whole file."""
     if isinstance(item, str):
         key = item if isinstance(item, Filled) else reader.text(item, at)
-        if key.lower().endswith(VALUE_SUFFIXES):
+        if key.lower().endswith(PARAMS_SUFFIXES):
             hint = f"a file is written `{key}: [key]`, or `{key}:` for all of it"
             raise reader.document.error(
                 f"`{key}` looks like a file, and a key of `{PARAMS_FILE}` stands here", at, hint

@@ -163,3 +163,43 @@ def test_being_off_is_told(box: Sandbox, mlx_in_process: InProcess):
     assert mlx_in_process("run", cwd=box.root).stdout == "nothing to do: 1 stage up to date, 1 off\n"
     shown = mlx_in_process("stage", "show", "get", "--json", cwd=box.root).json()["stages"][0]
     assert shown["when"] == {"text": "${get.enabled}", "holds": False, "values": {"get.enabled": False}}
+
+
+# Parameters in Python -------------------------------------------------------------------------------------------------
+
+CONFIG = "import os\nLR = 0.1\nclass Model:\n    depth: int = 8\n    home = os.environ['HOME']\nOTHER = LR * 2\n"
+
+
+def test_parameters_in_python(box: Sandbox, mlx_in_process: InProcess):
+    box.write("config.py", CONFIG)
+    box.pipeline("stages:\n  s:\n    cmd: x=1\n    params: [{config.py: [LR, Model.depth]}]\n")
+    box.run()
+    assert "params:\n  config.py:\n    LR: 0.1\n    Model.depth: 8\n" in box.read("mlx.lock/s.yaml")
+    box.commit()
+    box.write("config.py", f"# a comment\n{CONFIG}".replace("OTHER = LR", "OTHER = 3 * LR"))
+    assert box.actions() == {"s": "skip"}
+    box.write("config.py", CONFIG.replace("8", "9"))
+    assert box.reasons("s") == ("`config.py: Model.depth` changed 8 → 9",)
+    shown = mlx_in_process("params", "show", "--csv", cwd=box.root)
+    assert shown.stdout == "file,name,value\nconfig.py,LR,0.1\nconfig.py,Model.depth,9\n"
+    assert "config.py,Model.depth,8,9,+1" in mlx_in_process("params", "diff", "--csv", cwd=box.root).stdout
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("[OTHER]", "config.py:6: `OTHER` is not a literal, so it is no parameter"),
+        ("[OTHER.x]", "config.py:6: `OTHER` is not a literal, so it is no parameter"),
+        ("[Model]", "config.py:5: `Model.home` is not a literal, so it is no parameter"),
+        ("[os]", "config.py:1: `os` is imported, so it is no parameter"),
+        ("", "config.py:5: `Model.home` is not a literal, so it is no parameter"),
+        ("[RL]", "mlx.yaml:3: stage `s` needs the parameter `RL` of `config.py`, which is not there"),
+    ],
+)
+def test_what_only_running_would_tell_is_no_parameter(box: Sandbox, keys: str, message: str):
+    box.write("config.py", CONFIG)
+    box.pipeline(f"stages:\n  s:\n    cmd: x=1\n    params: [{{config.py: {keys}}}]\n")
+    with pytest.raises(RecordError) as caught:
+        box.plan()
+    assert caught.value.message == message
+    assert caught.value.hint

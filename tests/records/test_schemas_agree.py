@@ -90,7 +90,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
                     "cmd": ["x", "y"],
                     "wdir": "w",
                     "deps": ["x/*", "y", {"z": {"optional": True}}, {"w": None}],
-                    "params": ["a", "b.c", {"x.toml": ["d.e"]}, {"y.json": None}],
+                    "params": ["a", "b.c", {"x.toml": ["d.e"]}, {"y.json": None}, {"z.py": ["Model.depth"]}],
                     "outs": ["o", {"p": {"push": False, "desc": "e"}}, {"q": None}],
                     "metrics": ["m.yml"],
                     "plots": ["p.csv", {"q.csv": {"x": "a", "y": "b", "title": "t"}}],
@@ -179,6 +179,7 @@ BEYOND_SCHEMAS = (
     "that mlx uses itself",
     "would both be named",
     "which cannot stand within",
+    "`when`: ",
 )
 
 
