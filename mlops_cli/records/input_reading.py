@@ -46,6 +46,19 @@ def read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]
     return tuple(sorted((key, reader.text(value, (*env.at, key))) for key, value in env.values.items()))
 
 
+def read_pass_env(reader: ValueReader, fields: Fields) -> tuple[str, ...] | None:
+    """Return the names and patterns of the variables that a stage inherits; None when it inherits all."""
+    if not fields.has("pass_env"):
+        return None
+    named: dict[str, None] = {}
+    for text, at in reader.listed(fields, "pass_env"):
+        if not _ENV_NAME.match(text):
+            hint = "`env` sets variables, `pass_env` only names them" if "=" in text else None
+            raise reader.document.error(f"`{text}` cannot be the name of an environment variable", at, hint)
+        named[text] = None
+    return tuple(named)
+
+
 def read_params(reader: ValueReader, fields: Fields) -> tuple[ParamsFile, ...]:
     """Return the files in the order they are first named, keys of one file together."""
     found: dict[str, dict[str, None] | None] = {}

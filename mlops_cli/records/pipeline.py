@@ -17,7 +17,7 @@ from mlops_cli.errors import RecordError
 from mlops_cli.records.conditions import read_when
 from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
 from mlops_cli.records.filling import ValueReader
-from mlops_cli.records.input_reading import read_deps, read_env, read_params
+from mlops_cli.records.input_reading import read_deps, read_env, read_params, read_pass_env
 from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
 from mlops_cli.records.paths import project_folder
 from mlops_cli.records.stages import PARAMS_FILE, Pipeline, Stage
@@ -27,7 +27,21 @@ MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _AXIS_NAME = re.compile(rf"{NAME}\Z")
-_STAGE_KEYS = ("desc", "matrix", "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env", "when", *KEYS)
+_STAGE_KEYS = (
+    "desc",
+    "matrix",
+    "cmd",
+    "wdir",
+    "deps",
+    "params",
+    "outs",
+    "metrics",
+    "plots",
+    "env",
+    "when",
+    "pass_env",
+    *KEYS,
+)
 
 ReadFile = Callable[[str], bytes | None]
 
@@ -183,6 +197,7 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         file=document.name,
         conduct=read_conduct(reader, fields),
         when=read_when(reader, fields),
+        pass_env=read_pass_env(reader, fields),
     )
 
 

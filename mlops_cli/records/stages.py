@@ -65,7 +65,8 @@ class Stage(NamedTuple):
     """A command with its inputs and outputs, one instance of a matrix if there is one.
 
     `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
-    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it.
+    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it. `pass_env` are the variables
+    (`*` stands for any characters) that its command inherits beside a few; None: all.
     """
 
     address: str
@@ -85,6 +86,7 @@ class Stage(NamedTuple):
     file: str
     conduct: Conduct = PLAIN
     when: When | None = None
+    pass_env: tuple[str, ...] | None = None
 
     @property
     def is_off(self) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from mlops_cli.errors import Inconclusive, MissingObject, RecordError
+from mlops_cli.pipeline.declare import describe_stage
 from tests.conftest import InProcess
 from tests.workspace.projects import Sandbox
 
@@ -203,3 +206,43 @@ def test_what_only_running_would_tell_is_no_parameter(box: Sandbox, keys: str, m
         box.plan()
     assert caught.value.message == message
     assert caught.value.hint
+
+
+# The environment ------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_inherits_what_its_stage_names(box: Sandbox, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TOKEN", "secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    body = "    cmd: env | cut -d= -f1 | sort > out\n    outs: [out]\n    env: {A: '1'}\n"
+    box.pipeline(f"stages:\n  s:\n{body}")
+    box.run()
+    assert {"A", "TOKEN", "CUDA_VISIBLE_DEVICES", "TERM", "PATH"} <= set(box.read("out").split())
+    lock = box.read("mlx.lock/s.yaml")
+    box.pipeline(f"stages:\n  s:\n{body}    pass_env: ['CUDA_*', UNSET]\n")
+    assert box.actions() == {"s": "skip"}
+    box.run("s", force=True)
+    shell = {"PWD", "SHLVL", "_", "OLDPWD"}  # which the shell sets itself
+    assert set(box.read("out").split()) - shell == {
+        *("A", "CUDA_VISIBLE_DEVICES", "HOME", "LC_ALL", "PATH", "PYTHONUNBUFFERED", "TZ"),
+        *({"TMPDIR", "USER", "LOGNAME", "LANG", "LANGUAGE"} & set(os.environ)),
+    }
+    assert "CUDA" not in box.read("mlx.lock/s.yaml")
+    assert "CUDA" not in lock
+    box.pipeline(f"stages:\n  s:\n{body}    pass_env: []\n")
+    assert describe_stage(box.snapshot().stages[0])["pass_env"] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[A=1]", "mlx.yaml:5: `A=1` cannot be the name of an environment variable"),
+        ("A", "mlx.yaml:5: `pass_env` must be a list (`[a, b]`), not text"),
+        ("[1]", "mlx.yaml:5: `pass_env[0]` must be text, not the number `1`"),
+    ],
+)
+def test_what_cannot_be_passed(box: Sandbox, value: str, message: str):
+    box.pipeline(f"stages:\n  s:\n    cmd: x\n    pass_env: {value}\n")
+    with pytest.raises(RecordError) as caught:
+        box.snapshot().stages  # noqa: B018 - reading is what is tested
+    assert caught.value.message == message
