@@ -20,11 +20,13 @@ from mlops_cli.errors import MlxError, StageFailed
 from mlops_cli.files import translate_os_error
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.executor import no_thread
-from mlops_cli.pipeline.graph import Graph, choose
-from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.graph import Graph
+from mlops_cli.pipeline.inputs import Observer, decide_stage, open_observer
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.schedule import Schedule
+from mlops_cli.pipeline.selection import Reach
 from mlops_cli.pipeline.stage_work import Attempt, StageWork
+from mlops_cli.pipeline.survey import leave_stages, survey_stages
 from mlops_cli.records.conduct import CPUS, MEMORY
 from mlops_cli.records.conduct_reading import merged
 from mlops_cli.words import naming, word
@@ -68,7 +70,7 @@ class Manner(NamedTuple):
     """How a run goes: `jobs` stages at once at most (0: one a CPU), of each resource what `resources` say besides.
 
     With `keep_going`, a failure stops only what needs it; with `force`, the named stages run whatever they are; without
-    `run_cache`, nothing of earlier runs is restored.
+    `run_cache`, nothing of earlier runs is restored. `reach` is how far it goes from the stages that are named.
     """
 
     jobs: int = 1
@@ -76,6 +78,7 @@ class Manner(NamedTuple):
     force: bool = False
     run_cache: bool = True
     resources: Mapping[str, float] = {}
+    reach: Reach = Reach()
 
 
 PLAINLY = Manner()
@@ -88,18 +91,19 @@ def run_project(
     listener: Listener,
     how: Manner = PLAINLY,
 ) -> tuple[StageResult, ...]:
-    """Bring the stages that `targets` name (none: all) and what they need up to date; results in run order.
+    """Bring the stages that `targets` (none: all) and the reach mean up to date; results in run order.
 
     StageFailed when a command fails or does not write its outputs; MissingObject when an input is not here; UsageError
     when a stage takes more than there is. The checkout's lock must be held.
     """
     snapshot = workspace_snapshot(project)
-    if not snapshot.stages and not targets:
+    survey = survey_stages(snapshot, targets, how.reach)
+    graph, selected = survey
+    if not selected.order:
         return ()
-    graph = stage_graph(snapshot)
-    chosen = choose(graph, targets)
     with open_observer(project, snapshot, graph, run_cache=how.run_cache) as observer:
-        order = graph.above(chosen)
+        leave_stages(observer, survey, listener.note)
+        order = selected.order
         schedule = Schedule(
             [graph.stages[address] for address in order],
             graph.upstream,
@@ -107,7 +111,7 @@ def run_project(
             capacity=_capacity(snapshot, how.resources),
         )
         work = StageWork(project, snapshot, observer, surroundings, listener)
-        run = _Run(project, graph, observer, schedule, work, listener, how, frozenset(chosen))
+        run = _Run(project, graph, observer, schedule, work, listener, how, selected.forced(force=how.force))
         try:
             results = run.go(order)
         except RuntimeError as error:  # a second interrupt can leave a lock of the threads half given back
@@ -160,7 +164,7 @@ class _Run:
         work: StageWork,
         listener: Listener,
         how: Manner,
-        chosen: frozenset[str],
+        anew: Mapping[str, str],
     ) -> None:
         self._project = project
         self._graph = graph
@@ -169,7 +173,7 @@ class _Run:
         self._work = work
         self._listener = listener
         self._how = how
-        self._chosen = chosen
+        self._anew = anew
         self._cancelled = Event()
         self._begun: dict[str, _Begun] = {}  # the stages whose outputs are away
         self._commands: dict[Future[None], str] = {}
@@ -210,7 +214,7 @@ class _Run:
             self._resting.pop(stage.address, None)
             self._schedule.begin(stage.address)
             try:
-                decision = self._observer.decide(stage, force=self._how.force and stage.address in self._chosen)
+                decision = decide_stage(self._observer, stage, self._anew)
                 self._work.check(decision)
                 self._listener.begin(decision)
                 if decision.action is Action.RUN:

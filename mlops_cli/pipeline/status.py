@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX
-from mlops_cli.pipeline.graph import Graph, choose
+from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
 from mlops_cli.pipeline.plan import Action, Decision, Wanted
+from mlops_cli.pipeline.selection import PLAINLY, Reach
+from mlops_cli.pipeline.survey import Survey, leave_stages, survey_stages
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.stages import Stage
 from mlops_cli.workspace.compare import DataState, DataStatus, data_status, untracked_outputs
@@ -69,7 +71,7 @@ def _project_status(project: Project, reporter: Reporter) -> ProjectStatus:
     with open_observer(project, snapshot, graph, reporter=reporter) as observer:  # data that stages read is seen once
         data, problems = data_status(project, snapshot, observer.look, observer.trees)
         told |= {error.message: error for error in problems}
-        stages = tuple(_judge(observer, graph.stages[address], told) for address in graph.above(choose(graph, ())))
+        stages = tuple(_judge(observer, graph.stages[address], told) for address in graph.stages)
     untracked = untracked_outputs(project, snapshot, snapshot.stages)
     return ProjectStatus((*data, *untracked), stages, tuple(told.values()))
 
@@ -97,14 +99,39 @@ def plan_project(
     snapshot: Snapshot,
     targets: Sequence[str] = (),
     *,
+    reach: Reach = PLAINLY,
     force: bool = False,
     run_cache: bool = True,
     reporter: Reporter = SILENT,
 ) -> tuple[Decision, ...]:
-    """Return the decision for each stage that `targets` name (none: all) and what they need, in run order."""
+    """Return the decision for each stage that `targets` (none: all) and `reach` mean, in run order."""
+    found = plan_survey(project, snapshot, targets, reach, force=force, run_cache=run_cache, reporter=reporter)
+    return found.decisions
+
+
+class Plan(NamedTuple):
+    """What was selected, and the decision for each stage that is to be brought up to date, in run order."""
+
+    survey: Survey
+    decisions: tuple[Decision, ...]
+
+
+def plan_survey(
+    project: Project,
+    snapshot: Snapshot,
+    targets: Sequence[str],
+    reach: Reach,
+    *,
+    force: bool = False,
+    run_cache: bool = True,
+    reporter: Reporter = SILENT,
+) -> Plan:
+    """Return the plan for the stages that `targets` (none: all) and `reach` mean; changes nothing."""
     tell_unfinished(project, reporter)
-    if not snapshot.stages and not targets:
-        return ()
-    graph = stage_graph(snapshot)
+    survey = survey_stages(snapshot, targets, reach)
+    graph, selected = survey
+    if not selected.order:
+        return Plan(survey, ())
     with open_observer(project, snapshot, graph, reporter=reporter, run_cache=run_cache) as observer:
-        return plan_stages(observer, graph, choose(graph, targets), force=force)
+        leave_stages(observer, survey, reporter.note)
+        return Plan(survey, plan_stages(observer, graph, selected.order, selected.forced(force=force)))
