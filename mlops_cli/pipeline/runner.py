@@ -28,11 +28,10 @@ from mlops_cli.pipeline.selection import Reach
 from mlops_cli.pipeline.stage_work import Attempt, StageWork
 from mlops_cli.pipeline.survey import leave_stages, survey_stages
 from mlops_cli.records.conduct import CPUS, MEMORY
-from mlops_cli.records.conduct_reading import merged
 from mlops_cli.words import naming, word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+from mlops_cli.workspace.snapshot import workspace_snapshot
 
 _MOST_JOBS = 1000
 _SPELL_SECONDS = 0.5
@@ -97,8 +96,8 @@ def run_project(
     when a stage takes more than there is. The checkout's lock must be held.
     """
     snapshot = workspace_snapshot(project)
-    survey = survey_stages(snapshot, targets, how.reach)
-    graph, selected = survey
+    survey = survey_stages(snapshot, targets, how.reach, listener.note)
+    graph, selected = survey.graph, survey.selected
     if not selected.order:
         return ()
     with open_observer(project, snapshot, graph, run_cache=how.run_cache) as observer:
@@ -108,7 +107,7 @@ def run_project(
             [graph.stages[address] for address in order],
             graph.upstream,
             jobs=_slots(how.jobs or len(os.sched_getaffinity(0)), len(order), listener),
-            capacity=_capacity(snapshot, how.resources),
+            capacity=_capacity(survey.resources, how.resources),
         )
         work = StageWork(project, snapshot, observer, surroundings, listener)
         run = _Run(project, graph, observer, schedule, work, listener, how, selected.forced(force=how.force))
@@ -133,11 +132,8 @@ def _slots(jobs: int, stages: int, listener: Listener) -> int:
     return min(jobs, most)
 
 
-def _capacity(snapshot: Snapshot, told: Mapping[str, float]) -> dict[str, float]:
+def _capacity(declared: Mapping[str, float], told: Mapping[str, float]) -> dict[str, float]:
     """Return what there is of each resource: of this machine, as the pipelines say, and as was `told`."""
-    declared: dict[str, float] = {}
-    for pipeline in snapshot.pipelines:
-        declared = merged(declared, pipeline.resources)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {CPUS: float(len(os.sched_getaffinity(0))), MEMORY: float(memory), **declared, **told}
 

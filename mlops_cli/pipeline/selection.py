@@ -179,7 +179,7 @@ class _Names:
     def _by_path(self, target: str) -> Sequence[str]:
         """Find the maker of an output, by its path or one inside it."""
         makers = self._graph.maker
-        for path in self._paths(target):
+        for path in meant_paths(target, self._folder):
             for place in (path, *reversed(folders_above(path))):
                 if place in makers:
                     return [makers[place]]
@@ -188,8 +188,9 @@ class _Names:
     def _by_folder(self, target: str) -> Sequence[str]:
         """Find the stages declared in a folder and below it, in one `mlx.yaml`, or with `FOLDER:` in that folder."""
         if target.endswith(":") and target != ":":
-            return next(filter(None, (self._declared(path.__eq__, bool) for path in self._paths(target[:-1]))), ())
-        for path in self._paths(target):
+            paths = meant_paths(target[:-1], self._folder)
+            return next(filter(None, (self._declared(path.__eq__, bool) for path in paths)), ())
+        for path in meant_paths(target, self._folder):
             below = f"{path}/" if path else ""
             found = [a for a, stage in self._graph.stages.items() if f"{stage.folder}/".startswith(below)]
             if found or (found := [a for a, stage in self._graph.stages.items() if stage.file == path]):
@@ -209,10 +210,16 @@ class _Names:
         stages = self._graph.stages.items()
         return [address for address, stage in stages if is_meant(stage.folder) and matches(stage.name)]
 
-    def _paths(self, target: str) -> Iterable[str]:
-        """Return what a path may mean: seen from this folder, then from the project's root."""
-        seen = (normal_path(f"{self._folder}/{target}"), normal_path(target))
-        return dict.fromkeys(path for path in seen if path is not None)
+
+def meant_paths(target: str, folder: str) -> tuple[str, ...]:
+    """Return what a path may mean that is typed in `folder`: seen from there, then from the project's root.
+
+    One that begins with `.` or `..` is always seen from there.
+    """
+    seen = [normal_path(f"{folder}/{target}")]
+    if target.partition("/")[0] not in (".", ".."):
+        seen.append(normal_path(target))
+    return tuple(dict.fromkeys(path for path in seen if path is not None))
 
 
 def normal_path(path: str) -> str | None:

@@ -128,8 +128,8 @@ def plan_survey(
 ) -> Plan:
     """Return the plan for the stages that `targets` (none: all) and `reach` mean; changes nothing."""
     tell_unfinished(project, reporter)
-    survey = survey_stages(snapshot, targets, reach)
-    graph, selected = survey
+    survey = survey_stages(snapshot, targets, reach, reporter.note)
+    graph, selected = survey.graph, survey.selected
     if not selected.order:
         return Plan(survey, ())
     with open_observer(project, snapshot, graph, reporter=reporter, run_cache=run_cache) as observer:

@@ -65,7 +65,7 @@ def graph() -> Graph:
         ("sub", "tell", ["sub:tell"]),
         ("sub", "train", TRAINED),
         ("sub", "deep:look", ["sub/deep:look"]),
-        ("sub", "te*", ["sub:tell"]),
+        ("sub", "tel*", ["sub:tell"]),
         ("sub", "model.bin", ["sub:train"]),
         ("sub", "../prepared", ["prepare"]),
         ("sub", "report.html", ["report"]),
