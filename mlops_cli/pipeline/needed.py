@@ -110,7 +110,7 @@ class _Reading:
                 continue
             found[address] = stage = self.stages[address]
             for path in (*stage.reads, *(out.path for out in stage.outs)):
-                self._read_around(path)
+                self._read_around(path, stage)
             pending.extend(maker for path in stage.reads for maker in makers_of(path, self._maker, self._outs))
         return list(found.values())
 
@@ -125,10 +125,10 @@ class _Reading:
             found = merged(found, pipeline.resources)
         return found
 
-    def _read_around(self, path: str) -> None:
-        """Read the files that may make what is at `path`, or inside it; RecordError for one that cannot be read."""
+    def _read_around(self, path: str, stage: Stage) -> None:
+        """Read the files that may make what is at `path`, or inside it; RecordError for one that `stage` then needs."""
         for folder in self._around(path):
-            if not self._try(folder) and self._may_make(folder, path):
+            if not self._try(folder) and self._may_make(folder, path, stage):
                 raise self._broken[folder]
 
     def _try(self, folder: str) -> bool:
@@ -153,10 +153,11 @@ class _Reading:
             if folder and (plain == len(names) or can_descend(names, folder.split("/"))):
                 yield folder
 
-    def _may_make(self, folder: str, path: str) -> bool:
+    def _may_make(self, folder: str, path: str, stage: Stage) -> bool:
         """Say whether a file that cannot be read might declare an output at `path`, around it or inside it.
 
-        Its text would then have the first name on the way from its folder, unless that is filled in or escaped.
+        That is taken for granted of one that a stage reaches into from outside. The text of one above the stage would
+        have the first name on the way from its folder, unless that is filled in or escaped.
         """
         if any(place in self._pointers for place in (*folders_above(path), path)):
             return False
@@ -164,7 +165,7 @@ class _Reading:
         name = path[len(folder) + 1 if folder else 0 :].partition("/")[0]
         if data is None or len(data) >= READ_AT_MOST or not name or has_magic(name) or folder == path:
             return True
-        if not path.startswith(f"{folder}/" if folder else ""):
+        if not all(place.startswith(f"{folder}/" if folder else "") for place in (path, f"{stage.folder}/")):
             return True
         filled = any(b"${" in word.partition(b"/")[0] for word in _WORD.findall(data))
         spelled = rb"(?<![\w.-])" + re.escape(os.fsencode(name)) + rb"(?![\w.-])"

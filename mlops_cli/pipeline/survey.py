@@ -10,7 +10,7 @@ from mlops_cli.errors import RecordError, UsageError
 from mlops_cli.pipeline.graph import Graph, build_graph
 from mlops_cli.pipeline.inputs import Observer, stage_graph
 from mlops_cli.pipeline.needed import read_needed
-from mlops_cli.pipeline.selection import PLAINLY, Reach, Selected, refuse_contradictions, select_stages
+from mlops_cli.pipeline.selection import PLAINLY, Reach, Selected, choose, refuse_contradictions, select_stages
 from mlops_cli.progress import SILENT
 from mlops_cli.words import NAMED, naming, quoted, so_for
 from mlops_cli.workspace.snapshot import Snapshot
@@ -40,12 +40,25 @@ def survey_stages(
     refuse_contradictions(targets, reach)
     try:
         needed = read_needed(snapshot, targets, reach, note)
+    except RecordError:
+        raise
     except UsageError:
         with suppress(RecordError):  # with all that can be known, the hint is better
             select_stages(stage_graph(snapshot), targets, reach)
         raise
     graph = build_graph(needed.stages, snapshot.pointer_paths)
     return Survey(graph, select_stages(graph, targets, reach), needed.resources)
+
+
+def names_stages(snapshot: Snapshot, target: str, reach: Reach) -> bool:
+    """Say whether a target names stages; RecordError where a file that may declare them cannot be read."""
+    try:
+        needed = read_needed(snapshot, [target], reach, SILENT.note)
+        return bool(choose(build_graph(needed.stages, snapshot.pointer_paths), [target], reach.folder))
+    except RecordError:
+        raise
+    except UsageError:
+        return False
 
 
 def leave_stages(observer: Observer, survey: Survey, note: Callable[[str], None]) -> None:

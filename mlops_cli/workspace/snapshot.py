@@ -210,8 +210,13 @@ class Snapshot:
             found.extend(entry for stage in self.stages for entry in self.outputs(stage))
         return tuple(sorted(found, key=lambda entry: entry.path))
 
-    def readable(self, *, outputs: bool = True) -> tuple[tuple[Tracked, ...], tuple[MlxError, ...]]:
-        """Return what `tracked` does, as far as the records can be read, and what is wrong with the others."""
+    def readable(
+        self, *, outputs: bool = True, paths: Sequence[str] | None = None
+    ) -> tuple[tuple[Tracked, ...], tuple[MlxError, ...]]:
+        """Return what `tracked` does, as far as the records can be read, and what is wrong with the others.
+
+        Of the pointers, only those of `paths` count; None is all.
+        """
         found: list[Tracked] = []
         wrong: list[MlxError] = []
 
@@ -224,7 +229,7 @@ class Snapshot:
             except OSError as error:
                 wrong.append(translate_os_error(error, f"read `{path}`"))
 
-        for path in self.pointer_paths:
+        for path in self.pointer_paths if paths is None else paths:
             with gathered(f"{path}.mlx"):
                 pointer = self.pointer(path)
                 found += [track(path, pointer)] if pointer else []
