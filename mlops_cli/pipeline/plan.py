@@ -122,15 +122,15 @@ def _inputs(lock: Lock, stage: Stage | None = None) -> dict[str, object]:
     return {**inputs_of(lock), "outs": sorted(out.path for out in (stage or lock).outs)}
 
 
-def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = False) -> Decision:
-    """Return what is to be done with `stage`."""
+def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = False, flag: str = "--force") -> Decision:
+    """Return what is to be done with `stage`; with `force`, because `flag` asks for it, it runs."""
     key = inputs_key(stage, wanted)
     lock = evidence.lock
     changes = (*input_changes(stage, wanted, lock, evidence.describe),)
     fresh = lock is not None and not changes
     damage = _output_changes(lock, evidence) if fresh else ()
     if force:
-        return Decision(stage, Action.RUN, ("asked for with `--force`", *changes, *damage), wanted, key, None)
+        return Decision(stage, Action.RUN, (f"asked for with `{flag}`", *changes, *damage), wanted, key, None)
     if fresh and lock is not None:
         if not damage:
             return Decision(stage, Action.SKIP, ("nothing changed",), wanted, key, lock.outs, lock)
