@@ -72,6 +72,9 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "timeout": stage.conduct.timeout,
         "retries": stage.conduct.retries,
         "delay": stage.conduct.delay,
+        "persist": [out.path for out in stage.outs if out.persist],
+        "always": stage.always,
+        "frozen": stage.frozen,
     }
     return {key: value for key, value in values.items() if value}
 

@@ -40,7 +40,7 @@ class Observer:
         self._run_cache = run_cache
         self._outs = sorted(graph.maker)
 
-    def decide(self, stage: Stage, *, force: bool = False) -> Decision:
+    def decide(self, stage: Stage, *, force: bool = False, judging: bool = False) -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
         evidence = Evidence(
             lock=self._snapshot.lock(stage),
@@ -49,7 +49,7 @@ class Observer:
             holds=self._holds,
             describe=self.describe,
         )
-        return self.note(decide(stage, self.wanted(stage), evidence, force=force))
+        return self.note(decide(stage, self.wanted(stage), evidence, force=force, judging=judging))
 
     def note(self, decision: Decision) -> Decision:
         """Remember a decision, which the stages after it are judged on, and return it."""

@@ -15,7 +15,7 @@ from mlops_cli.errors import RecordError
 from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
 from mlops_cli.records.filling import ValueReader
 from mlops_cli.records.input_reading import read_deps, read_env, read_params
-from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
+from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots, read_repetition
 from mlops_cli.records.paths import project_folder
 from mlops_cli.records.stages import Pipeline, Stage
 from mlops_cli.records.templates import NAME, Instance, TemplateError, combine, expand_deep
@@ -24,7 +24,21 @@ MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _AXIS_NAME = re.compile(rf"{NAME}\Z")
-_STAGE_KEYS = ("desc", "matrix", "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env", *KEYS)
+_STAGE_KEYS = (
+    "desc",
+    "matrix",
+    "cmd",
+    "wdir",
+    "deps",
+    "params",
+    "outs",
+    "metrics",
+    "plots",
+    "env",
+    *KEYS,
+    "always",
+    "frozen",
+)
 
 ReadFile = Callable[[str], bytes | None]
 
@@ -149,6 +163,7 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
     if len(name) > MAX_NAME:
         raise fields.error(f"stage name `{name[:40]}…` is longer than {MAX_NAME} characters", hint="use shorter names")
     metrics, plots = read_metrics_files(reader, fields), read_plots(reader, fields)
+    always, frozen = read_repetition(fields)
     return Stage(
         address=f"{folder}:{name}" if folder else name,
         name=name,
@@ -166,6 +181,8 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         line=document.line(fields.at),
         file=document.name,
         conduct=read_conduct(reader, fields),
+        always=always,
+        frozen=frozen,
     )
 
 

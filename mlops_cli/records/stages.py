@@ -35,12 +35,16 @@ class Dependency(NamedTuple):
 
 
 class Output(NamedTuple):
-    """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots)."""
+    """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots).
+
+    With `persist`, the command finds what was there before, and goes on from it.
+    """
 
     path: str
     push: bool = True
     desc: str = ""
     git: bool = False
+    persist: bool = False
 
 
 class Plot(NamedTuple):
@@ -56,7 +60,8 @@ class Stage(NamedTuple):
     """A command with its inputs and outputs, one instance of a matrix if there is one.
 
     `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
-    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it.
+    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it. One that is `always` is run
+    every time, one that is `frozen` never.
     """
 
     address: str
@@ -75,6 +80,16 @@ class Stage(NamedTuple):
     line: int
     file: str
     conduct: Conduct = PLAIN
+    always: bool = False
+    frozen: bool = False
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether equal inputs mean equal outputs, so that those of an earlier run can stand for a new one.
+
+        Not so when it goes on from what is there, looks at what nothing declares, or is run for what it does elsewhere.
+        """
+        return bool(self.outs) and not self.always and not any(out.persist for out in self.outs)
 
     @property
     def reads(self) -> tuple[str, ...]:
