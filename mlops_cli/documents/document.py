@@ -85,9 +85,7 @@ def _refuse_conflict(text: str, name: str, after_merge: str | None) -> None:
         return
     hint = "keep the lines that are right, and remove those that Git added (`<<<<<<<`, `=======`, `>>>>>>>`)"
     if after_merge is not None:
-        hint = (
-            f"`mlx resolve {words.word(name)}` merges both sides, or tells what is yours to decide; then {after_merge}"
-        )
+        hint = f"`mlx resolve {words.word(name)}` merges both sides, or says what is to be decided; then {after_merge}"
     line = text.count("\n", 0, found.start()) + 1
     raise located(name, line, "the file has merge conflict markers of Git", hint)
 
