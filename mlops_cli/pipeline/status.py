@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX
@@ -19,6 +19,9 @@ from mlops_cli.workspace.removed import find_left_lines, tell_left_lines
 from mlops_cli.workspace.reservations import find_reservations
 from mlops_cli.workspace.scan import open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
 
 
 class ProjectStatus(NamedTuple):
@@ -104,6 +107,7 @@ def plan_project(
     *,
     force: bool = False,
     run_cache: bool = True,
+    provision: Provision | None = None,
     reporter: Reporter = SILENT,
 ) -> tuple[Decision, ...]:
     """Return the decision for each stage that `targets` name (none: all) and what they need, in run order."""
@@ -111,5 +115,14 @@ def plan_project(
     if not snapshot.stages and not targets:
         return ()
     graph = stage_graph(snapshot)
-    with open_observer(project, snapshot, graph, reporter=reporter, run_cache=run_cache) as observer:
-        return plan_stages(observer, graph, choose(graph, targets), force=force)
+    chosen = choose(graph, targets)
+    if provision is not None:
+        provision.named = frozenset(chosen if targets else ())
+    with open_observer(
+        project, snapshot, graph, reporter=reporter, run_cache=run_cache, provision=provision
+    ) as observer:
+        planned = plan_stages(observer, graph, chosen, force=force)
+        for decision in planned if provision is not None else ():
+            if decision.action is Action.RUN:
+                observer.provide(decision)
+    return planned
