@@ -53,6 +53,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "graph": "pipeline",
         "why": "pipeline",
         "reproduce": "reproduction",
+        "job": "jobs",
     },
     "Tracking": {
         "metrics": "tracking",
