@@ -99,7 +99,7 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "why": [([], 0), (["train@forest"], 0)],
     "job make": [(["prepare"], 0), (["train@forest", "-o", "train.yaml", "--remote", "backup"], 0)],
     "job run": [(["job.yaml"], 0), (["job.yaml", "--force", "--folder", "worker"], 0)],
-    "reproduce": [(["v1"], 0), (["HEAD", "prepare"], 0)],
+    "reproduce": [(["v1"], 0), (["HEAD", "prepare", "--metrics-only"], 0)],
     "metrics show": [([], 0), (["v1"], 0)],
     "metrics diff": [(["v1"], 0), (["v1", "HEAD", "--all"], 0)],
     "params show": [([], 0), (["HEAD"], 0)],
