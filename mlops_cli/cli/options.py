@@ -29,6 +29,9 @@ Targets = Annotated[
     list[str] | None,
     typer.Argument(metavar="[PATH]...", help="Tracked paths, or paths inside them", autocompletion=complete_paths),
 ]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Ask no server: URLs that stages read count as their locks recorded them")
+]
 Stages = Annotated[
     list[str] | None,
     typer.Argument(

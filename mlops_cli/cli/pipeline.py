@@ -8,19 +8,21 @@ from typing import Annotated
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.options import Json, Stages
+from mlops_cli.cli.options import Json, Offline, Stages
 from mlops_cli.cli.run_view import NO_STAGES, decision_value
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.errors import UsageError
 
 
-def why(context: typer.Context, stages: Stages = None, as_json: Json = False) -> None:
+def why(context: typer.Context, stages: Stages = None, offline: Offline = False, as_json: Json = False) -> None:
     """Say what `mlx run` would do with a stage, and why
 
-    Every reason is told, value by value. Without a name, all stages are.
+    Every reason is told, value by value. Without a name, all stages are. Of URLs that stages read, their servers are
+    asked for the version, as `mlx run` does.
     """
     from mlops_cli.pipeline.graph import choose
     from mlops_cli.pipeline.inputs import stage_graph
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.status import plan_project
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
@@ -28,7 +30,8 @@ def why(context: typer.Context, stages: Stages = None, as_json: Json = False) ->
     output, project = session.output(as_json), session.project()
     snapshot = workspace_snapshot(project)
     with reporting(output) as reporter:
-        planned = plan_project(project, snapshot, stages or [], reporter=reporter)
+        outside = Outside(ask=not offline, note=reporter.note)
+        planned = plan_project(project, snapshot, stages or [], reporter=reporter, outside=outside)
     asked = set(choose(stage_graph(snapshot), stages or [])) if planned else set()
     chosen = [decision for decision in planned if decision.stage.address in asked]
     lines = []

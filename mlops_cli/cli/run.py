@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.options import DryRun, Json, Stages
+from mlops_cli.cli.options import DryRun, Json, Offline, Stages
 from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
 from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
@@ -31,6 +31,7 @@ def run(
     resource: Annotated[
         list[str] | None, typer.Option("--resource", metavar="NAME=N", help="How much there is of a resource")
     ] = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Bring outputs up to date: skip, restore or execute
@@ -41,6 +42,7 @@ def run(
     """
     from mlops_cli.pipeline.declare import parse_resources
     from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.runner import Manner, run_project
     from mlops_cli.pipeline.status import plan_project
     from mlops_cli.workspace.snapshot import workspace_snapshot
@@ -48,11 +50,14 @@ def run(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     names = stages or []
-    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []))
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), offline)
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
-            planned = plan_project(project, snapshot, names, force=force, run_cache=not anew, reporter=reporter)
+            outside = Outside(ask=not offline, note=reporter.note)
+            planned = plan_project(
+                project, snapshot, names, force=force, run_cache=not anew, reporter=reporter, outside=outside
+            )
         show_run(output, [(decision, None) for decision in planned], dry_run=True)
         return
     listener = RunListener(output, several=jobs != 1)

@@ -62,6 +62,7 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "cmd": list(stage.cmd),
         "wdir": stage.wdir,
         "deps": [dep.path for dep in stage.deps],
+        "urls": list(stage.urls),
         "params": {file.path: list(file.keys) for file in stage.params},
         "outs": [out.path for out in stage.outs if not out.git],
         "metrics": list(stage.metrics),

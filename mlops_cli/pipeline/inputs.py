@@ -14,6 +14,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
+from mlops_cli.pipeline.outside import AS_RECORDED, NO_URLS, Outside
 from mlops_cli.pipeline.plan import Decision, Evidence, Present, Wanted, decide, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
@@ -31,7 +32,14 @@ class Observer:
     """Answers, for one run of one command, what each stage wants and what is to be done with it."""
 
     def __init__(
-        self, project: Project, snapshot: Snapshot, graph: Graph, outlook: Outlook, *, run_cache: bool = True
+        self,
+        project: Project,
+        snapshot: Snapshot,
+        graph: Graph,
+        outlook: Outlook,
+        *,
+        run_cache: bool = True,
+        outside: Outside = AS_RECORDED,
     ) -> None:
         self._project = project
         self._snapshot = snapshot
@@ -39,6 +47,7 @@ class Observer:
         self._outlook = outlook
         self._run_cache = run_cache
         self._outs = sorted(graph.maker)
+        self._outside = outside
 
     def decide(self, stage: Stage, *, force: bool = False) -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
@@ -108,6 +117,7 @@ class Observer:
             for file in stage.params
             if file.path not in waiting and (values := self._values(stage, file, found)) is not None
         }
+        urls = self._outside.urls(stage, self._snapshot.lock(stage)) if stage.urls else NO_URLS
         return Wanted(
             deps=tuple(found.deps.values()),
             params=params,
@@ -116,6 +126,8 @@ class Observer:
             absent=tuple(found.absent),
             lost=tuple(found.lost),
             unread=tuple(found.unread),
+            urls=urls.inputs,
+            unasked=urls.unasked,
         )
 
     def changed(self, stage: Stage, wanted: Wanted) -> tuple[str, ...]:
@@ -128,7 +140,8 @@ class Observer:
             return unreadable or tuple(file.path for file in stage.params) or tuple(dep.path for dep in wanted.deps)
         old, new = ({dep.path: (dep.digest, dep.executable) for dep in side.deps} for side in (wanted, now))
         deps = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
-        return (*deps, *(path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path))))
+        params = (path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path)))
+        return (*deps, *params, *self._outside.changed(stage, wanted.urls))
 
     def _waiting(self, stage: Stage) -> dict[str, str]:
         return {
@@ -224,7 +237,13 @@ def stage_graph(snapshot: Snapshot) -> Graph:
 
 @contextmanager
 def open_observer(
-    project: Project, snapshot: Snapshot, graph: Graph, *, reporter: Reporter = SILENT, run_cache: bool = True
+    project: Project,
+    snapshot: Snapshot,
+    graph: Graph,
+    *,
+    reporter: Reporter = SILENT,
+    run_cache: bool = True,
+    outside: Outside = AS_RECORDED,
 ) -> Iterator[Observer]:
     """Yield an observer of the workspace; what it sees goes to the state index when the block ends well."""
     with (
@@ -232,7 +251,7 @@ def open_observer(
         open_scanner(project, reporter=reporter, as_code=True) as code,
     ):
         outlook = Outlook(project, snapshot, graph, data=data, code=code)
-        yield Observer(project, snapshot, graph, outlook, run_cache=run_cache)
+        yield Observer(project, snapshot, graph, outlook, run_cache=run_cache, outside=outside)
 
 
 def plan_stages(

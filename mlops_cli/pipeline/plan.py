@@ -23,6 +23,7 @@ from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
+from mlops_cli.records.urls import UrlInput
 
 Describe = Callable[[SomeObject, SomeObject], str]
 
@@ -40,7 +41,8 @@ class Wanted(NamedTuple):
 
     `waiting` maps a dependency whose bytes cannot be known yet to the stage that will make it. `absent` are recorded
     paths that are not in the workspace: what the record says counts. `lost` are dependencies that nothing knows, and
-    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them.
+    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `urls` are what
+    their places told; of those that are `unasked` it is what the lock recorded, if it did.
     """
 
     deps: tuple[Input, ...]
@@ -50,6 +52,8 @@ class Wanted(NamedTuple):
     absent: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    urls: tuple[UrlInput, ...] = ()
+    unasked: tuple[str, ...] = ()
 
 
 class Present(NamedTuple):
@@ -94,7 +98,7 @@ class Evidence(NamedTuple):
 
 def inputs_key(stage: Stage, wanted: Wanted) -> str | None:
     """Return the fingerprint (xxh3-128, hex) under which the run cache keeps a run with these inputs."""
-    if wanted.waiting or wanted.lost or wanted.unread:
+    if wanted.waiting or wanted.lost or wanted.unread or _is_unversioned(stage, wanted):
         return None
     return fingerprint(_inputs(draft_lock(stage, wanted), stage))
 
@@ -110,6 +114,7 @@ def draft_lock(stage: Stage, wanted: Wanted) -> Lock:
         wdir=stage.wdir,
         outs=(),
         metrics={},
+        urls=wanted.urls,
     )
 
 
@@ -163,6 +168,7 @@ def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Des
     changes.extend(_param_changes(wanted.params, known))
     changes.extend(_env_changes(dict(stage.env), lock.env))
     changes.extend((*_dep_changes(wanted, lock, describe), *_absences(wanted)))
+    changes.extend(_url_changes(stage, wanted, lock))
     changes.extend(_declaration_changes(stage, lock))
     changes.extend(f"`{path}` changed while the stage last ran" for path in lock.changed_during_run)
     return changes
@@ -180,6 +186,33 @@ def _declaration_changes(stage: Stage, lock: Lock) -> Iterator[str]:
     for path in sorted(set(stage.metrics) ^ set(lock.metrics)):
         if path in declared and path in made:
             yield f"output `{path}` is {'now' if path in stage.metrics else 'no longer'} declared as metrics"
+
+
+def _is_unversioned(stage: Stage, wanted: Wanted) -> bool:
+    """Say whether nobody can name the version of a URL that the stage reads."""
+    return len(wanted.urls) != len(stage.urls) or any(entry.etag is None for entry in wanted.urls)
+
+
+def _url_changes(stage: Stage, wanted: Wanted, lock: Lock) -> Iterator[str]:
+    old, new = ({entry.url: entry for entry in entries} for entries in (lock.urls, wanted.urls))
+    for url in sorted(old.keys() | set(stage.urls)):
+        if url not in stage.urls:
+            yield f"`{url}` is no longer a dependency"
+        elif url not in old:
+            yield f"`{url}` is a new dependency"
+        elif new[url].etag is None:
+            yield f"`{url}` may have changed: its place tells no version"
+        elif new[url].etag != old[url].etag:
+            yield f"`{url}` changed: {_describe_versions(old[url], new[url])}"
+
+
+def _describe_versions(old: UrlInput, new: UrlInput) -> str:
+    versions = f"version {old.etag or 'unknown'} → {new.etag}"
+    if all(str(entry.etag).startswith("listing:") for entry in (old, new)):
+        versions = "other files, or other versions of them"
+    if old.size is None or new.size is None or old.size == new.size:
+        return versions
+    return f"{versions}, {old.size:,} → {new.size:,} bytes"
 
 
 def _absences(wanted: Wanted) -> list[str]:

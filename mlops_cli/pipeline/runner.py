@@ -22,6 +22,7 @@ from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.executor import no_thread
 from mlops_cli.pipeline.graph import Graph, choose
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.schedule import Schedule
 from mlops_cli.pipeline.stage_work import Attempt, StageWork
@@ -68,7 +69,7 @@ class Manner(NamedTuple):
     """How a run goes: `jobs` stages at once at most (0: one a CPU), of each resource what `resources` say besides.
 
     With `keep_going`, a failure stops only what needs it; with `force`, the named stages run whatever they are; without
-    `run_cache`, nothing of earlier runs is restored.
+    `run_cache`, nothing of earlier runs is restored. If `offline`, URLs count as their stages' locks recorded them.
     """
 
     jobs: int = 1
@@ -76,6 +77,7 @@ class Manner(NamedTuple):
     force: bool = False
     run_cache: bool = True
     resources: Mapping[str, float] = {}
+    offline: bool = False
 
 
 PLAINLY = Manner()
@@ -98,8 +100,10 @@ def run_project(
         return ()
     graph = stage_graph(snapshot)
     chosen = choose(graph, targets)
-    with open_observer(project, snapshot, graph, run_cache=how.run_cache) as observer:
+    outside = Outside(ask=not how.offline, note=listener.note)
+    with open_observer(project, snapshot, graph, run_cache=how.run_cache, outside=outside) as observer:
         order = graph.above(chosen)
+        outside.prepare(graph.stages[address] for address in order)
         schedule = Schedule(
             [graph.stages[address] for address in order],
             graph.upstream,

@@ -9,6 +9,7 @@ from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX
 from mlops_cli.pipeline.graph import Graph, choose
 from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Action, Decision, Wanted
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.stages import Stage
@@ -61,6 +62,8 @@ def _project_status(project: Project, reporter: Reporter) -> ProjectStatus:
     graph = _graph(snapshot, told)
     if graph is not None and (left := find_left_lines(project.root, snapshot)):
         reporter.note(tell_left_lines(project.root, left))
+    if graph is not None:
+        _tell_unasked(graph, reporter)
     reporter.start("checking", None, "files")
     if graph is None or not graph.stages:
         with open_scanner(project, reporter=reporter) as scanner:
@@ -72,6 +75,13 @@ def _project_status(project: Project, reporter: Reporter) -> ProjectStatus:
         stages = tuple(_judge(observer, graph.stages[address], told) for address in graph.above(choose(graph, ())))
     untracked = untracked_outputs(project, snapshot, snapshot.stages)
     return ProjectStatus((*data, *untracked), stages, tuple(told.values()))
+
+
+def _tell_unasked(graph: Graph, reporter: Reporter) -> None:
+    urls = {url for stage in graph.stages.values() for url in stage.urls}
+    if urls:
+        what = f"`{next(iter(urls))}` counts as its lock" if len(urls) == 1 else f"{len(urls)} URLs count as the locks"
+        reporter.note(f"{what} recorded {'it' if len(urls) == 1 else 'them'}: `mlx run --dry-run` asks for more")
 
 
 def _graph(snapshot: Snapshot, told: dict[str, MlxError]) -> Graph | None:
@@ -100,11 +110,14 @@ def plan_project(
     force: bool = False,
     run_cache: bool = True,
     reporter: Reporter = SILENT,
+    outside: Outside = AS_RECORDED,
 ) -> tuple[Decision, ...]:
     """Return the decision for each stage that `targets` name (none: all) and what they need, in run order."""
     tell_unfinished(project, reporter)
     if not snapshot.stages and not targets:
         return ()
     graph = stage_graph(snapshot)
-    with open_observer(project, snapshot, graph, reporter=reporter, run_cache=run_cache) as observer:
-        return plan_stages(observer, graph, choose(graph, targets), force=force)
+    chosen = choose(graph, targets)
+    outside.prepare(graph.stages[address] for address in graph.above(chosen))
+    with open_observer(project, snapshot, graph, reporter=reporter, run_cache=run_cache, outside=outside) as observer:
+        return plan_stages(observer, graph, chosen, force=force)

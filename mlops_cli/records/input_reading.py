@@ -5,17 +5,35 @@ from __future__ import annotations
 import re
 
 from mlops_cli.documents import Fields, Place
-from mlops_cli.records.filling import VALUE_SUFFIXES, Filled, ValueReader
+from mlops_cli.records.filling import VALUE_SUFFIXES, Filled, ValueReader, spell_place
 from mlops_cli.records.paths import project_path
+from mlops_cli.records.sources import holds_password, holds_secret
 from mlops_cli.records.stages import PARAMS_FILE, Dependency, ParamsFile
+from mlops_cli.records.urls import check_input_url, is_url
 
 _ENV_NAME = re.compile(r"[^=\0]+\Z")
+_NO_SECRETS = "leave it out: credentials come from the place's own tools, such as `~/.netrc` or `aws configure`"
 
 
 def read_deps(reader: ValueReader, fields: Fields) -> tuple[Dependency, ...]:
-    """Return the dependencies in the order of the file, each once."""
-    paths = dict.fromkeys(reader.path(text, at, project_path) for text, at in reader.listed(fields, "deps"))
+    """Return the dependencies in the project in the order of the file, each once."""
+    listed = [(text, at) for text, at in reader.listed(fields, "deps") if not is_url(text)]
+    paths = dict.fromkeys(reader.path(text, at, project_path) for text, at in listed)
     return tuple(Dependency(path) for path in paths)
+
+
+def read_urls(reader: ValueReader, fields: Fields) -> tuple[str, ...]:
+    """Return the dependencies outside the project in the order of the file, each once."""
+    found: dict[str, None] = {}
+    for text, at in reader.listed(fields, "deps"):
+        if not is_url(text):
+            continue
+        try:
+            found[check_input_url(text)] = None
+        except ValueError as error:
+            hint = _NO_SECRETS if holds_password(text) or holds_secret(text) else None
+            raise reader.document.error(f"{spell_place(at)}: {error}", at, hint) from error
+    return tuple(found)
 
 
 def read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]:

@@ -15,8 +15,9 @@ from mlops_cli.documents import Fields, Inline, check_version, dump_yaml, parse_
 from mlops_cli.hashing import Digest
 from mlops_cli.records.paths import path_below, project_folder, project_path, written_path
 from mlops_cli.records.pointers import ObjectKind, read_details, read_object
+from mlops_cli.records.urls import UrlInput, check_input_url, is_url, read_url_inputs
 
-_KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run")
+_KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run", "urls")
 
 
 class Input(NamedTuple):
@@ -49,6 +50,7 @@ class Lock:
     `globs` are the patterns whose files are among `deps`. `params` maps a file to the values of the keys used,
     `metrics` a file to its values. `wdir` is where the command ran; it is written when that is not the stage's folder.
     `changed_during_run` lists the inputs that were edited meanwhile: which version made the outputs, nobody can tell.
+    `urls` are the inputs from outside the project.
     """
 
     cmd: tuple[str, ...]
@@ -60,6 +62,7 @@ class Lock:
     outs: tuple[OutputRecord, ...] = ()
     metrics: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     changed_during_run: tuple[str, ...] = ()
+    urls: tuple[UrlInput, ...] = ()
 
     def __post_init__(self) -> None:
         """Sort what has no order of its own, so that equal facts are equal records."""
@@ -67,6 +70,7 @@ class Lock:
         object.__setattr__(self, "globs", tuple(sorted(self.globs)))
         object.__setattr__(self, "outs", tuple(sorted(self.outs, key=lambda entry: entry.path)))
         object.__setattr__(self, "changed_during_run", tuple(sorted(self.changed_during_run)))
+        object.__setattr__(self, "urls", tuple(sorted(self.urls, key=lambda entry: entry.url)))
 
     def to_bytes(self, folder: str) -> bytes:
         """Return the canonical file for a stage whose `mlx.yaml` is in `folder`."""
@@ -74,18 +78,22 @@ class Lock:
             "cmd": self.cmd[0] if len(self.cmd) == 1 else list(self.cmd),
             "deps": _by_path(_entry(dep, folder) for dep in self.deps),
             "globs": sorted(written_path(pattern, folder) for pattern in self.globs),
+            "urls": [entry.to_entry() for entry in self.urls],
             "params": _by_file(self.params, folder),
             "env": _sorted(self.env),
             "wdir": "" if self.wdir == folder else written_path(self.wdir, folder),
             "outs": _by_path(_output_entry(out, folder) for out in self.outs),
             "metrics": _by_file(self.metrics, folder),
-            "changed_during_run": sorted(written_path(path, folder) for path in self.changed_during_run),
+            "changed_during_run": sorted(
+                path if is_url(path) else written_path(path, folder) for path in self.changed_during_run
+            ),
         }
         return dump_yaml({"mlx": 1} | {key: value for key, value in values.items() if value})
 
 
 def inputs_of(lock: Lock) -> dict[str, object]:
     """Return what decides the outputs, as a JSON value: the same for two runs that may share their outputs."""
+    urls = {"urls": [[entry.url, entry.etag] for entry in lock.urls]} if lock.urls else {}
     return {
         "cmd": list(lock.cmd),
         "deps": [[dep.path, dep.digest, *(["executable"] if dep.executable else [])] for dep in lock.deps],
@@ -93,6 +101,7 @@ def inputs_of(lock: Lock) -> dict[str, object]:
         "env": dict(lock.env),
         "wdir": lock.wdir,
         "outs": [out.path for out in lock.outs],
+        **urls,
     }
 
 
@@ -144,6 +153,7 @@ def read_lock(data: bytes, name: str, folder: str) -> Lock:
         outs=tuple(_read_output(entry, path) for entry, path in _entries(fields, "outs", folder, path_below)),
         metrics=_read_values(fields, "metrics", folder),
         changed_during_run=_read_paths(fields, "changed_during_run", folder),
+        urls=read_url_inputs(fields) if fields.has("urls") else (),
     )
 
 
@@ -188,7 +198,7 @@ def _read_paths(fields: Fields, key: str, folder: str) -> tuple[str, ...]:
 
 def _path(fields: Fields, text: str, folder: str, key: str, index: int) -> str:
     try:
-        return project_path(text, folder)
+        return check_input_url(text) if key == "changed_during_run" and is_url(text) else project_path(text, folder)
     except ValueError as error:
         raise fields.error(f"`{key}`: {error}", key, index=index) from error
 

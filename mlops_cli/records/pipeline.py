@@ -14,7 +14,7 @@ from mlops_cli.documents import Document, Fields, Place, check_version, describe
 from mlops_cli.errors import RecordError
 from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
 from mlops_cli.records.filling import ValueReader
-from mlops_cli.records.input_reading import read_deps, read_env, read_params
+from mlops_cli.records.input_reading import read_deps, read_env, read_params, read_urls
 from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
 from mlops_cli.records.paths import project_folder
 from mlops_cli.records.stages import Pipeline, Stage
@@ -166,6 +166,7 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         line=document.line(fields.at),
         file=document.name,
         conduct=read_conduct(reader, fields),
+        urls=read_urls(reader, fields) if fields.has("deps") else (),
     )
 
 

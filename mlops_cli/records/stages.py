@@ -56,7 +56,8 @@ class Stage(NamedTuple):
     """A command with its inputs and outputs, one instance of a matrix if there is one.
 
     `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
-    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it.
+    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it. `urls` are the dependencies
+    outside the project.
     """
 
     address: str
@@ -75,6 +76,7 @@ class Stage(NamedTuple):
     line: int
     file: str
     conduct: Conduct = PLAIN
+    urls: tuple[str, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:

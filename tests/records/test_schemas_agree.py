@@ -89,7 +89,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
                     "desc": "d",
                     "cmd": ["x", "y"],
                     "wdir": "w",
-                    "deps": ["x/*", "y"],
+                    "deps": ["x/*", "y", "s3://b/x"],
                     "params": ["a", "b.c", {"x.toml": ["d.e"]}, {"y.json": None}],
                     "outs": ["o", {"p": {"push": False, "desc": "e"}}, {"q": None}],
                     "metrics": ["m.yml"],
@@ -115,6 +115,8 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 {"path": "p", "blob": DIGEST, "size": 1, "git": True, "executable": False},
             ],
             "metrics": {"m.json": {"a": 0.5}},
+            "urls": [{"url": "https://h/x", "etag": "a b", "size": 1}, {"url": "file:///x"}],
+            "changed_during_run": ["s3://b/x"],
         },
     ],
 }

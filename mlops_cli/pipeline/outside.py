@@ -1,0 +1,109 @@
+"""What stages take from outside the project: the versions of URLs, as their places tell them.
+
+Nothing is downloaded. Each URL is asked for once in a run, several at once, and once more after the commands of a stage
+that reads it have run. Where nobody is to be asked, what a stage's lock recorded counts, and the decision says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from mlops_cli.errors import MlxError, RemoteError, UsageError
+from mlops_cli.pipeline.plan import Action, Decision
+from mlops_cli.records.locks import Lock
+from mlops_cli.records.stages import Stage
+from mlops_cli.records.urls import UrlInput
+from mlops_cli.store.parallel import map_bounded
+
+_AT_ONCE = 8
+_PATIENCE = 10.0  # s for which a place that fails is tried again: a run waits for the answer
+
+
+class Urls(NamedTuple):
+    """The URLs that a stage reads; those that are `unasked` are as its lock recorded them, if it did."""
+
+    inputs: tuple[UrlInput, ...] = ()
+    unasked: tuple[str, ...] = ()
+
+
+class Outside:
+    """Answers, for one command, what the URLs of stages are; with `ask` their places tell, else the locks.
+
+    `note` hears of a place that does not answer for a while.
+    """
+
+    def __init__(self, *, ask: bool = False, note: Callable[[str], None] = lambda _: None) -> None:
+        self._asks = ask
+        self._note = note
+        self._told: dict[str, UrlInput | MlxError] = {}
+
+    def prepare(self, stages: Iterable[Stage]) -> None:
+        """Ask for every URL that `stages` read, several at once; what went wrong is raised when it is needed."""
+        if self._asks:
+            urls = dict.fromkeys(url for stage in stages for url in stage.urls if url not in self._told)
+            self._ask(tuple(urls))
+
+    def urls(self, stage: Stage, lock: Lock | None) -> Urls:
+        """Return what the URLs of `stage` are, whose lock is `lock`; RemoteError where there is no answer."""
+        if not stage.urls:
+            return NO_URLS
+        if not self._asks:
+            recorded = {entry.url: entry for entry in lock.urls} if lock else {}
+            return Urls(tuple(recorded[url] for url in stage.urls if url in recorded), stage.urls)
+        self.prepare([stage])
+        return Urls(tuple(self._answer(url, stage) for url in stage.urls))
+
+    def changed(self, stage: Stage, before: Iterable[UrlInput]) -> tuple[str, ...]:
+        """Return those of the URLs that a stage read that are not what they were `before`, or do not answer now."""
+        old = {entry.url: entry.etag for entry in before}
+        if not old or not self._asks:
+            return ()
+        for url in old:
+            self._told.pop(url, None)
+        self.prepare([stage])
+        changed = []
+        for url, etag in sorted(old.items()):
+            now = self._told[url]
+            if isinstance(now, MlxError):
+                del self._told[url]  # the next stage asks again
+            if isinstance(now, MlxError) or now.etag != etag:
+                changed.append(url)
+        return tuple(changed)
+
+    def _answer(self, url: str, stage: Stage) -> UrlInput:
+        found = self._told[url]
+        if isinstance(found, UrlInput):
+            return found
+        hint = f"{found.marked_hint}; `--offline` takes what the lock records" if found.marked_hint else None
+        kind = UsageError if isinstance(found, UsageError) else RemoteError
+        raise kind(f"stage `{stage.address}` reads `{url}`: {found.message}", hint=hint) from found
+
+    def _ask(self, urls: Sequence[str]) -> None:
+        answers = map_bounded(self._look, urls, min(_AT_ONCE, len(urls)))
+        self._told |= zip(urls, answers, strict=True)
+
+    def _look(self, url: str) -> UrlInput | MlxError:
+        from mlops_cli.store.place import Place  # noqa: PLC0415 - 10 ms that runs without URLs save
+
+        try:
+            place = Place(url, patience=_PATIENCE)
+            place.bucket.traffic.listener = self._note
+            found = place.look()
+        except MlxError as error:
+            return error
+        return UrlInput(url, found.version, found.size)
+
+
+AS_RECORDED = Outside()
+NO_URLS = Urls()
+
+
+def refuse_unasked(decision: Decision) -> None:
+    """Raise UsageError for a stage that is to run though nobody asked what its URLs are: no lock could tell."""
+    stage, unasked = decision.stage, decision.wanted.unasked
+    if unasked and decision.action is Action.RUN:
+        raise UsageError(
+            f"stage `{stage.address}` has to run, and what `{unasked[0]}` has now was not asked",
+            hint="leave `--offline` out",
+        )
