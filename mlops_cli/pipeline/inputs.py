@@ -72,6 +72,18 @@ class Observer:
         """Look at everything again when next asked for: it may have been edited while a command ran."""
         self._outlook.look_anew()
 
+    def renew(self) -> None:
+        """Look at everything again, the records too: other commands may have written them."""
+        self._snapshot.forget()
+        self._outlook.renew()
+
+    def settle_anew(self, addresses: Iterable[str]) -> None:
+        """Take what the locks of stages say now for what became of them: another run was there since."""
+        for address in addresses:
+            decision, lock = self._outlook.decision(address), self._snapshot.lock(self._graph.stages[address])
+            if decision is not None and lock is not None:
+                self.settle(decision._replace(outs=lock.outs, source=lock))
+
     def describe(self, old: SomeObject, new: SomeObject) -> str:
         """Word how one object became another."""
         return describe_change(self.trees, old, new)
