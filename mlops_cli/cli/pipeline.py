@@ -22,6 +22,7 @@ def why(context: typer.Context, stages: Stages = None, offline: Offline = False,
     """
     from mlops_cli.pipeline.graph import choose
     from mlops_cli.pipeline.inputs import stage_graph
+    from mlops_cli.pipeline.interpreter import Python
     from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.status import plan_project
     from mlops_cli.workspace.snapshot import workspace_snapshot
@@ -30,7 +31,8 @@ def why(context: typer.Context, stages: Stages = None, offline: Offline = False,
     output, project = session.output(as_json), session.project()
     snapshot = workspace_snapshot(project)
     with reporting(output) as reporter:
-        outside = Outside(ask=not offline, note=reporter.note)
+        python = Python(session.environ.get("PATH"), project.root)
+        outside = Outside(ask=not offline, note=reporter.note, python=python)
         planned = plan_project(project, snapshot, stages or [], reporter=reporter, outside=outside)
     asked = set(choose(stage_graph(snapshot), stages or [])) if planned else set()
     chosen = [decision for decision in planned if decision.stage.address in asked]

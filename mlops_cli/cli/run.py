@@ -41,6 +41,7 @@ def run(
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
     """
     from mlops_cli.pipeline.declare import parse_resources
+    from mlops_cli.pipeline.interpreter import Python
     from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.runner import Manner, run_project
     from mlops_cli.pipeline.status import plan_project
@@ -54,7 +55,8 @@ def run(
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
-            outside = Outside(ask=not offline, note=reporter.note)
+            python = Python(session.environ.get("PATH"), project.root)
+            outside = Outside(ask=not offline, note=reporter.note, python=python)
             planned = plan_project(
                 project, snapshot, names, force=force, run_cache=not anew, reporter=reporter, outside=outside
             )

@@ -68,6 +68,7 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "metrics": list(stage.metrics),
         "plots": [plot.path for plot in stage.plots],
         "env": dict(stage.env),
+        "environment": stage.environment.to_value(),
         "resources": dict(stage.conduct.resources),
         "mutex": list(stage.conduct.mutex),
         "timeout": stage.conduct.timeout,

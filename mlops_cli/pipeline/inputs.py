@@ -14,10 +14,11 @@ from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
-from mlops_cli.pipeline.outside import AS_RECORDED, NO_URLS, Outside
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Decision, Evidence, Present, Wanted, decide, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.environment import UNSAID
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import ParamsFile, Stage, has_magic
@@ -124,12 +125,16 @@ class Observer:
         for dep in stage.deps:
             if dep.path not in waiting:
                 self._gather(dep.path, stage, found)
+        for path in stage.environment.files or ():
+            if path not in waiting:
+                self._gather(path, stage, found)
         params = {
             file.path: values
             for file in stage.params
             if file.path not in waiting and (values := self._values(stage, file, found)) is not None
         }
-        urls = self._outside.urls(stage, self._snapshot.lock(stage)) if stage.urls else NO_URLS
+        lock = self._snapshot.lock(stage) if stage.urls or stage.environment != UNSAID else None
+        urls = self._outside.urls(stage, lock)
         return Wanted(
             deps=tuple(found.deps.values()),
             params=params,
@@ -140,6 +145,7 @@ class Observer:
             unread=tuple(found.unread),
             urls=urls.inputs,
             unasked=urls.unasked,
+            environment=self._outside.environment(stage, lock),
         )
 
     def changed(self, stage: Stage, wanted: Wanted) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What stages take from outside the project: the versions of URLs, as their places tell them.
+"""What stages take from outside the project: the versions of URLs, and the environment that their commands run in.
 
 Nothing is downloaded. Each URL is asked for once in a run, several at once, and once more after the commands of a stage
 that reads it have run. Where nobody is to be asked, what a stage's lock recorded counts, and the decision says so.
@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from mlops_cli.errors import MlxError, RemoteError, UsageError
+from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.plan import Action, Decision
+from mlops_cli.records.environment import NOTHING, UNSAID, EnvironmentRecord, PythonPart
 from mlops_cli.records.locks import Lock
 from mlops_cli.records.stages import Stage
 from mlops_cli.records.urls import UrlInput
@@ -27,13 +29,26 @@ class Urls(NamedTuple):
     unasked: tuple[str, ...] = ()
 
 
-class Outside:
-    """Answers, for one command, what the URLs of stages are; with `ask` their places tell, else the locks.
+_NO_URLS = Urls()
 
-    `note` hears of a place that does not answer for a while.
+
+class Outside:
+    """Answers, for one command, what the URLs of stages are, and what their environment is.
+
+    With `ask` the places of URLs tell, else the locks; of the environment `python` does, else the locks. `note` hears
+    of a place that does not answer for a while.
     """
 
-    def __init__(self, *, ask: bool = False, note: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        *,
+        ask: bool = False,
+        note: Callable[[str], None] = lambda _: None,
+        python: Python | None = None,
+        patience: float = _PATIENCE,
+    ) -> None:
+        self._patience = patience
+        self._python = python
         self._asks = ask
         self._note = note
         self._told: dict[str, UrlInput | MlxError] = {}
@@ -47,15 +62,40 @@ class Outside:
     def urls(self, stage: Stage, lock: Lock | None) -> Urls:
         """Return what the URLs of `stage` are, whose lock is `lock`; RemoteError where there is no answer."""
         if not stage.urls:
-            return NO_URLS
+            return _NO_URLS
         if not self._asks:
             recorded = {entry.url: entry for entry in lock.urls} if lock else {}
             return Urls(tuple(recorded[url] for url in stage.urls if url in recorded), stage.urls)
         self.prepare([stage])
         return Urls(tuple(self._answer(url, stage) for url in stage.urls))
 
+    def environment(self, stage: Stage, lock: Lock | None) -> EnvironmentRecord:
+        """Return what `stage`, whose lock is `lock`, declares of the environment; UsageError when it is not there."""
+        declared = stage.environment
+        if declared == UNSAID:
+            return NOTHING
+        if self._python is None:
+            return lock.environment if lock else NOTHING
+        version = self._python.version() if declared.python else ""
+        if declared.python is PythonPart.MINOR:
+            version = version.rpartition(".")[0]
+        packages = tuple(sorted((name, self._package(self._python, name, stage)) for name in declared.packages or ()))
+        return EnvironmentRecord(version, packages, declared.image or "")
+
+    def _package(self, python: Python, name: str, stage: Stage) -> str:
+        version = python.package(name)
+        if version is None:
+            hint = f"install it, or activate the environment that has it; `environment` is in {stage.file}"
+            raise UsageError(f"`environment` names the package `{name}`, which {python} does not have", hint=hint)
+        return version
+
     def changed(self, stage: Stage, before: Iterable[UrlInput]) -> tuple[str, ...]:
-        """Return those of the URLs that a stage read that are not what they were `before`, or do not answer now."""
+        """Return those of the URLs that a stage read that are not what they were `before`, or do not answer now.
+
+        Its commands may have installed something: the environment is looked at anew when next asked for.
+        """
+        if self._python is not None:
+            self._python.look_anew()
         old = {entry.url: entry.etag for entry in before}
         if not old or not self._asks:
             return ()
@@ -87,7 +127,7 @@ class Outside:
         from mlops_cli.store.place import Place  # noqa: PLC0415 - 10 ms that runs without URLs save
 
         try:
-            place = Place(url, patience=_PATIENCE)
+            place = Place(url, patience=self._patience)
             place.bucket.traffic.listener = self._note
             found = place.look()
         except MlxError as error:
@@ -96,7 +136,6 @@ class Outside:
 
 
 AS_RECORDED = Outside()
-NO_URLS = Urls()
 
 
 def refuse_unasked(decision: Decision) -> None:

@@ -13,13 +13,14 @@ disagree.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
 from mlops_cli.documents import flatten
 from mlops_cli.hashing import Digest, fingerprint
+from mlops_cli.records.environment import NOTHING, EnvironmentRecord, differences
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
@@ -54,6 +55,7 @@ class Wanted(NamedTuple):
     unread: tuple[str, ...] = ()
     urls: tuple[UrlInput, ...] = ()
     unasked: tuple[str, ...] = ()
+    environment: EnvironmentRecord = NOTHING
 
 
 class Present(NamedTuple):
@@ -115,6 +117,7 @@ def draft_lock(stage: Stage, wanted: Wanted) -> Lock:
         outs=(),
         metrics={},
         urls=wanted.urls,
+        environment=wanted.environment,
     )
 
 
@@ -167,7 +170,9 @@ def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Des
     known = {file: values for file, values in lock.params.items() if not _is_unknown(file, wanted)}
     changes.extend(_param_changes(wanted.params, known))
     changes.extend(_env_changes(dict(stage.env), lock.env))
-    changes.extend((*_dep_changes(wanted, lock, describe), *_absences(wanted)))
+    changes.extend(_environment_changes(lock.environment, wanted.environment))
+    deps = (*_dep_changes(wanted, lock, describe), *_absences(wanted))
+    changes.extend(_named(change, stage.environment.files or ()) for change in deps)
     changes.extend(_url_changes(stage, wanted, lock))
     changes.extend(_declaration_changes(stage, lock))
     changes.extend(f"`{path}` changed while the stage last ran" for path in lock.changed_during_run)
@@ -266,6 +271,21 @@ def _env_changes(new: Mapping[str, str], old: Mapping[str, str]) -> list[str]:
             before, after = (spell(side[name]) if name in side else "unset" for side in (old, new))
             changes.append(f"`env: {name}` changed {before} → {after}")
     return changes
+
+
+def _environment_changes(old: EnvironmentRecord, new: EnvironmentRecord) -> Iterator[str]:
+    for name, before, after in differences(old, new):
+        if before is None:
+            yield f"`environment: {name}` is new: {after}"
+        elif after is None:
+            yield f"`environment: {name}` is gone: it was {before}"
+        else:
+            yield f"`environment: {name}` changed {before} → {after}"
+
+
+def _named(change: str, files: Iterable[str]) -> str:
+    """Return what is told of a dependency; of one of the `files` of an environment, with that said."""
+    return f"environment: {change}" if change.startswith(tuple(f"`{path}` " for path in files)) else change
 
 
 def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:

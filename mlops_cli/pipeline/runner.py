@@ -22,6 +22,7 @@ from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.executor import no_thread
 from mlops_cli.pipeline.graph import Graph, choose
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.neighbours import Neighbours
 from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.plan import Action, Decision
@@ -105,7 +106,8 @@ def run_project(
         return ()
     graph = stage_graph(snapshot)
     chosen = choose(graph, targets)
-    outside = Outside(ask=not how.offline, note=listener.note)
+    python = Python(surroundings.environ.get("PATH"), project.root)
+    outside = Outside(ask=not how.offline, note=listener.note, python=python)
     with open_observer(project, snapshot, graph, run_cache=how.run_cache, outside=outside) as observer:
         order = graph.above(chosen)
         outside.prepare(graph.stages[address] for address in order)

@@ -51,16 +51,16 @@ def tell_unfinished(project: Project, reporter: Reporter) -> None:
         reporter.note("a run was cut short: the next command that writes puts its outputs right first")
 
 
-def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStatus:
+def project_status(project: Project, reporter: Reporter = SILENT, outside: Outside = AS_RECORDED) -> ProjectStatus:
     """Return how the workspace differs from its records, as far as these can be read; changes nothing, asks no server.
 
     Where a `mlx.yaml` cannot be, nothing is said of any stage: it may make what the others take.
     """
     with project.cache.offline():
-        return _project_status(project, reporter)
+        return _project_status(project, reporter, outside)
 
 
-def _project_status(project: Project, reporter: Reporter) -> ProjectStatus:
+def _project_status(project: Project, reporter: Reporter, outside: Outside) -> ProjectStatus:
     snapshot = workspace_snapshot(project)
     tell_unfinished(project, reporter)
     told: dict[str, MlxError] = {}
@@ -74,7 +74,8 @@ def _project_status(project: Project, reporter: Reporter) -> ProjectStatus:
         with open_scanner(project, reporter=reporter) as scanner:
             data, problems = data_status(project, snapshot, scanner.look, scanner)
         return ProjectStatus(data, (), tuple({error.message: error for error in (*told.values(), *problems)}.values()))
-    with open_observer(project, snapshot, graph, reporter=reporter) as observer:  # data that stages read is seen once
+    # Data that stages read is seen once.
+    with open_observer(project, snapshot, graph, reporter=reporter, outside=outside) as observer:
         data, problems = data_status(project, snapshot, observer.look, observer.trees)
         told |= {error.message: error for error in problems}
         stages = tuple(_judge(observer, graph.stages[address], told) for address in graph.above(choose(graph, ())))

@@ -13,11 +13,25 @@ from typing import NamedTuple
 
 from mlops_cli.documents import Fields, Inline, check_version, dump_yaml, parse_yaml
 from mlops_cli.hashing import Digest
+from mlops_cli.records.environment import NOTHING, EnvironmentRecord, read_environment_record
 from mlops_cli.records.paths import path_below, project_folder, project_path, written_path
 from mlops_cli.records.pointers import ObjectKind, read_details, read_object
 from mlops_cli.records.urls import UrlInput, check_input_url, is_url, read_url_inputs
 
-_KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run", "urls")
+_KEYS = (
+    "mlx",
+    "cmd",
+    "deps",
+    "globs",
+    "params",
+    "env",
+    "wdir",
+    "outs",
+    "metrics",
+    "changed_during_run",
+    "urls",
+    "environment",
+)
 
 
 class Input(NamedTuple):
@@ -50,7 +64,7 @@ class Lock:
     `globs` are the patterns whose files are among `deps`. `params` maps a file to the values of the keys used,
     `metrics` a file to its values. `wdir` is where the command ran; it is written when that is not the stage's folder.
     `changed_during_run` lists the inputs that were edited meanwhile: which version made the outputs, nobody can tell.
-    `urls` are the inputs from outside the project.
+    `urls` are the inputs from outside the project; of the `environment` there is what the stage declares.
     """
 
     cmd: tuple[str, ...]
@@ -63,6 +77,7 @@ class Lock:
     metrics: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     changed_during_run: tuple[str, ...] = ()
     urls: tuple[UrlInput, ...] = ()
+    environment: EnvironmentRecord = NOTHING
 
     def __post_init__(self) -> None:
         """Sort what has no order of its own, so that equal facts are equal records."""
@@ -81,6 +96,7 @@ class Lock:
             "urls": [entry.to_entry() for entry in self.urls],
             "params": _by_file(self.params, folder),
             "env": _sorted(self.env),
+            "environment": self.environment.to_value(),
             "wdir": "" if self.wdir == folder else written_path(self.wdir, folder),
             "outs": _by_path(_output_entry(out, folder) for out in self.outs),
             "metrics": _by_file(self.metrics, folder),
@@ -94,6 +110,7 @@ class Lock:
 def inputs_of(lock: Lock) -> dict[str, object]:
     """Return what decides the outputs, as a JSON value: the same for two runs that may share their outputs."""
     urls = {"urls": [[entry.url, entry.etag] for entry in lock.urls]} if lock.urls else {}
+    environment = {"environment": lock.environment.to_value()} if lock.environment != NOTHING else {}
     return {
         "cmd": list(lock.cmd),
         "deps": [[dep.path, dep.digest, *(["executable"] if dep.executable else [])] for dep in lock.deps],
@@ -102,6 +119,7 @@ def inputs_of(lock: Lock) -> dict[str, object]:
         "wdir": lock.wdir,
         "outs": [out.path for out in lock.outs],
         **urls,
+        **environment,
     }
 
 
@@ -154,6 +172,7 @@ def read_lock(data: bytes, name: str, folder: str) -> Lock:
         metrics=_read_values(fields, "metrics", folder),
         changed_during_run=_read_paths(fields, "changed_during_run", folder),
         urls=read_url_inputs(fields) if fields.has("urls") else (),
+        environment=read_environment_record(fields) if fields.has("environment") else NOTHING,
     )
 
 

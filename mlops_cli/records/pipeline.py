@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml
 from mlops_cli.errors import RecordError
 from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
+from mlops_cli.records.environment import UNSAID
+from mlops_cli.records.environment_reading import read_environment
 from mlops_cli.records.filling import ValueReader
 from mlops_cli.records.input_reading import read_deps, read_env, read_params, read_urls
 from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
@@ -24,7 +26,20 @@ MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _AXIS_NAME = re.compile(rf"{NAME}\Z")
-_STAGE_KEYS = ("desc", "matrix", "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env", *KEYS)
+_STAGE_KEYS = (
+    "desc",
+    "matrix",
+    "cmd",
+    "wdir",
+    "deps",
+    "params",
+    "outs",
+    "metrics",
+    "plots",
+    "env",
+    *KEYS,
+    "environment",
+)
 
 ReadFile = Callable[[str], bytes | None]
 
@@ -37,12 +52,14 @@ def read_pipeline(data: bytes, name: str, *, folder: str, read_file: ReadFile) -
     document = parse_yaml(data, name)
     fields = Fields(document, what=f"`{name}`")
     check_version(fields)
-    fields.only(("mlx", "vars", "stages", "metrics", "resources"))
+    fields.only(("mlx", "vars", "stages", "metrics", "resources", "environment"))
     reader = ValueReader(document, folder, _read_vars(fields, folder, read_file))
     declared = fields.mapping("stages") if fields.raw("stages") is not None else None
     stages = tuple(
         stage for key in (declared.values if declared else ()) for stage in _read_group(reader, ("stages", key), key)
     )
+    if (general := read_environment(reader, fields)) != UNSAID:
+        stages = tuple(stage._replace(environment=stage.environment.over(general)) for stage in stages)
     return Pipeline(stages, read_metrics_files(reader, fields), name, read_resources(reader, fields))
 
 
@@ -167,6 +184,7 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         file=document.name,
         conduct=read_conduct(reader, fields),
         urls=read_urls(reader, fields) if fields.has("deps") else (),
+        environment=read_environment(reader, fields),
     )
 
 

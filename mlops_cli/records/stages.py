@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mlops_cli.records.conduct import PLAIN, Conduct
+from mlops_cli.records.environment import UNSAID, Environment
 
 PARAMS_FILE = "params.yaml"
 
@@ -77,11 +78,13 @@ class Stage(NamedTuple):
     file: str
     conduct: Conduct = PLAIN
     urls: tuple[str, ...] = ()
+    environment: Environment = UNSAID
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Every path or glob that the stage takes something from: its dependencies, and its files of parameters."""
-        return (*(dep.path for dep in self.deps), *(file.path for file in self.params))
+        """Every path or glob that the stage takes something from: dependencies, parameters, files of environments."""
+        paths = (*(dep.path for dep in self.deps), *(file.path for file in self.params))
+        return (*paths, *self.environment.files) if self.environment.files else paths
 
 
 class Pipeline(NamedTuple):

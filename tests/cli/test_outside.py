@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jsonschema
+
+from mlops_cli import documents
 from tests.conftest import InProcess
+
+SCHEMA = Path(documents.__file__).parents[1] / "schemas/stage-show.v1.json"
 
 
 def test_commands_ask_for_the_version_of_a_url_or_do_not(mlx_in_process: InProcess, repo: Path) -> None:
     mlx, data = mlx_in_process, repo.parent / "data.csv"
     data.write_text("1\n", encoding="utf-8")
     (repo / "mlx.yaml").write_text(
-        f"mlx: 1\nstages:\n  s: {{cmd: cp {data} out, deps: ['{data.as_uri()}'], outs: [out]}}\n", encoding="utf-8"
+        "mlx: 1\nenvironment: {python: true}\n"
+        f"stages:\n  s: {{cmd: cp {data} out, deps: ['{data.as_uri()}'], outs: [out]}}\n",
+        encoding="utf-8",
     )
     for arguments in (["init"], ["run"]):
         assert mlx(*arguments).code == 0
-    assert data.as_uri() in mlx("stage", "show", "s").stdout
+    document = mlx("stage", "show", "s", "--json").json()
+    (shown,) = document["stages"]
+    assert (shown["urls"], shown["environment"]) == ([data.as_uri()], {"python": "full"})
+    jsonschema.validate(document, json.loads(SCHEMA.read_text(encoding="utf-8")))
     data.write_text("22\n", encoding="utf-8")
 
     assert "changed: version" in mlx("run", "--dry-run").stdout

@@ -116,7 +116,7 @@ def test_status_asks_nobody_and_says_so(two: Sandbox, web: Web):
 def test_without_an_answer_a_run_ends_with_one_sentence(two: Sandbox, web: Web):
     web.stop()
     with pytest.raises(RemoteError) as caught:
-        two.run()
+        two.plan(outside=Outside(ask=True, patience=0))
     assert caught.value.message.startswith(f"stage `count` reads `{web.url}`: ")
     assert "`--offline` takes what the lock records" in str(caught.value.hint)
     assert two.run(offline=True) == {"count": "skip", "use": "skip"}

@@ -84,6 +84,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
         {
             "mlx": 1,
             "vars": {"seeds": [0, 1]},
+            "environment": {"python": True},
             "stages": {
                 "s-1.x_y": {
                     "desc": "d",
@@ -95,6 +96,12 @@ VALID: dict[str, list[dict[str, Any]]] = {
                     "metrics": ["m.yml"],
                     "plots": ["p.csv", {"q.csv": {"x": "a", "y": "b", "title": "t"}}],
                     "env": {"A": "1"},
+                    "environment": {
+                        "files": ["uv.lock"],
+                        "python": "minor",
+                        "packages": ["a.b"],
+                        "image": "i@sha256:1",
+                    },
                 },
                 "m": {"matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"}, "cmd": "x ${seed}"},
             },
@@ -115,8 +122,9 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 {"path": "p", "blob": DIGEST, "size": 1, "git": True, "executable": False},
             ],
             "metrics": {"m.json": {"a": 0.5}},
-            "urls": [{"url": "https://h/x", "etag": "a b", "size": 1}, {"url": "file:///x"}],
+            "urls": [{"url": "https://h/x", "etag": "a b", "size": 1}],
             "changed_during_run": ["s3://b/x"],
+            "environment": {"python": "3.12.1", "packages": {"torch": "2.1"}, "image": "i"},
         },
     ],
 }
