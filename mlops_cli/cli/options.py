@@ -30,7 +30,7 @@ Targets = Annotated[
     typer.Argument(metavar="[PATH]...", help="Tracked paths, or paths inside them", autocompletion=complete_paths),
 ]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Ask no server: URLs that stages read count as their locks recorded them")
+    bool, typer.Option("--offline", help="Do not ask what the URLs that stages read have now: the locks count")
 ]
 Stages = Annotated[
     list[str] | None,

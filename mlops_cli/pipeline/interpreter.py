@@ -40,6 +40,8 @@ class Python:
         self._search_path = os.defpath if search_path is None else search_path
         self._folder = folder
         self._found: _Found | None = None
+        self._file: tuple[Path, tuple[int, ...]] | None = None  # what was found, as it was
+        self._is_old = True
         self._packages: dict[str, str | None] = {}
 
     def version(self) -> str:
@@ -59,18 +61,22 @@ class Python:
 
     def look_anew(self) -> None:
         """Take whatever was seen for old: a command may have installed something."""
-        self._found = None
+        self._is_old = True
         self._packages.clear()
 
     def _find(self) -> _Found:
-        if self._found is None:
+        if self._found is None or self._is_old:
             executable = _which(self._search_path)
             if executable is None:
                 raise UsageError(
                     "`environment` asks for the version of `python`, and there is none on PATH",
                     hint="activate the environment that the commands run in",
                 )
-            self._found = _look_at_venv(executable) or _ask(executable, self._folder)
+            stat = executable.stat()
+            file = executable, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            if self._found is None or file != self._file:
+                self._found, self._file = _look_at_venv(executable) or _ask(executable, self._folder), file
+            self._is_old = False
         return self._found
 
 

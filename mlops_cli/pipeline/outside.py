@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mlops_cli.errors import MlxError, RemoteError, UsageError
 from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.plan import Action, Decision
-from mlops_cli.records.environment import NOTHING, UNSAID, EnvironmentRecord, PythonPart
+from mlops_cli.records.environment import NOTHING, UNSAID, Difference, EnvironmentRecord, PythonPart, differences
 from mlops_cli.records.locks import Lock
 from mlops_cli.records.stages import Stage
 from mlops_cli.records.urls import UrlInput
@@ -78,9 +78,27 @@ class Outside:
             return lock.environment if lock else NOTHING
         version = self._python.version() if declared.python else ""
         if declared.python is PythonPart.MINOR:
-            version = version.rpartition(".")[0]
+            version = _minor(version)
         packages = tuple(sorted((name, self._package(self._python, name, stage)) for name in declared.packages or ()))
         return EnvironmentRecord(version, packages, declared.image or "")
+
+    def differences(self, recorded: EnvironmentRecord) -> list[Difference]:
+        """Return in what today's environment differs from a lock's, as far as that says; None: it is not there.
+
+        An image cannot be looked at: it counts as what was recorded.
+        """
+        python = self._python
+        if python is None or not (recorded.python or recorded.packages):
+            return []
+        try:
+            version = python.version()
+            found = ((name, python.package(name)) for name, _ in recorded.packages)
+            packages = tuple((name, there) for name, there in found if there is not None)
+        except UsageError:  # there is no interpreter
+            return differences(recorded, EnvironmentRecord(image=recorded.image))
+        if recorded.python.count(".") < 2:
+            version = _minor(version)
+        return differences(recorded, EnvironmentRecord(version if recorded.python else "", packages, recorded.image))
 
     def _package(self, python: Python, name: str, stage: Stage) -> str:
         version = python.package(name)
@@ -107,6 +125,7 @@ class Outside:
             now = self._told[url]
             if isinstance(now, MlxError):
                 del self._told[url]  # the next stage asks again
+                self._note(f"`{url}` does not answer any more: {now.message}")
             if isinstance(now, MlxError) or now.etag != etag:
                 changed.append(url)
         return tuple(changed)
@@ -136,6 +155,10 @@ class Outside:
 
 
 AS_RECORDED = Outside()
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
 
 
 def refuse_unasked(decision: Decision) -> None:

@@ -72,6 +72,20 @@ def test_a_package_that_was_upgraded_is_a_reason(box: Sandbox, elsewhere: Path):
     )
 
 
+def test_what_differs_from_a_record_is_listed(box: Sandbox, elsewhere: Path):
+    install(elsewhere, "a", "2")
+    recorded = EnvironmentRecord("3.1", (("a", "1"), ("b", "1")), "image")
+    outside = Outside(python=Python(os.environ["PATH"], box.root))
+    assert outside.differences(recorded) == [
+        Difference("packages.a", "1", "2"),
+        Difference("packages.b", "1", None),
+        Difference("python", "3.1", OURS.rpartition(".")[0]),
+    ]
+    nowhere = Outside(python=Python("", box.root))
+    assert nowhere.differences(EnvironmentRecord("3.1.2")) == [Difference("python", "3.1.2", None)]
+    assert outside.differences(EnvironmentRecord(image="image")) == []
+
+
 def test_what_is_not_installed_is_said(box: Sandbox, elsewhere: Path):
     box.pipeline(STAGE % "packages: [numpy]")
     with pytest.raises(UsageError, match=r"`environment` names the package `numpy`, which `.*/elsewhere/bin/python`"):
