@@ -56,7 +56,7 @@ class Outside:
     def prepare(self, stages: Iterable[Stage]) -> None:
         """Ask for every URL that `stages` read, several at once; what went wrong is raised when it is needed."""
         if self._asks:
-            urls = dict.fromkeys(url for stage in stages for url in stage.urls if url not in self._told)
+            urls = dict.fromkeys(url for stage in stages for url in _read_by(stage) if url not in self._told)
             self._ask(tuple(urls))
 
     def urls(self, stage: Stage, lock: Lock | None) -> Urls:
@@ -155,6 +155,10 @@ class Outside:
 
 
 AS_RECORDED = Outside()
+
+
+def _read_by(stage: Stage) -> tuple[str, ...]:
+    return () if stage.is_off else stage.urls
 
 
 def _minor(version: str) -> str:

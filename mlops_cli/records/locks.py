@@ -29,6 +29,7 @@ _KEYS = (
     "outs",
     "metrics",
     "changed_during_run",
+    "without",
     "urls",
     "environment",
 )
@@ -64,6 +65,7 @@ class Lock:
     `globs` are the patterns whose files are among `deps`. `params` maps a file to the values of the keys used,
     `metrics` a file to its values. `wdir` is where the command ran; it is written when that is not the stage's folder.
     `changed_during_run` lists the inputs that were edited meanwhile: which version made the outputs, nobody can tell.
+    `without` lists the optional dependencies that were not there.
     `urls` are the inputs from outside the project; of the `environment` there is what the stage declares.
     """
 
@@ -76,6 +78,7 @@ class Lock:
     outs: tuple[OutputRecord, ...] = ()
     metrics: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     changed_during_run: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     urls: tuple[UrlInput, ...] = ()
     environment: EnvironmentRecord = NOTHING
 
@@ -85,6 +88,7 @@ class Lock:
         object.__setattr__(self, "globs", tuple(sorted(self.globs)))
         object.__setattr__(self, "outs", tuple(sorted(self.outs, key=lambda entry: entry.path)))
         object.__setattr__(self, "changed_during_run", tuple(sorted(self.changed_during_run)))
+        object.__setattr__(self, "without", tuple(sorted(self.without)))
         object.__setattr__(self, "urls", tuple(sorted(self.urls, key=lambda entry: entry.url)))
 
     def to_bytes(self, folder: str) -> bytes:
@@ -103,6 +107,7 @@ class Lock:
             "changed_during_run": sorted(
                 path if is_url(path) else written_path(path, folder) for path in self.changed_during_run
             ),
+            "without": sorted(written_path(path, folder) for path in self.without),
         }
         return dump_yaml({"mlx": 1} | {key: value for key, value in values.items() if value})
 
@@ -118,6 +123,7 @@ def inputs_of(lock: Lock) -> dict[str, object]:
         "env": dict(lock.env),
         "wdir": lock.wdir,
         "outs": [out.path for out in lock.outs],
+        **({"without": list(lock.without)} if lock.without else {}),
         **urls,
         **environment,
     }
@@ -171,6 +177,7 @@ def read_lock(data: bytes, name: str, folder: str) -> Lock:
         outs=tuple(_read_output(entry, path) for entry, path in _entries(fields, "outs", folder, path_below)),
         metrics=_read_values(fields, "metrics", folder),
         changed_during_run=_read_paths(fields, "changed_during_run", folder),
+        without=_read_paths(fields, "without", folder),
         urls=read_url_inputs(fields) if fields.has("urls") else (),
         environment=read_environment_record(fields) if fields.has("environment") else NOTHING,
     )

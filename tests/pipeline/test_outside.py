@@ -199,10 +199,11 @@ def test_a_lock_with_urls_is_read_as_it_was_written():
         ("zip::s3://b/x", "is not a URL that can be asked"),
         ("s3://bucket", "is not a URL, as in"),
         ("file://host/x", "is not a URL that can be asked"),
+        ("s3://b/x: {optional: true}", "a URL takes no options"),
     ],
 )
 def test_what_cannot_be_a_dependency(url: str, sentence: str):
-    text = f"mlx: 1\nstages:\n  s:\n    cmd: x\n    deps: [a, '{url}']\n"
+    text = f"mlx: 1\nstages:\n  s:\n    cmd: x\n    deps: [a, {url}]\n"
     with pytest.raises(RecordError) as caught:
         read_pipeline(text.encode(), "mlx.yaml", folder="", read_file={}.get)
     assert caught.value.message.startswith("mlx.yaml:5: `deps[1]`: ")

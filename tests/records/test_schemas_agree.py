@@ -106,6 +106,18 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 "m": {"matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"}, "cmd": "x ${seed}"},
             },
         },
+        {
+            "mlx": 1,
+            "stages": {
+                "s": {
+                    "cmd": "x",
+                    "deps": ["y", {"z": {"optional": True}}, {"w": None}],
+                    "params": [{"z.py": ["a.b"]}],
+                    "when": True,
+                    "pass_env": ["CUDA_*"],
+                },
+            },
+        },
     ],
     "lock": [
         {"mlx": 1, "cmd": "x"},
@@ -126,6 +138,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "changed_during_run": ["s3://b/x"],
             "environment": {"python": "3.12.1", "packages": {"torch": "2.1"}, "image": "i"},
         },
+        {"mlx": 1, "cmd": "x", "without": ["z"]},
     ],
 }
 
@@ -187,6 +200,7 @@ BEYOND_SCHEMAS = (
     "that mlx uses itself",
     "would both be named",
     "which cannot stand within",
+    "`when`: ",
 )
 
 
