@@ -35,8 +35,8 @@ _NO_URLS = Urls()
 class Outside:
     """Answers, for one command, what the URLs of stages are, and what their environment is.
 
-    With `ask` the places of URLs tell, else the locks; of the environment `python` does, else the locks. `note` hears
-    of a place that does not answer for a while.
+    With `ask` the places of URLs tell, else the locks; of the environment `python` does, else the locks. For a stage
+    that is frozen, its lock does in any case. `note` hears of a place that does not answer for a while.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Outside:
         """Return what the URLs of `stage` are, whose lock is `lock`; RemoteError where there is no answer."""
         if not stage.urls:
             return _NO_URLS
-        if not self._asks:
+        if not self._asks or stage.frozen:
             recorded = {entry.url: entry for entry in lock.urls} if lock else {}
             return Urls(tuple(recorded[url] for url in stage.urls if url in recorded), stage.urls)
         self.prepare([stage])
@@ -74,7 +74,7 @@ class Outside:
         declared = stage.environment
         if declared == UNSAID:
             return NOTHING
-        if self._python is None:
+        if self._python is None or stage.frozen:
             return lock.environment if lock else NOTHING
         version = self._python.version() if declared.python else ""
         if declared.python is PythonPart.MINOR:
@@ -158,7 +158,7 @@ AS_RECORDED = Outside()
 
 
 def _read_by(stage: Stage) -> tuple[str, ...]:
-    return () if stage.is_off else stage.urls
+    return () if stage.is_off or stage.frozen else stage.urls
 
 
 def _minor(version: str) -> str:

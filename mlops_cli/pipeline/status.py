@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, folders_above
@@ -22,6 +22,9 @@ from mlops_cli.workspace.removed import find_left_lines, tell_left_lines
 from mlops_cli.workspace.reservations import find_reservations
 from mlops_cli.workspace.scan import open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
 
 
 class ProjectStatus(NamedTuple):
@@ -157,7 +160,7 @@ def _tracked_at(snapshot: Snapshot, target: str, folder: str) -> list[str]:
 def _judge(observer: Observer, stage: Stage, told: dict[str, MlxError]) -> Decision:
     """Return the decision for a stage; `told` gets what keeps it from being made, as it will keep it from running."""
     try:
-        return observer.decide(stage)
+        return observer.decide(stage, judging=True)
     except UsageError as error:
         told.setdefault(error.message, error)
         return observer.note(Decision(stage, Action.RUN, (error.message,), Wanted((), {}), None, None))
@@ -171,13 +174,13 @@ def plan_project(
     reach: Reach = PLAINLY,
     force: bool = False,
     run_cache: bool = True,
+    provision: Provision | None = None,
     reporter: Reporter = SILENT,
     outside: Outside = AS_RECORDED,
 ) -> tuple[Decision, ...]:
     """Return the decision for each stage that `targets` (none: all) and `reach` mean, in run order."""
-    return plan_survey(
-        project, snapshot, targets, reach, force=force, run_cache=run_cache, reporter=reporter, outside=outside
-    ).decisions
+    options: dict[str, Any] = {"force": force, "run_cache": run_cache, "provision": provision, "outside": outside}
+    return plan_survey(project, snapshot, targets, reach, **options, reporter=reporter).decisions
 
 
 class Plan(NamedTuple):
@@ -195,6 +198,7 @@ def plan_survey(
     *,
     force: bool = False,
     run_cache: bool = True,
+    provision: Provision | None = None,
     reporter: Reporter = SILENT,
     outside: Outside = AS_RECORDED,
 ) -> Plan:
@@ -204,7 +208,15 @@ def plan_survey(
     graph, selected = survey.graph, survey.selected
     if not selected.order:
         return Plan(survey, ())
-    with open_observer(project, snapshot, graph, reporter=reporter, run_cache=run_cache, outside=outside) as observer:
+    if provision is not None:
+        provision.named = selected.named if targets else frozenset()
+    with open_observer(
+        project, snapshot, graph, reporter=reporter, run_cache=run_cache, provision=provision, outside=outside
+    ) as observer:
         outside.prepare(graph.stages[address] for address in (*selected.left, *selected.order))
         leave_stages(observer, survey, reporter.note)
-        return Plan(survey, plan_stages(observer, graph, selected.order, selected.forced(force=force)))
+        planned = plan_stages(observer, graph, selected.order, selected.forced(force=force))
+        for decision in planned if provision is not None else ():
+            if decision.action is Action.RUN:
+                observer.provide(decision)
+    return Plan(survey, planned)

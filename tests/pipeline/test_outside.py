@@ -121,6 +121,10 @@ def test_without_an_answer_a_run_ends_with_one_sentence(two: Sandbox, web: Web):
     assert "`--offline` takes what the lock records" in str(caught.value.hint)
     assert two.run(offline=True) == {"count": "skip", "use": "skip"}
 
+    two.pipeline(STAGE.replace("outs: [", "frozen: true\n    outs: [").format(cmd="cat notes > out", url=web.url))
+    assert two.run() == {"count": "skip", "use": "skip"}  # what never runs asks nobody
+
+    two.pipeline(STAGE.format(cmd="cat notes > out", url=web.url))
     two.write("notes", "other\n")
     with pytest.raises(UsageError, match="stage `count` has to run, and what `http") as refused:
         two.run(offline=True)
