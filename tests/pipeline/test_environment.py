@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.errors import RecordError, UsageError
+from mlops_cli.errors import Inconclusive, RecordError, UsageError
 from mlops_cli.pipeline.interpreter import Python
+from mlops_cli.pipeline.jobs import make_job
 from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.status import project_status
+from mlops_cli.pipeline.turn import exclusive
+from mlops_cli.pipeline.worker import Place, run_job
+from mlops_cli.progress import SILENT
 from mlops_cli.records.environment import Difference, EnvironmentRecord, PythonPart, differences
 from mlops_cli.records.locks import Lock, inputs_of, read_lock
 from mlops_cli.records.pipeline import read_pipeline
@@ -84,6 +88,22 @@ def test_what_differs_from_a_record_is_listed(box: Sandbox, elsewhere: Path):
     nowhere = Outside(python=Python("", box.root))
     assert nowhere.differences(EnvironmentRecord("3.1.2")) == [Difference("python", "3.1.2", None)]
     assert outside.differences(EnvironmentRecord(image="image")) == []
+
+
+def test_a_job_runs_where_its_environment_is(box: Sandbox, elsewhere: Path, tmp_path: Path):
+    install(elsewhere, "a", "1")
+    box.remote()
+    box.pipeline(STAGE % "packages: [a]")
+    project = box.project()
+    with exclusive(project, "test", box.heard):
+        job = make_job(project, "s", outside=Outside(ask=True, python=Python(os.environ["PATH"], box.root))).job
+
+    install(elsewhere, "a", "2")
+    with pytest.raises(Inconclusive, match=r"`environment: packages.a` changed 1 → 2"):
+        run_job(job, Place(tmp_path / "one", None, os.environ), output=lambda data: None, reporter=SILENT)
+    install(elsewhere, "a", "1")
+    done = run_job(job, Place(tmp_path / "two", None, os.environ), output=lambda data: None, reporter=SILENT)
+    assert [out.path for out in done.outs] == ["out"]
 
 
 def test_what_is_not_installed_is_said(box: Sandbox, elsewhere: Path):
