@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.options import DryRun, Json, Stages
+from mlops_cli.cli.options import AllowMissing, DryRun, Json, Stages
 from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
 from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
@@ -30,10 +30,7 @@ def run(
     pull: Annotated[
         bool, typer.Option("--pull", help="Fetch from remotes what stages need, and results of others, as it goes")
     ] = False,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Skip what is up to date by its lock, though its outputs are not here"),
-    ] = False,
+    allow_missing: AllowMissing = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=0, max=1000, help="Stages at once; 0: one a CPU")
     ] = 1,

@@ -43,8 +43,8 @@ class Provided(NamedTuple):
 class Provision:
     """Decides about stages, and brings what they need, as `pull` and `allow_missing` let it; nothing in a dry run.
 
-    The outputs of the stages that are `named` are wanted by who named them. UsageError when there is no remote to pull
-    from.
+    The outputs of the stages that are `named` are wanted by who named them. With `listings` alone, all that comes is
+    what lists the files of folders. UsageError when there is no remote to pull from.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Provision:
         *,
         pull: bool = False,
         allow_missing: bool = False,
+        listings: bool = False,
         dry_run: bool = False,
         reporter: Reporter = SILENT,
     ) -> None:
@@ -63,7 +64,8 @@ class Provision:
         self._allow_missing = allow_missing
         self._dry_run = dry_run
         self._reporter = reporter
-        self._supply = Supply(project, reporter=reporter) if pull else None
+        self._lists = Supply(project, reporter=reporter) if pull or listings else None
+        self._supply = self._lists if pull else None
         self._denied: set[Digest] = set()  # what could not be had, whatever an index says
         self._found: dict[str, Lock | None] = {}
         self._records = 0
@@ -136,13 +138,13 @@ class Provision:
 
         A dry run does so too: what is to be done depends on it.
         """
-        if self._supply is None or not (chosen or whole):
+        if self._lists is None or not (chosen or whole):
             return False
         try:
             for tracked, _ in chosen:
-                self._supply.bring_listings(tracked)
+                self._lists.bring_listings(tracked)
             if whole:
-                self._supply.bring(whole)
+                self._lists.bring(whole)
         except MissingObject:  # then it is as if nobody had asked
             return False
         return True

@@ -25,18 +25,23 @@ if TYPE_CHECKING:
 
 
 class ProjectStatus(NamedTuple):
-    """The state of every tracked path, the decision for every stage, and what keeps some of them from being known."""
+    """The state of every tracked path, the decision for every stage, and what keeps some of them from being known.
+
+    Where data `may_be_missing`, it is no difference that none of it is here.
+    """
 
     data: tuple[DataStatus, ...]
     stages: tuple[Decision, ...]
     problems: tuple[MlxError, ...] = ()
+    may_be_missing: bool = False
 
     @property
     def clean(self) -> bool:
         """Whether the workspace is what the records say."""
         if self.problems:
             return False
-        data = all(status.state is DataState.OK for status in self.data)
+        fine = {DataState.OK, *((DataState.MISSING, DataState.NOT_CACHED) if self.may_be_missing else ())}
+        data = all(status.state in fine for status in self.data)
         return data and all(decision.action is Action.SKIP for decision in self.stages)
 
 
@@ -53,16 +58,18 @@ def tell_unfinished(project: Project, reporter: Reporter) -> None:
         reporter.note("a run was cut short: the next command that writes puts its outputs right first")
 
 
-def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStatus:
+def project_status(project: Project, reporter: Reporter = SILENT, provision: Provision | None = None) -> ProjectStatus:
     """Return how the workspace differs from its records, as far as these can be read; changes nothing, asks no server.
 
-    Where a `mlx.yaml` cannot be, nothing is said of any stage: it may make what the others take.
+    Where a `mlx.yaml` cannot be, nothing is said of any stage: it may make what the others take. With a `provision`,
+    data may be missing, and what that brings is asked for.
     """
     with project.cache.offline():
-        return _project_status(project, reporter)
+        found = _project_status(project, reporter, provision)
+    return found._replace(may_be_missing=provision is not None)
 
 
-def _project_status(project: Project, reporter: Reporter) -> ProjectStatus:
+def _project_status(project: Project, reporter: Reporter, provision: Provision | None) -> ProjectStatus:
     snapshot = workspace_snapshot(project)
     tell_unfinished(project, reporter)
     told: dict[str, MlxError] = {}
@@ -74,7 +81,9 @@ def _project_status(project: Project, reporter: Reporter) -> ProjectStatus:
         with open_scanner(project, reporter=reporter) as scanner:
             data, problems = data_status(project, snapshot, scanner.look, scanner)
         return ProjectStatus(data, (), tuple({error.message: error for error in (*told.values(), *problems)}.values()))
-    with open_observer(project, snapshot, graph, reporter=reporter) as observer:  # data that stages read is seen once
+    with open_observer(
+        project, snapshot, graph, reporter=reporter, provision=provision
+    ) as observer:  # data that stages read is seen once
         data, problems = data_status(project, snapshot, observer.look, observer.trees)
         told |= {error.message: error for error in problems}
         stages = tuple(_judge(observer, graph.stages[address], told) for address in graph.above(choose(graph, ())))
