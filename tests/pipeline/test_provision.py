@@ -243,7 +243,7 @@ def test_the_command_line_of_a_clone_without_data(made: Sandbox, fresh: Sandbox)
     assert told["fetched"] == {"paths": ["joined"], "objects": 3, "size": 1120, "records": 0}
     fresh.write("size.yaml", "size: 2\n")
     assert mlx("run", "count", "--pull", "--dry-run").stdout.splitlines()[-2:] == [
-        "would fetch `c.json`, `counted-c`, `counted-w` and 1 more (51 B)",
+        "would fetch `c.json`, `counted-c`, `counted-w` and 1 more (55 B)",
         "would run 0, restore 2, skip 1",
     ]
     assert mlx(*gate).code == 1
