@@ -12,6 +12,7 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import AllowMissing, DryRun, Json, Stages
 from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
+from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
 
@@ -26,6 +27,10 @@ def run(
     stages: Stages = None,
     dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Run the named stages even if nothing changed")] = False,
+    downstream: Downstream = False,
+    single: Single = False,
+    begin: From = None,
+    until: Until = None,
     anew: Annotated[bool, typer.Option("--no-run-cache", help="Do not restore results of earlier runs")] = False,
     pull: Annotated[
         bool, typer.Option("--pull", help="Fetch from remotes what stages need, and results of others, as it goes")
@@ -47,7 +52,8 @@ def run(
     A stage whose inputs and outputs are as its lock records is skipped, one that ran before with the same inputs is
     restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
-    No server is asked without --pull.
+    Of what is left above with --single or --downstream, what is not up to date is told, and used as it is. No server is
+    asked without --pull.
     """
     from mlops_cli.pipeline.declare import parse_resources
     from mlops_cli.pipeline.runner import Manner, run_project
@@ -58,14 +64,15 @@ def run(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     names = stages or []
-    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []))
+    reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach)
     providing = {"pull": pull, "allow_missing": allow_missing}
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
             provision = _open_provision(project, providing, reporter, dry_run=True)
             options: dict[str, Any] = {"force": force, "run_cache": not anew, "provision": provision}
-            planned = plan_project(project, snapshot, names, **options, reporter=reporter)
+            planned = plan_project(project, snapshot, names, reach=reach, reporter=reporter, **options)
         fetched = provision.told if provision else None
         show_run(output, [(decision, None) for decision in planned], dry_run=True, fetched=fetched)
         return
@@ -108,4 +115,8 @@ def _naming_python(session: Session, listener: RunListener) -> Iterator[None]:
         ) from error
 
 
-COMMANDS = {"run": command(run, "mlx run", "mlx run train --dry-run")}
+COMMANDS = {
+    "run": command(
+        run, "mlx run", "mlx run train --dry-run", "mlx run --from prepare --until train", "mlx run 'train@f*'"
+    )
+}

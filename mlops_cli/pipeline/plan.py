@@ -8,26 +8,31 @@ disagree.
     lock equals wanted inputs, outputs as recorded             skip
     lock or run cache has the wanted inputs, bytes are stored  restore
     anything else                                              run
+
+A stage that is `always` is run whatever there is; of one that is `frozen`, its lock says what its outputs are.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
 from mlops_cli.documents import flatten
+from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
-from mlops_cli.words import naming
+from mlops_cli.words import naming, quoted
 
 Describe = Callable[[SomeObject, SomeObject], str]
 
 CACHE_HAS_IT = "the cache has what the last run made"
+FROZEN = "frozen"
 
 
 class Action(StrEnum):
@@ -43,7 +48,9 @@ class Wanted(NamedTuple):
 
     `waiting` maps a dependency whose bytes cannot be known yet to the stage that will make it. `absent` are recorded
     paths that are not in the workspace: what the record says counts. `lost` are dependencies that nothing knows, and
-    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them.
+    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `without` are
+    optional dependencies that are not there. `off` maps those of `lost` that a stage would make to that stage, which is
+    off.
     """
 
     deps: tuple[Input, ...]
@@ -53,6 +60,8 @@ class Wanted(NamedTuple):
     absent: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    off: Mapping[str, str] = MappingProxyType({})
 
 
 class Present(NamedTuple):
@@ -98,8 +107,11 @@ class Evidence(NamedTuple):
 
 
 def inputs_key(stage: Stage, wanted: Wanted) -> str | None:
-    """Return the fingerprint (xxh3-128, hex) under which the run cache keeps a run with these inputs."""
-    if wanted.waiting or wanted.lost or wanted.unread:
+    """Return the fingerprint (xxh3-128, hex) under which the run cache keeps a run with these inputs.
+
+    None when they are not all known yet, or when the run cache is not to know this stage.
+    """
+    if wanted.waiting or wanted.lost or wanted.unread or not stage.repeatable:
         return None
     return fingerprint(_inputs(draft_lock(stage, wanted), stage))
 
@@ -115,6 +127,7 @@ def draft_lock(stage: Stage, wanted: Wanted) -> Lock:
         wdir=stage.wdir,
         outs=(),
         metrics={},
+        without=wanted.without,
     )
 
 
@@ -122,22 +135,37 @@ def _inputs(lock: Lock, stage: Stage | None = None) -> dict[str, object]:
     return {**inputs_of(lock), "outs": sorted(out.path for out in (stage or lock).outs)}
 
 
-def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = False) -> Decision:
-    """Return what is to be done with `stage`."""
+def decide(
+    stage: Stage,
+    wanted: Wanted,
+    evidence: Evidence,
+    *,
+    force: bool = False,
+    flag: str = "--force",
+    judging: bool = False,
+) -> Decision:
+    """Return what is to be done with `stage`; with `force`, because `flag` asks for it, it runs.
+
+    With `judging`, one that is `always` is judged like any other.
+    """
     key = inputs_key(stage, wanted)
     lock = evidence.lock
     changes = (*input_changes(stage, wanted, lock, evidence.describe),)
     fresh = lock is not None and not changes
+    if stage.frozen:
+        return _decide_frozen(stage, wanted, evidence, changes, force=force)
     damage = _output_changes(lock, evidence) if fresh else ()
     if force:
-        return Decision(stage, Action.RUN, ("asked for with `--force`", *changes, *damage), wanted, key, None)
+        return Decision(stage, Action.RUN, (f"asked for with `{flag}`", *changes, *damage), wanted, key, None)
+    if stage.always and not judging:
+        return Decision(stage, Action.RUN, (*changes, *damage, "`always`"), wanted, key, None)
     if fresh and lock is not None:
         if not damage:
-            return Decision(stage, Action.SKIP, ("nothing changed",), wanted, key, lock.outs, lock)
+            reasons = ("nothing changed", *_accepted(lock), *(["`always`: `mlx run` runs it"] if stage.always else []))
+            return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         if away := _away(lock, evidence):
-            return Decision(
-                stage, Action.SKIP, (f"nothing changed; not here: {naming(away)}",), wanted, key, lock.outs, lock
-            )
+            reasons = (f"nothing changed; not here: {naming(away)}", *_accepted(lock))
+            return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         lost = tuple(out.path for out in lock.outs if not evidence.holds(out) and not _as_recorded(out, evidence))
         if not lost:
             reasons = (*damage, CACHE_HAS_IT)
@@ -152,10 +180,43 @@ def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = Fa
     return Decision(stage, Action.RUN, changes, wanted, key, None)
 
 
+def _decide_frozen(
+    stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], *, force: bool
+) -> Decision:
+    """Return what is to be done with a stage that is never run: at most, what its lock records is brought back."""
+    if evidence.lock is None:
+        raise RecordError(
+            f"{stage.file}:{stage.line}: stage `{stage.address}` is frozen and has no lock: nothing says what its "
+            "outputs are",
+            hint=f"take `frozen` out and `mlx run {quoted(stage.address)}`, or `mlx accept` what is there",
+        )
+    declared = {out.path for out in stage.outs}
+    lock = replace(evidence.lock, outs=tuple(out for out in evidence.lock.outs if out.path in declared))
+    damage = _output_changes(lock, evidence)
+    lost = tuple(out.path for out in lock.outs if not _as_recorded(out, evidence) and not evidence.holds(out))
+    held = (*(["`--force` does not run it"] if force else []), *changes, *_accepted(lock))
+    if away := _away(lock, evidence):
+        return Decision(stage, Action.SKIP, (FROZEN, f"not here: {naming(away)}", *held), wanted, None, lock.outs, lock)
+    action = Action.RESTORE if damage else Action.SKIP
+    return Decision(stage, action, (*damage, FROZEN, *held), wanted, None, lock.outs, evidence.lock, lost)
+
+
+def _accepted(lock: Lock) -> tuple[str, ...]:
+    return tuple(f"accepted without running: {each.reason}" for each in lock.accepted)
+
+
+def leave_off(stage: Stage, lock: Lock | None) -> Decision:
+    """Return the decision for a stage whose condition does not hold: its lock and outputs stay as they are."""
+    assert stage.when is not None
+    told = ", ".join(f"`{name}` is {spell(value)}" for name, value in stage.when.values)
+    reason = f"off: its `when` is `{stage.when.text}`" + (f", and {told}" if told else "")
+    return Decision(stage, Action.SKIP, (reason,), Wanted((), {}), None, lock.outs if lock else (), lock)
+
+
 def same_inputs(stage: Stage, wanted: Wanted, lock: Lock) -> bool:
     """Say whether `lock` recorded exactly these inputs, field by field (a fingerprint alone is never believed)."""
     now, then = _inputs(draft_lock(stage, wanted), stage), _inputs(lock)
-    return not lock.changed_during_run and spell(now) == spell(then)
+    return not (lock.changed_during_run or lock.accepted) and spell(now) == spell(then)
 
 
 def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Describe) -> list[str]:
@@ -174,6 +235,11 @@ def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Des
     changes.extend((*_dep_changes(wanted, lock, describe), *_absences(wanted)))
     changes.extend(_declaration_changes(stage, lock))
     changes.extend(f"`{path}` changed while the stage last ran" for path in lock.changed_during_run)
+    changes.extend(
+        f"the last run went on from what `{out.path}` was before, and it is not `persist` now"
+        for out in lock.started_from
+        if out.path in {own.path for own in stage.outs if not own.persist}
+    )
     return changes
 
 
@@ -193,7 +259,9 @@ def _declaration_changes(stage: Stage, lock: Lock) -> Iterator[str]:
 
 def _absences(wanted: Wanted) -> list[str]:
     unread = [f"`{path}` is not here, nor is the listing of what it holds" for path in wanted.unread]
-    return [*(f"`{path}` does not exist" for path in wanted.lost), *unread]
+    why = {path: f": stage `{maker}`, which makes it, is off" for path, maker in wanted.off.items()}
+    lost = [f"`{path}` does not exist{why.get(path, '')}" for path in wanted.lost]
+    return [*lost, *unread]
 
 
 def _is_unknown(path: str, wanted: Wanted) -> bool:
@@ -209,8 +277,12 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
     for path in sorted(old.keys() | new.keys() | wanted.waiting.keys()):
         if path in wanted.waiting:
             changes.append(f"`{path}` may change: stage `{wanted.waiting[path]}` runs first")
+        elif path in lock.without and path in new:
+            changes.append(f"`{path}` is there now, and was not when the stage ran")
         elif path not in old:
             changes.append(f"`{path}` is a new dependency")
+        elif path in wanted.without:
+            changes.append(f"`{path}` is gone, which the stage ran with")
         elif path not in new:
             if path not in wanted.lost and not _is_unknown(path, wanted):
                 changes.append(f"`{path}` is no longer a dependency")
@@ -218,7 +290,15 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
             changes.append(f"`{path}` changed: {describe(old[path], new[path])}")
         elif old[path].executable != new[path].executable:
             changes.append(f"`{path}` changed: it is {'now' if new[path].executable else 'no longer'} executable")
-    return changes
+    return [*changes, *_absence_changes(wanted, lock)]
+
+
+def _absence_changes(wanted: Wanted, lock: Lock) -> Iterator[str]:
+    """Yield what became of optional dependencies that are not there, or were not."""
+    then = {*(dep.path for dep in lock.deps), *lock.without}
+    yield from (f"`{path}` is a new dependency, which is not there" for path in wanted.without if path not in then)
+    now = {*(dep.path for dep in wanted.deps), *wanted.without, *wanted.waiting, *wanted.lost}
+    yield from (f"`{path}` is no longer a dependency" for path in lock.without if path not in now)
 
 
 def _param_changes(new: Mapping[str, Mapping[str, object]], old: Mapping[str, Mapping[str, object]]) -> list[str]:

@@ -8,12 +8,12 @@ can be had.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject, MissingObject, RecordError, RemoteError
 from mlops_cli.hashing import Digest
-from mlops_cli.pipeline.plan import CACHE_HAS_IT, Action, Decision, Evidence, Wanted, decide, same_inputs
+from mlops_cli.pipeline.plan import CACHE_HAS_IT, Action, Decision, Evidence, Wanted, same_inputs
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind
@@ -80,8 +80,19 @@ class Provision:
         foreseen = self._foreseen
         return Provided(self._supply.moved, self._records, tuple(sorted(foreseen)), sum(foreseen.values()))
 
-    def decide(self, stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool, run_cache: bool) -> Decision:
-        """Return what is to be done with `stage`; for one that is to be restored, the cache has what that takes."""
+    def decide(
+        self,
+        stage: Stage,
+        wanted: Wanted,
+        evidence: Evidence,
+        judge: Callable[[Evidence], Decision],
+        *,
+        run_cache: bool,
+    ) -> Decision:
+        """Return what `judge` says is to be done with `stage`, from what is here and can be brought.
+
+        For one that is to be restored, the cache has what that takes.
+        """
         local = evidence.holds
 
         def may_stay_away(out: OutputRecord) -> bool:
@@ -103,13 +114,13 @@ class Provision:
             holds=lambda out: local(out) or self._has(_as_declared(stage, out)),
             may_stay_away=may_stay_away,
         )
-        decision = decide(stage, wanted, wider, force=force)
+        decision = judge(wider)
         while decision.action is Action.RESTORE and (missing := _lacking(decision, evidence)):
             if self._bring_outputs(missing):
                 whence = f"{self._label(missing)} has what that run made"
                 reasons = (*(reason for reason in decision.reasons if reason != CACHE_HAS_IT), whence)
                 return decision._replace(reasons=reasons)
-            decision = decide(stage, wanted, wider, force=force)
+            decision = judge(wider)
         return decision
 
     def bring_inputs(self, chosen: Sequence[Pair]) -> bool:
@@ -215,7 +226,7 @@ def _lacking(decision: Decision, evidence: Evidence) -> list[Tracked]:
     for out in decision.source.outs:
         present = evidence.present.get(out.path)
         is_here = present is not None and (present.digest, present.executable) == (out.digest, out.executable)
-        if not is_here and not evidence.holds(out):
+        if not (is_here or out.path in decision.missing or evidence.holds(out)):
             found.append(_as_declared(decision.stage, out))
     return found
 

@@ -29,18 +29,23 @@ class ParamsFile(NamedTuple):
 
 
 class Dependency(NamedTuple):
-    """A path or glob that the stage reads."""
+    """A path or glob that the stage reads; one that is `optional` need not be there."""
 
     path: str
+    optional: bool = False
 
 
 class Output(NamedTuple):
-    """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots)."""
+    """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots).
+
+    With `persist`, the command finds what was there before, and goes on from it.
+    """
 
     path: str
     push: bool = True
     desc: str = ""
     git: bool = False
+    persist: bool = False
 
 
 class Plot(NamedTuple):
@@ -52,11 +57,21 @@ class Plot(NamedTuple):
     title: str = ""
 
 
+class When(NamedTuple):
+    """The condition of a stage, whether it holds, and the values it was decided from, by name."""
+
+    text: str
+    holds: bool
+    values: tuple[tuple[str, object], ...] = ()
+
+
 class Stage(NamedTuple):
     """A command with its inputs and outputs, one instance of a matrix if there is one.
 
     `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
-    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it.
+    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it. `pass_env` are the variables
+    (`*` stands for any characters) that its command inherits beside a few; None: all.
+    One that is `always` is run every time, one that is `frozen` never.
     """
 
     address: str
@@ -75,6 +90,24 @@ class Stage(NamedTuple):
     line: int
     file: str
     conduct: Conduct = PLAIN
+    when: When | None = None
+    pass_env: tuple[str, ...] | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the stage is not to be run or restored, for its condition does not hold."""
+        return self.when is not None and not self.when.holds
+
+    always: bool = False
+    frozen: bool = False
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether equal inputs mean equal outputs, so that those of an earlier run can stand for a new one.
+
+        Not so when it goes on from what is there, looks at what nothing declares, or is run for what it does elsewhere.
+        """
+        return bool(self.outs) and not self.always and not any(out.persist for out in self.outs)
 
     @property
     def reads(self) -> tuple[str, ...]:

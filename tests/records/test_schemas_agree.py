@@ -91,12 +91,26 @@ VALID: dict[str, list[dict[str, Any]]] = {
                     "wdir": "w",
                     "deps": ["x/*", "y"],
                     "params": ["a", "b.c", {"x.toml": ["d.e"]}, {"y.json": None}],
-                    "outs": ["o", {"p": {"push": False, "desc": "e"}}, {"q": None}],
+                    "outs": ["o", {"p": {"push": False, "desc": "e", "persist": True}}, {"q": None}],
                     "metrics": ["m.yml"],
                     "plots": ["p.csv", {"q.csv": {"x": "a", "y": "b", "title": "t"}}],
                     "env": {"A": "1"},
+                    "always": True,
+                    "frozen": False,
                 },
                 "m": {"matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"}, "cmd": "x ${seed}"},
+            },
+        },
+        {
+            "mlx": 1,
+            "stages": {
+                "s": {
+                    "cmd": "x",
+                    "deps": ["y", {"z": {"optional": True}}, {"w": None}],
+                    "params": [{"z.py": ["a.b"]}],
+                    "when": True,
+                    "pass_env": ["CUDA_*"],
+                },
             },
         },
     ],
@@ -115,7 +129,13 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 {"path": "p", "blob": DIGEST, "size": 1, "git": True, "executable": False},
             ],
             "metrics": {"m.json": {"a": 0.5}},
+            "started_from": [
+                {"path": "o", "tree": DIGEST, "size": 1, "files": 3},
+                {"path": "p", "blob": DIGEST, "size": 1},
+            ],
+            "accepted": [{"reason": "only comments", "from": DIGEST}, {"reason": "é"}],
         },
+        {"mlx": 1, "cmd": "x", "without": ["z"]},
     ],
 }
 
@@ -177,6 +197,7 @@ BEYOND_SCHEMAS = (
     "that mlx uses itself",
     "would both be named",
     "which cannot stand within",
+    "`when`: ",
 )
 
 
