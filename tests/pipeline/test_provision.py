@@ -252,7 +252,7 @@ def test_the_command_line_of_a_clone_without_data(made: Sandbox, fresh: Sandbox)
     made.add("lone")
     made.run()
     made.commit()
-    fresh.git("pull", "--quiet")
+    fresh.git("pull", "--quiet", made.root, "main")
     missing = mlx(*gate)
     assert missing.code == 1
     assert "not on remote `storage`:\n" in missing.stdout
