@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.options import DryRun, Json, Offline, Stages
+from mlops_cli.cli.options import AllowMissing, DryRun, Json, Offline, Stages
 from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
 from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import Session, activation, reporting, session_of
@@ -35,10 +35,7 @@ def run(
     pull: Annotated[
         bool, typer.Option("--pull", help="Fetch from remotes what stages need, and results of others, as it goes")
     ] = False,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Skip what is up to date by its lock, though its outputs are not here"),
-    ] = False,
+    allow_missing: AllowMissing = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=0, max=1000, help="Stages at once; 0: one a CPU")
     ] = 1,
@@ -56,8 +53,8 @@ def run(
     A stage whose inputs and outputs are as its lock records is skipped, one that ran before with the same inputs is
     restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
-    Of what is left above with --single or --downstream, what is not up to date is told, and used as it is.
-    No remote is asked without --pull.
+    Of what is left above with --single or --downstream, what is not up to date is told, and used as it is. No remote is
+    asked without --pull.
     """
     from mlops_cli.pipeline.declare import parse_resources
     from mlops_cli.pipeline.interpreter import Python

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -73,8 +74,8 @@ class Observer:
             return self.note(decide(stage, wanted, evidence, force=force, flag=flag, judging=judging))
         if wanted.unread and self._bring_unread(stage, wanted, provision):
             wanted = self.wanted(stage)
-        options = {"force": force, "flag": flag, "judging": judging}
-        return self.note(provision.decide(stage, wanted, evidence, run_cache=self._run_cache, **options))
+        judge = partial(decide, stage, wanted, force=force, flag=flag, judging=judging)
+        return self.note(provision.decide(stage, wanted, evidence, judge, run_cache=self._run_cache))
 
     def provide(self, decision: Decision) -> bool:
         """Bring the inputs of a stage that are recorded and not here, if this run may; say whether all are here now."""

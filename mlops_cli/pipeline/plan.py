@@ -33,8 +33,8 @@ from mlops_cli.words import naming, quoted
 
 Describe = Callable[[SomeObject, SomeObject], str]
 
-FROZEN = "frozen"
 CACHE_HAS_IT = "the cache has what the last run made"
+FROZEN = "frozen"
 
 
 class Action(StrEnum):
@@ -171,9 +171,8 @@ def decide(
             reasons = ("nothing changed", *_accepted(lock), *(["`always`: `mlx run` runs it"] if stage.always else []))
             return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         if away := _away(lock, evidence):
-            return Decision(
-                stage, Action.SKIP, (f"nothing changed; not here: {naming(away)}",), wanted, key, lock.outs, lock
-            )
+            reasons = (f"nothing changed; not here: {naming(away)}", *_accepted(lock))
+            return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         lost = tuple(out.path for out in lock.outs if not evidence.holds(out) and not _as_recorded(out, evidence))
         if not lost:
             reasons = (*damage, CACHE_HAS_IT)
@@ -203,6 +202,8 @@ def _decide_frozen(
     damage = _output_changes(lock, evidence)
     lost = tuple(out.path for out in lock.outs if not _as_recorded(out, evidence) and not evidence.holds(out))
     held = (*(["`--force` does not run it"] if force else []), *changes, *_accepted(lock))
+    if away := _away(lock, evidence):
+        return Decision(stage, Action.SKIP, (FROZEN, f"not here: {naming(away)}", *held), wanted, None, lock.outs, lock)
     action = Action.RESTORE if damage else Action.SKIP
     return Decision(stage, action, (*damage, FROZEN, *held), wanted, None, lock.outs, evidence.lock, lost)
 
