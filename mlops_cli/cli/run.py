@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import DryRun, Json, Stages
-from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
+from mlops_cli.cli.run_view import Costs, RunListener, new_surroundings, show_run
 from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
 
@@ -41,10 +42,14 @@ def run(
     """
     from mlops_cli.pipeline.declare import parse_resources
     from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.plan import Action
+    from mlops_cli.pipeline.recorder import recorded
+    from mlops_cli.pipeline.run_history import read_times, runs_folder, saved_by
     from mlops_cli.pipeline.runner import Manner, run_project
     from mlops_cli.pipeline.status import plan_project
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
+    started = time.monotonic()
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     names = stages or []
@@ -58,10 +63,18 @@ def run(
     listener = RunListener(output, several=jobs != 1)
     with reporting(output) as reporter, exclusive(project, "mlx run", reporter):
         surroundings = new_surroundings(session, project)
-        with _naming_python(session, listener):
-            results = run_project(project, names, surroundings, listener, how)
-    logs = surroundings.logs if surroundings.logs.is_dir() else None
-    show_run(output, [(result.decision, result.seconds) for result in results], dry_run=False, logs=logs)
+        with _naming_python(session, listener), recorded(listener, surroundings.logs) as record:
+            results = run_project(project, names, surroundings, record, how)
+    decisions = [result.decision for result in results]
+    has_logs = any(decision.action is Action.RUN for decision in decisions) and surroundings.logs.is_dir()
+    saved = saved_by(decisions, read_times(runs_folder(project)))
+    show_run(
+        output,
+        [(result.decision, result.seconds) for result in results],
+        dry_run=False,
+        logs=surroundings.logs if has_logs else None,
+        costs=Costs(time.monotonic() - started, record.spent_by, saved),
+    )
 
 
 @contextmanager

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session
-from mlops_cli.cli.text import count
+from mlops_cli.cli.text import about_text, count, duration_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlops_cli.errors import MlxError
     from mlops_cli.pipeline.execution import Surroundings
     from mlops_cli.pipeline.plan import Decision
     from mlops_cli.pipeline.runner import StageResult
+    from mlops_cli.pipeline.usage import Spent
     from mlops_cli.workspace.project import Project
 
 NO_STAGES = "no stages: `mlx stage add` declares one"
 
 _LONGEST_LINE = 1 << 16  # bytes that are held back until their line ends
+_WORTH_TELLING = 10.0  # s that were saved
 
 
 def new_surroundings(session: Session, project: Project) -> Surroundings:
@@ -30,7 +33,9 @@ def new_surroundings(session: Session, project: Project) -> Surroundings:
 
     from mlops_cli.pipeline.execution import Surroundings
 
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    now = time.time()
+    within = int(now % 1 * 65536)  # by their names, runs of one second are in order too
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{within:04x}{secrets.token_hex(1)}"
     return Surroundings(session.environ, project.local / "runs" / run_id)
 
 
@@ -45,6 +50,8 @@ class RunListener:
     several: bool = False
     commands: list[str] = field(default_factory=list)
     _begun: dict[str, bytes] = field(default_factory=dict)  # lines that have no end yet
+
+    def expect(self, stages: int) -> None: ...
 
     def begin(self, decision: Decision) -> None:
         self.commands += decision.stage.cmd
@@ -76,6 +83,10 @@ class RunListener:
         if rest := self._begun.pop(stage, b""):
             self._pass_on(stage, [rest])
 
+    def spent(self, stage: str, spent: Spent) -> None: ...
+
+    def failed(self, stage: str, error: MlxError) -> None: ...
+
     def done(self, result: StageResult) -> None:
         address = result.decision.stage.address
         if result.decision.action == "run":
@@ -86,16 +97,36 @@ class RunListener:
         self.output.note(message)
 
 
+class Costs(NamedTuple):
+    """What a run took (s), what the commands of each stage used, and what those took before that were not executed."""
+
+    seconds: float | None = None
+    spent: Mapping[str, Spent] = {}
+    saved: Mapping[str, float] = {}
+
+
 def show_run(
-    output: Output, stages: Sequence[tuple[Decision, float | None]], *, dry_run: bool, logs: Path | None = None
+    output: Output,
+    stages: Sequence[tuple[Decision, float | None]],
+    *,
+    dry_run: bool,
+    logs: Path | None = None,
+    costs: Costs | None = None,
 ) -> None:
     decisions = [decision for decision, _ in stages]
+    costs = costs or Costs()
     value = {
         "dry_run": dry_run,
         "stages": [
-            {**decision_value(decision), "seconds": None if seconds is None else round(seconds, 3)}
+            {
+                **decision_value(decision),
+                "seconds": None if seconds is None else round(seconds, 3),
+                **_costs_of(decision, costs),
+            }
             for decision, seconds in stages
         ],
+        "seconds": None if costs.seconds is None else round(costs.seconds, 3),
+        "saved_seconds": round(sum(costs.saved.values()), 3) if costs.saved else None,
         "logs": None if logs is None else str(logs),
     }
     lines = [line for decision in decisions for line in _decision_lines(decision)] if dry_run else []
@@ -105,12 +136,34 @@ def show_run(
     if dry_run:
         ends = f"would run {numbers['run']}, restore {numbers['restore']}, skip {numbers['skip']}"
     else:
-        ends = f"ran {numbers['run']}, restored {numbers['restore']}, skipped {numbers['skip']}"
+        ends = f"ran {numbers['run']}, restored {numbers['restore']}, skipped {numbers['skip']}{_time_taken(costs)}"
     if not decisions:
         ends = NO_STAGES
     elif numbers["skip"] == len(decisions):
         ends = f"nothing to do: {count(len(decisions), 'stage')} up to date"
+    if not dry_run:
+        ends += _time_saved(costs)
     output.result("run", value, [*lines, ends])
+
+
+def _costs_of(decision: Decision, costs: Costs) -> dict[str, Any]:
+    address = decision.stage.address
+    spent = costs.spent.get(address) if decision.action == "run" else None
+    return {
+        "cpu_seconds": None if spent is None else round(spent.cpu_seconds, 3),
+        "peak_memory": None if spent is None else spent.peak_memory,
+        "exit_status": None if spent is None else spent.exit_status,
+        "saved_seconds": costs.saved.get(address),
+    }
+
+
+def _time_taken(costs: Costs) -> str:
+    return "" if costs.seconds is None else f" in {duration_text(costs.seconds)}"
+
+
+def _time_saved(costs: Costs) -> str:
+    saved = sum(costs.saved.values())
+    return f"; saved about {about_text(saved)}" if saved >= _WORTH_TELLING else ""
 
 
 def decision_value(decision: Decision) -> dict[str, Any]:

@@ -87,6 +87,22 @@ def size_text(size: int) -> str:
     raise AssertionError
 
 
+def duration_text(seconds: float) -> str:
+    """Return a length of time for reading, as in `0.4 s`, `12 s`, `4 min 5 s`, `2 h 30 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    units = ((whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60 if whole < 3600 else 0, "s"))
+    return " ".join(f"{number:,} {unit}" for number, unit in units if number)
+
+
+def about_text(seconds: float) -> str:
+    """Return a length of time that is known roughly, as in `12 s`, `4 min`, `2 h 30 min`."""
+    return duration_text(max(round(seconds), 10) if seconds < 100 else 60 * round(seconds / 60))
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Line]:
     """Return rows as columns under their headers, numbers (cells that begin with a digit or sign) to the right.
 

@@ -329,8 +329,8 @@ def test_a_failing_stage_is_one_error_and_its_output_is_in_the_log(project: Proj
     error = error_of(result)
     assert result.code == 1
     assert error["message"] == "stage `train@forest` failed: exit code 3"
-    log = error["hint"].split("`")[1]
-    assert Path(log).read_text() == "this went wrong\n"
+    assert error["hint"] == "`mlx logs train@forest` shows its output"
+    assert project.must("logs", "train@forest").stdout == "this went wrong\n"
 
 
 def test_an_absent_object_is_one_error(project: Project) -> None:
