@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Annotated
 
 import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import DryRun, Json, Stages
-from mlops_cli.cli.run_view import Costs, RunListener, new_surroundings, show_run
+from mlops_cli.cli.run_view import Costs, RunListener, make_listener, new_surroundings, show_run
 from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
 
@@ -60,8 +60,8 @@ def run(
             planned = plan_project(project, snapshot, names, force=force, run_cache=not anew, reporter=reporter)
         show_run(output, [(decision, None) for decision in planned], dry_run=True)
         return
-    listener = RunListener(output, several=jobs != 1)
-    with reporting(output) as reporter, exclusive(project, "mlx run", reporter):
+    listener = make_listener(output, several=jobs != 1)
+    with reporting(output) as reporter, closing(listener), exclusive(project, "mlx run", reporter):
         surroundings = new_surroundings(session, project)
         with _naming_python(session, listener), recorded(listener, surroundings.logs) as record:
             results = run_project(project, names, surroundings, record, how)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlops_cli.cli.live_view import LiveView, can_be_live, tamed
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session
 from mlops_cli.cli.text import about_text, count, duration_text
@@ -49,14 +51,23 @@ class RunListener:
     output: Output
     several: bool = False
     commands: list[str] = field(default_factory=list)
+    live: LiveView | None = None
     _begun: dict[str, bytes] = field(default_factory=dict)  # lines that have no end yet
 
-    def expect(self, stages: int) -> None: ...
+    def expect(self, stages: int) -> None:
+        if self.live is not None:
+            self.live.total = stages
 
     def begin(self, decision: Decision) -> None:
         self.commands += decision.stage.cmd
         if decision.action == "skip":
             return
+        with self._above():
+            self._tell(decision)
+        if self.live is not None:
+            self.live.begin(decision.stage.address)
+
+    def _tell(self, decision: Decision) -> None:
         reasons = decision.reasons
         self.output.say(f"{decision.action.value} {decision.stage.address}: {reasons[0]}")
         for reason in reasons[1:]:
@@ -66,8 +77,11 @@ class RunListener:
                 self.output.say(f"  $ {line}")
 
     def write(self, stage: str, data: bytes) -> None:
+        if self.live is not None:
+            self.live.hear(stage, data)
         if not self.several:
-            self.output.pass_on(data)
+            with self._above(data):
+                self.output.pass_on(data)
             return
         *lines, rest = (self._begun.pop(stage, b"") + data).split(b"\n")
         if len(rest) > _LONGEST_LINE:
@@ -77,7 +91,9 @@ class RunListener:
 
     def _pass_on(self, stage: str, lines: Sequence[bytes]) -> None:
         head = f"{stage} | ".encode()
-        self.output.pass_on(b"".join(head + line + b"\n" for line in lines))
+        shown = lines if self.live is None else map(tamed, lines)
+        with self._above():
+            self.output.pass_on(b"".join(head + line + b"\n" for line in shown))
 
     def ended(self, stage: str) -> None:
         if rest := self._begun.pop(stage, b""):
@@ -85,16 +101,43 @@ class RunListener:
 
     def spent(self, stage: str, spent: Spent) -> None: ...
 
-    def failed(self, stage: str, error: MlxError) -> None: ...
+    def wait(self) -> None:
+        if self.live is not None:
+            self.live.tick()
+
+    def failed(self, stage: str, error: MlxError) -> None:  # noqa: ARG002 - it is told at the end, or noted
+        if self.live is not None:
+            self.live.end(stage, done=False)
 
     def done(self, result: StageResult) -> None:
         address = result.decision.stage.address
+        if self.live is not None:
+            self.live.end(address, done=True)
         if result.decision.action == "run":
             who = f"{address} is " if self.several else ""
-            self.output.say(f"  {who}done in {result.seconds:.1f} s")
+            with self._above():
+                self.output.say(f"  {who}done in {result.seconds:.1f} s")
 
     def note(self, message: str) -> None:
-        self.output.note(message)
+        with self._above():
+            self.output.note(message)
+
+    def close(self) -> None:
+        """Take away what is drawn at the foot of the terminal."""
+        if self.live is not None:
+            self.live.close()
+
+    def _above(self, data: bytes | None = None) -> AbstractContextManager[None]:
+        """Return what makes room for what is told above the lines at the foot of the terminal."""
+        return nullcontext() if self.live is None else self.live.above(data)
+
+
+def make_listener(output: Output, *, several: bool) -> RunListener:
+    """Return a listener for this terminal, or for what is none."""
+    import time
+
+    live = can_be_live() and not (output.quiet or output.json)
+    return RunListener(output, several, live=LiveView(raw=not several, begun=time.monotonic()) if live else None)
 
 
 class Costs(NamedTuple):

@@ -98,6 +98,10 @@ class Recorder:
         self._end(stage, Outcome.DONE)
         self._listener.done(result)
 
+    def wait(self) -> None:
+        """Pass it on."""
+        self._listener.wait()
+
     def note(self, message: str) -> None:
         """Pass it on."""
         self._listener.note(message)

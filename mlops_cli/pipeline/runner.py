@@ -56,6 +56,9 @@ class Listener(Protocol):
     def spent(self, stage: str, spent: Spent) -> None:
         """The commands of the stage at an address took so much; called from another thread."""
 
+    def wait(self) -> None:
+        """Commands run, and the run waits for them; called about twice a second."""
+
     def failed(self, stage: str, error: MlxError) -> None:
         """An attempt at the stage at an address failed; there may be another one."""
 
@@ -256,6 +259,7 @@ class _Run:
             while not done and (left := until - time.monotonic()) > 0:
                 # In short spells: one long one would not end for a signal that another thread is given.
                 spell = min(left, _SPELL_SECONDS)
+                self._listener.wait()
                 if self._commands:
                     done = wait(self._commands, timeout=spell, return_when=FIRST_COMPLETED).done
                 else:
