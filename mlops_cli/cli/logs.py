@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,12 +16,12 @@ from mlops_cli.cli.options import Json, Stages
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import session_of
 from mlops_cli.cli.text import duration_text, size_text, table
-from mlops_cli.errors import MlxError, UsageError
-from mlops_cli.words import quoted
+from mlops_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from mlops_cli.pipeline.run_history import Run
     from mlops_cli.pipeline.run_record import StageRun
+    from mlops_cli.pipeline.stage_logs import StageLog
     from mlops_cli.workspace.project import Project
 
 _POLL_SECONDS = 0.2
@@ -35,17 +35,6 @@ RunName = Annotated[
     ),
 ]
 Tail = Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="The last N lines only")]
-
-
-class _Log(NamedTuple):
-    """The log of a stage in one run."""
-
-    run: Run
-    stage: str
-
-    @property
-    def path(self) -> Path:
-        return self.run.log(self.stage)
 
 
 def logs(
@@ -62,15 +51,18 @@ def logs(
     It comes on standard output as it is, of all attempts, one after the other. Without a stage, the whole last run
     is shown. Logs stay in the clone that ran the stage, and no commit has them: those of the last 100 runs are kept.
     """
+    from mlops_cli.pipeline.stage_logs import choose_logs
+
     session = session_of(context)
     output, project = session.output(as_json), session.project()
+    folder = project.relative(session.cwd)
     if follow and (as_json or listed):
         other = "--json" if as_json else "--list"
         raise UsageError(f"`{other}` tells what is there now, and `--follow` waits", hint="choose one of them")
     if listed:
-        _show_list(output, project, stages or [], run)
+        _show_list(output, project, stages or [], run, folder)
         return
-    chosen = _choose(project, stages or [], run)
+    chosen = choose_logs(project, stages or [], run, folder)
     if as_json:
         facts = [(log.run, each) for log in chosen for each in _attempts(log)]
         output.result("logs", {"runs": [_value(*each) for each in facts]}, [])
@@ -80,78 +72,11 @@ def logs(
     _show(output, chosen, follow=follow, tail=tail)
 
 
-def _choose(project: Project, targets: Sequence[str], name: str | None) -> list[_Log]:
-    """Return the logs that are asked for; UsageError for a stage or run that there is not."""
-    from mlops_cli.pipeline.run_history import find_latest, runs_folder
-
-    runs = runs_folder(project)
-    if name is None and targets:
-        chosen: dict[str, _Log] = {}
-        for target in targets:
-            found = [(stage, find_latest(runs, stage)) for stage in _stages(project, target)]
-            ran = {stage: _Log(latest, stage) for stage, latest in found if latest is not None}
-            if not ran:
-                raise UsageError(
-                    f"stage `{target}` has not run here", hint=f"`mlx run {quoted(target)}` runs what is due"
-                )
-            chosen |= ran
-        return list(chosen.values())
-    return _choose_of_run(project, targets, name)
-
-
-def _choose_of_run(project: Project, targets: Sequence[str], name: str | None) -> list[_Log]:
-    """Return the logs of the run whose id begins with `name`, or of the last one."""
-    from mlops_cli.pipeline.run_history import list_runs, read_run, runs_folder
-
-    runs = runs_folder(project)
-    folder = next(iter(list_runs(runs)), None) if name is None else _find_run(list_runs(runs), name)
-    if folder is None:
-        return []
-    run = read_run(folder)
-    ran = dict.fromkeys(each.stage for each in run.facts.stages)
-    asked = {stage for target in targets for stage in _stages(project, target)} if targets else set(ran)
-    chosen = [_Log(run, stage) for stage in ran if stage in asked and run.log(stage).is_file()]
-    if targets and not chosen:
-        hint = f"`mlx logs --list --run {folder.name}` says what it did"
-        raise UsageError(f"run `{folder.name}` did not run stage `{targets[0]}`", hint=hint)
-    return chosen
-
-
-def _stages(project: Project, target: str) -> list[str]:
-    """Return the addresses that `target` may mean: of stages that have a log, or are declared."""
-    from mlops_cli.pipeline.graph import choose
-    from mlops_cli.pipeline.inputs import stage_graph
-    from mlops_cli.pipeline.run_history import list_runs, read_run, runs_folder
-    from mlops_cli.pipeline.run_record import log_file
-    from mlops_cli.workspace.snapshot import workspace_snapshot
-
-    folders = list_runs(runs_folder(project))
-    if any(log_file(folder, target).is_file() for folder in folders):
-        return [target]
-    try:
-        return list(choose(stage_graph(workspace_snapshot(project)), [target]))
-    except MlxError:  # it may have been declared when it ran
-        ran = {each.stage: None for folder in folders for each in read_run(folder).facts.stages}
-        found = [stage for stage in ran if stage.partition("@")[0] == target]
-        if found:
-            return found
-        raise
-
-
-def _find_run(folders: Sequence[Path], name: str) -> Path:
-    found = [folder for folder in folders if folder.name.startswith(name)]
-    exact = [folder for folder in found if folder.name == name]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
-    which = f"{len(found)} runs begin with" if found else "there is no run"
-    raise UsageError(f"{which} `{name}`", hint="`mlx logs --list` names the runs")
-
-
-def _attempts(log: _Log) -> list[StageRun]:
+def _attempts(log: StageLog) -> list[StageRun]:
     return [each for each in log.run.facts.stages if each.stage == log.stage]
 
 
-def _show(output: Output, chosen: Sequence[_Log], *, follow: bool, tail: int | None) -> None:
+def _show(output: Output, chosen: Sequence[StageLog], *, follow: bool, tail: int | None) -> None:
     """Write logs to standard output; of several, each after its name, and followed one after the other."""
     from mlops_cli.pipeline.run_history import follow as read
     from mlops_cli.pipeline.run_history import tail_start
@@ -176,30 +101,31 @@ def _never() -> bool:
     return False
 
 
-def _watch(log: _Log) -> Callable[[], bool]:
+def _watch(log: StageLog) -> Callable[[], bool]:
     """Return what says whether the commands of a stage may write more."""
     from mlops_cli.pipeline.run_history import is_writing, read_run
 
     return lambda: is_writing(read_run(log.run.folder), log.stage)
 
 
-def _say_end(output: Output, log: _Log) -> None:
+def _say_end(output: Output, log: StageLog) -> None:
     from mlops_cli.pipeline.run_history import read_run
 
-    last = _attempts(_Log(read_run(log.run.folder), log.stage))[-1:]
+    last = _attempts(log._replace(run=read_run(log.run.folder)))[-1:]
     for each in last:
         took = "" if each.seconds is None else f" after {duration_text(each.seconds)}"
         output.say(f"{each.stage}: {_ending(each)}{took}")
 
 
-def _show_list(output: Output, project: Project, targets: Sequence[str], name: str | None) -> None:
+def _show_list(output: Output, project: Project, targets: Sequence[str], name: str | None, folder: str) -> None:
     """List the attempts at stages, the newest first."""
     from mlops_cli.pipeline.run_history import list_runs, runs_folder
+    from mlops_cli.pipeline.stage_logs import find_run, find_stages
 
     folders = list_runs(runs_folder(project))
     if name is not None:
-        folders = [_find_run(folders, name)]
-    asked = {stage for target in targets for stage in _stages(project, target)}
+        folders = [find_run(folders, name)]
+    asked = {stage for target in targets for stage in find_stages(project, target, folder)}
     found = list(_listed(folders, asked, all_of_them=output.json or name is not None))
     headers = ("stage", "when", "took", "CPU", "memory", "ended", "run")
     rows = [(*_row(each), run.id) for run, each in found]

@@ -124,8 +124,8 @@ def write_times(runs: Path, seconds: Mapping[str, float]) -> None:
 
 def saved_by(decisions: Iterable[Decision], times: Mapping[str, float]) -> dict[str, float]:
     """Return how long what was not executed took when it last was (s), by stage, as far as that is known."""
-    idle = (decision.stage.address for decision in decisions if decision.action is not Action.RUN)
-    return {address: times[address] for address in idle if address in times}
+    idle = [decision.stage for decision in decisions if decision.action is not Action.RUN]
+    return {stage.address: times[stage.address] for stage in idle if stage.address in times and not stage.is_off}
 
 
 def follow(log: Path, is_on: Callable[[], bool], *, start: int, pause: Callable[[], object]) -> Iterator[bytes]:

@@ -20,22 +20,27 @@ from mlops_cli.errors import MlxError, StageFailed
 from mlops_cli.files import translate_os_error
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.executor import no_thread
-from mlops_cli.pipeline.graph import Graph, choose
-from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.graph import Graph
+from mlops_cli.pipeline.inputs import Observer, decide_stage, open_observer
+from mlops_cli.pipeline.neighbours import Neighbours
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.schedule import Schedule
+from mlops_cli.pipeline.selection import Reach
 from mlops_cli.pipeline.stage_work import Attempt, StageWork
+from mlops_cli.pipeline.survey import leave_stages, survey_stages
+from mlops_cli.pipeline.turn import Turn
 from mlops_cli.pipeline.usage import Spent
 from mlops_cli.records.conduct import CPUS, MEMORY
-from mlops_cli.records.conduct_reading import merged
+from mlops_cli.records.stages import Stage
 from mlops_cli.words import NAMED, naming, quoted, so_for, word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.project import Project
-from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+from mlops_cli.workspace.reservations import Reservation
+from mlops_cli.workspace.snapshot import workspace_snapshot
 
 _MOST_JOBS = 1000
 _SPELL_SECONDS = 0.5
-_FILES_OF_MLX, _FILES_OF_STAGE = 64, 6  # how many may be open at once
+_FILES_OF_MLX, _FILES_OF_STAGE = 64, 7  # how many may be open at once
 
 
 class Listener(Protocol):
@@ -81,7 +86,7 @@ class Manner(NamedTuple):
     """How a run goes: `jobs` stages at once at most (0: one a CPU), of each resource what `resources` say besides.
 
     With `keep_going`, a failure stops only what needs it; with `force`, the named stages run whatever they are; without
-    `run_cache`, nothing of earlier runs is restored.
+    `run_cache`, nothing of earlier runs is restored. `reach` is how far it goes from the stages that are named.
     """
 
     jobs: int = 1
@@ -89,6 +94,7 @@ class Manner(NamedTuple):
     force: bool = False
     run_cache: bool = True
     resources: Mapping[str, float] = {}
+    reach: Reach = Reach()
 
 
 PLAINLY = Manner()
@@ -99,29 +105,33 @@ def run_project(
     targets: Sequence[str],
     surroundings: Surroundings,
     listener: Listener,
+    turn: Turn,
     how: Manner = PLAINLY,
 ) -> tuple[StageResult, ...]:
-    """Bring the stages that `targets` name (none: all) and what they need up to date; results in run order.
+    """Bring the stages that `targets` (none: all) and the reach mean up to date; results in run order.
 
-    StageFailed when a command fails or does not write its outputs; MissingObject when an input is not here; UsageError
-    when a stage takes more than there is. The checkout's lock must be held.
+    It has its `turn`, and hands it over while it waits for commands. StageFailed when a command fails or does not write
+    its outputs; MissingObject when an input is not here; UsageError when a stage takes more than there is.
     """
     snapshot = workspace_snapshot(project)
-    if not snapshot.stages and not targets:
+    survey = survey_stages(snapshot, targets, how.reach, listener.note)
+    graph, selected = survey.graph, survey.selected
+    if not selected.order:
         return ()
-    graph = stage_graph(snapshot)
-    chosen = choose(graph, targets)
     with open_observer(project, snapshot, graph, run_cache=how.run_cache) as observer:
-        order = graph.above(chosen)
+        leave_stages(observer, survey, listener.note)
+        order = selected.order
         listener.expect(len(order))
         schedule = Schedule(
             [graph.stages[address] for address in order],
             graph.upstream,
             jobs=_slots(how.jobs or len(os.sched_getaffinity(0)), len(order), listener),
-            capacity=_capacity(snapshot, how.resources),
+            capacity=_capacity(survey.resources, how.resources),
         )
         work = StageWork(project, snapshot, observer, surroundings, listener)
-        run = _Run(project, graph, observer, schedule, work, listener, how, frozenset(chosen))
+        neighbours = Neighbours(project, graph, snapshot.pointer_paths)
+        anew = selected.forced(force=how.force)
+        run = _Run(turn, graph, observer, schedule, work, neighbours, listener, how, anew)
         try:
             results = run.go(order)
         except RuntimeError as error:  # a second interrupt can leave a lock of the threads half given back
@@ -143,11 +153,8 @@ def _slots(jobs: int, stages: int, listener: Listener) -> int:
     return min(jobs, most)
 
 
-def _capacity(snapshot: Snapshot, told: Mapping[str, float]) -> dict[str, float]:
+def _capacity(declared: Mapping[str, float], told: Mapping[str, float]) -> dict[str, float]:
     """Return what there is of each resource: of this machine, as the pipelines say, and as was `told`."""
-    declared: dict[str, float] = {}
-    for pipeline in snapshot.pipelines:
-        declared = merged(declared, pipeline.resources)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {CPUS: float(len(os.sched_getaffinity(0))), MEMORY: float(memory), **declared, **told}
 
@@ -167,27 +174,30 @@ class _Run:
 
     def __init__(
         self,
-        project: Project,
+        turn: Turn,
         graph: Graph,
         observer: Observer,
         schedule: Schedule,
         work: StageWork,
+        neighbours: Neighbours,
         listener: Listener,
         how: Manner,
-        chosen: frozenset[str],
+        anew: Mapping[str, str],
     ) -> None:
-        self._project = project
+        self._turn = turn
         self._graph = graph
         self._observer = observer
         self._schedule = schedule
         self._work = work
+        self._neighbours = neighbours
         self._listener = listener
         self._how = how
-        self._chosen = chosen
+        self._anew = anew
         self._cancelled = Event()
         self._begun: dict[str, _Begun] = {}  # the stages whose outputs are away
         self._commands: dict[Future[None], str] = {}
         self._resting: dict[str, _Rest] = {}
+        self._waiting: dict[str, Reservation] = {}  # for stages of other runs
         self._tries: dict[str, int] = {}
         self._results: dict[str, StageResult] = {}
         self._failures: dict[str, MlxError] = {}
@@ -221,14 +231,21 @@ class _Run:
         resting = {address: rest.until - now for address, rest in self._resting.items() if rest.until > now}
         while (stage := self._schedule.next(resting)) is not None:
             started = time.monotonic()
+            if self._gives_way(stage, self._neighbours.ahead_of(stage)):
+                resting[stage.address] = _SPELL_SECONDS
+                continue
             self._resting.pop(stage.address, None)
             self._schedule.begin(stage.address)
             try:
-                decision = self._observer.decide(stage, force=self._how.force and stage.address in self._chosen)
+                decision = decide_stage(self._observer, stage, self._anew)
+                if self._gives_way(stage, self._neighbours.beside(decision)):
+                    self._schedule.again(stage.address)
+                    resting[stage.address] = _SPELL_SECONDS
+                    continue
                 self._work.check(decision)
                 self._listener.begin(decision)
                 if decision.action is Action.RUN:
-                    self._begun[stage.address] = _Begun(self._work.begin(decision), started)
+                    self._begun[stage.address] = _Begun(self._begin(decision), started)
                     self._start(pool, stage.address)
                     continue
                 if decision.action is Action.RESTORE:
@@ -243,6 +260,28 @@ class _Run:
                 self._succeed(decision, started)
         return min(resting.values(), default=None)
 
+    def _begin(self, decision: Decision) -> Attempt:
+        """Take the outputs of a stage away, which is its own from here until they are back or replaced."""
+        self._neighbours.reserve(decision.stage)
+        try:
+            return self._work.begin(decision)
+        except BaseException:
+            self._neighbours.release(decision.stage.address)
+            raise
+
+    def _gives_way(self, stage: Stage, other: Reservation | None) -> bool:
+        """Say whether a stage waits for one of another run; when it does no more, see what became of its inputs."""
+        before = self._waiting.pop(stage.address, None)
+        if other is None:
+            if before is not None:
+                self._observer.settle_anew(self._graph.upstream[stage.address])
+            return False
+        self._waiting[stage.address] = other
+        if before is None:
+            doing = "runs" if other.stage == stage.address else f"runs `{other.stage}`"
+            self._listener.note(f"stage `{stage.address}` waits: process {other.process} {doing}")
+        return True
+
     def _start(self, pool: ThreadPoolExecutor, address: str) -> None:
         try:
             command = pool.submit(self._work.execute, self._begun[address].attempt, self._cancelled)
@@ -254,8 +293,8 @@ class _Run:
         """Wait until a command has ended, or a stage has rested; publish what has ended."""
         until = float("inf") if rest is None else time.monotonic() + rest
         done: set[Future[None]] = set()
-        # A command may take days. What was stored by now is named, by locks and by the journal: `mlx gc` may come in.
-        with self._project.guard.released(self._listener.note):
+        # A command may take days. What was stored by now is named, by locks and by the journal: others may come in.
+        with self._turn.handed_over(self._listener.note):
             while not done and (left := until - time.monotonic()) > 0:
                 # In short spells: one long one would not end for a signal that another thread is given.
                 spell = min(left, _SPELL_SECONDS)
@@ -264,6 +303,8 @@ class _Run:
                     done = wait(self._commands, timeout=spell, return_when=FIRST_COMPLETED).done
                 else:
                     time.sleep(spell)
+        self._neighbours.look_anew()
+        self._observer.renew()
         for command in sorted(done, key=lambda each: self._begun[self._commands[each]].started):
             self._end(command)
 
@@ -280,9 +321,11 @@ class _Run:
                 raise error
             del self._begun[address]  # from here on, what interrupts it is dealt with there
             decision = self._work.finish(attempt)
+            self._neighbours.release(address)
         except (MlxError, OSError) as raised:
             told = _told(raised, address)
             self._begun.pop(address, None)
+            self._neighbours.release(address)
             self._listener.failed(address, told)
             if not self._try_again(attempt.decision, told):
                 self._fail(address, told)
@@ -335,8 +378,10 @@ class _Run:
         pool.shutdown(cancel_futures=True)
         for address, begun in tuple(self._begun.items()):
             self._listener.ended(address)
-            with suppress(Exception):  # those of the others come back all the same
-                self._work.give_up(begun.attempt, error)
+            if self._turn.is_held:  # else the next command that has its turn puts it right
+                with suppress(Exception):  # those of the others come back all the same
+                    self._work.give_up(begun.attempt, error)
+                self._neighbours.release(address)
 
     def _raise_failures(self) -> None:
         """Raise what went wrong: the one error there was, or one that names all that failed."""

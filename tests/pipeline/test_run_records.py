@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mlops_cli.errors import StageFailed
 from mlops_cli.pipeline import run_history
+from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.recorder import recorded
 from mlops_cli.pipeline.run_history import Run, list_runs, read_run, read_times, saved_by, tail_start
 from mlops_cli.pipeline.run_record import RECORD, Outcome, line, read_record
 from mlops_cli.pipeline.runner import Manner, run_project
+from mlops_cli.pipeline.turn import exclusive
 from tests.workspace.projects import Sandbox
 
 MIB = 1 << 20
@@ -25,12 +28,13 @@ MIB = 1 << 20
 def run(box: Sandbox, *targets: str, name: str = "20260102-030405-a00000", **how: bool) -> Run:
     """Run `targets`, which may fail, in a run of that name; returns what is remembered of it."""
     folder = box.project().local / "runs" / name
-    surroundings = type(box.surroundings())(os.environ, folder)
-    try:
-        with recorded(box.heard, folder) as record:
-            run_project(box.project(), targets, surroundings, record, Manner(**how))
-    except StageFailed:
-        pass
+    project = box.project()
+    with (
+        suppress(StageFailed),
+        exclusive(project, "mlx run", box.heard) as turn,
+        recorded(box.heard, folder) as record,
+    ):
+        run_project(project, targets, Surroundings(os.environ, folder), record, turn, Manner(**how))
     return read_run(folder)
 
 
@@ -215,7 +219,9 @@ def test_much_output_goes_through_in_small_pieces(box: Sandbox):
             with lock:
                 pieces.append(len(data))
 
-    run_project(box.project(), [], box.surroundings(), Ear())
+    project = box.project()
+    with exclusive(project, "mlx run") as turn:
+        run_project(project, [], box.surroundings(), Ear(), turn)
     assert sum(pieces) == 50_000_000
     assert max(pieces) <= 65536
     assert (box.surroundings().logs / "a.log").stat().st_size == 50_000_000
