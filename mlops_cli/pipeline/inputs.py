@@ -41,7 +41,7 @@ class Observer:
         self._run_cache = run_cache
         self._outs = sorted(graph.maker)
 
-    def decide(self, stage: Stage, *, force: bool = False, flag: str = "--force") -> Decision:
+    def decide(self, stage: Stage, *, force: bool = False, flag: str = "--force", judging: bool = False) -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
         if stage.is_off:
             return self.note(leave_off(stage, self._snapshot.lock(stage)))
@@ -52,7 +52,7 @@ class Observer:
             holds=self._holds,
             describe=self.describe,
         )
-        return self.note(decide(stage, self.wanted(stage), evidence, force=force, flag=flag))
+        return self.note(decide(stage, self.wanted(stage), evidence, force=force, flag=flag, judging=judging))
 
     def note(self, decision: Decision) -> Decision:
         """Remember a decision, which the stages after it are judged on, and return it."""

@@ -141,7 +141,7 @@ def _tracked_at(snapshot: Snapshot, target: str, folder: str) -> list[str]:
 def _judge(observer: Observer, stage: Stage, told: dict[str, MlxError]) -> Decision:
     """Return the decision for a stage; `told` gets what keeps it from being made, as it will keep it from running."""
     try:
-        return observer.decide(stage)
+        return observer.decide(stage, judging=True)
     except UsageError as error:
         told.setdefault(error.message, error)
         return observer.note(Decision(stage, Action.RUN, (error.message,), Wanted((), {}), None, None))
