@@ -115,6 +115,7 @@ class LiveView:
     _at_start: bool = True
     _drawn: tuple[int, ...] = ()  # the columns that each line took
     _drew: float = 0.0
+    _hidden: bool = False
     _lock: RLock = field(default_factory=RLock)
 
     def begin(self, stage: str) -> None:
@@ -153,6 +154,12 @@ class LiveView:
             self._erase()
             self.running.clear()
 
+    def hide(self, *, wanted: bool) -> None:
+        """Draw nothing for as long as it is wanted."""
+        with self._lock:
+            self._hidden = wanted
+            self._erase()
+
     def tick(self) -> None:
         """Draw what is so now."""
         with self._lock:
@@ -160,7 +167,7 @@ class LiveView:
 
     def _draw(self, now: float) -> None:
         calm = not self.raw or (self._at_start and now - self._wrote >= _CALM_SECONDS)
-        if not self.running or not calm or now - self.begun < _DRAW_AFTER_SECONDS:
+        if self._hidden or not self.running or not calm or now - self.begun < _DRAW_AFTER_SECONDS:
             self._erase()
             return
         size = error_size()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,11 @@ from mlops_cli.cli.run_view import Costs, RunListener, make_listener, new_surrou
 from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
+    from mlops_cli.progress import Reporter
+    from mlops_cli.workspace.project import Project
 
 
 def run(
@@ -28,6 +33,13 @@ def run(
     begin: From = None,
     until: Until = None,
     anew: Annotated[bool, typer.Option("--no-run-cache", help="Do not restore results of earlier runs")] = False,
+    pull: Annotated[
+        bool, typer.Option("--pull", help="Fetch from remotes what stages need, and results of others, as it goes")
+    ] = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Skip what is up to date by its lock, though its outputs are not here"),
+    ] = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=0, max=1000, help="Stages at once; 0: one a CPU")
     ] = 1,
@@ -45,6 +57,7 @@ def run(
     restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
     Of what is left above with --single or --downstream, what is not up to date is told, and used as it is.
+    No server is asked without --pull.
     """
     from mlops_cli.pipeline.declare import parse_resources
     from mlops_cli.pipeline.plan import Action
@@ -61,29 +74,43 @@ def run(
     names = stages or []
     reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
     how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach)
+    providing = {"pull": pull, "allow_missing": allow_missing}
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
-            planned = plan_project(
-                project, snapshot, names, reach=reach, force=force, run_cache=not anew, reporter=reporter
-            )
-        show_run(output, [(decision, None) for decision in planned], dry_run=True)
+            provision = _open_provision(project, providing, reporter, dry_run=True)
+            options: dict[str, Any] = {"force": force, "run_cache": not anew, "provision": provision}
+            planned = plan_project(project, snapshot, names, reach=reach, **options, reporter=reporter)
+        fetched = provision.told if provision else None
+        show_run(output, [(decision, None) for decision in planned], dry_run=True, fetched=fetched)
         return
     listener = make_listener(output, several=jobs != 1)
     with reporting(output) as reporter, closing(listener), exclusive(project, "mlx run", reporter) as turn:
         surroundings = new_surroundings(session, project)
+        reporter.share_with(listener)
+        provision = _open_provision(project, providing, reporter)
         with _naming_python(session, listener), recorded(listener, surroundings.logs) as record:
-            results = run_project(project, names, surroundings, record, turn, how)
-    decisions = [result.decision for result in results]
-    has_logs = any(decision.action is Action.RUN for decision in decisions) and surroundings.logs.is_dir()
-    saved = saved_by(decisions, read_times(runs_folder(project)))
+            results = run_project(project, names, surroundings, record, turn, how, provision)
+    saved = saved_by([result.decision for result in results], read_times(runs_folder(project)))
     show_run(
         output,
         [(result.decision, result.seconds) for result in results],
         dry_run=False,
-        logs=surroundings.logs if has_logs else None,
+        logs=surroundings.logs if any(result.decision.action is Action.RUN for result in results) else None,
+        fetched=provision.told if provision else None,
         costs=Costs(time.monotonic() - started, record.spent_by, saved),
     )
+
+
+def _open_provision(
+    project: Project, asked: Mapping[str, bool], reporter: Reporter, *, dry_run: bool = False
+) -> Provision | None:
+    """Return what brings data that is not here, or leaves it away; None for a run that needs all of it here."""
+    if not any(asked.values()):
+        return None
+    from mlops_cli.pipeline.provision import Provision
+
+    return Provision(project, **asked, dry_run=dry_run, reporter=reporter)
 
 
 @contextmanager

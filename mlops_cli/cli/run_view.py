@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlops_cli.cli.live_view import LiveView, can_be_live, tamed
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session
-from mlops_cli.cli.text import about_text, count, duration_text
+from mlops_cli.cli.text import about_text, count, duration_text, size_text
+from mlops_cli.words import naming
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlops_cli.errors import MlxError
     from mlops_cli.pipeline.execution import Surroundings
     from mlops_cli.pipeline.plan import Decision
+    from mlops_cli.pipeline.provision import Provided
     from mlops_cli.pipeline.runner import StageResult
     from mlops_cli.pipeline.usage import Spent
     from mlops_cli.workspace.project import Project
@@ -125,6 +127,11 @@ class RunListener:
         with self._above():
             self.output.note(message)
 
+    def make_room(self, *, wanted: bool) -> None:
+        """Draw nothing at the foot of the terminal while something else does."""
+        if self.live is not None:
+            self.live.hide(wanted=wanted)
+
     def close(self) -> None:
         """Take away what is drawn at the foot of the terminal."""
         if self.live is not None:
@@ -157,6 +164,7 @@ def show_run(
     *,
     dry_run: bool,
     logs: Path | None = None,
+    fetched: Provided | None = None,
     costs: Costs | None = None,
 ) -> None:
     decisions = [decision for decision, _ in stages]
@@ -174,6 +182,7 @@ def show_run(
         "seconds": None if costs.seconds is None else round(costs.seconds, 3),
         "saved_seconds": round(sum(costs.saved.values()), 3) if costs.saved else None,
         "logs": None if logs is None else str(logs),
+        "fetched": None if fetched is None else _fetched_value(fetched, dry_run=dry_run),
     }
     lines = [line for decision in decisions for line in _decision_lines(decision)] if dry_run else []
     numbers = {
@@ -190,7 +199,32 @@ def show_run(
         ends = f"nothing to do: {count(len(decisions) - off, 'stage')} up to date" + f", {off} off" * bool(off)
     if not dry_run:
         ends += _time_saved(costs)
-    output.result("run", value, [*lines, ends])
+    told = [] if fetched is None else _fetched_lines(fetched, dry_run=dry_run)
+    output.result("run", value, [*lines, *told, ends])
+
+
+def _fetched_value(fetched: Provided, *, dry_run: bool) -> dict[str, Any]:
+    remotes = fetched.remotes
+    paths = fetched.paths if dry_run else sorted({path for each in remotes for path in each.paths})
+    return {
+        "paths": list(paths),
+        "objects": None if dry_run else sum(each.objects for each in remotes),
+        "size": fetched.size if dry_run else sum(each.size or 0 for each in remotes),
+        "requests": sum(each.requests for each in remotes),
+        "transferred": sum(each.transferred for each in remotes),
+        "records": fetched.records,
+    }
+
+
+def _fetched_lines(fetched: Provided, *, dry_run: bool) -> list[str]:
+    if dry_run:
+        return [f"would fetch {naming(fetched.paths)} ({size_text(fetched.size)})"] if fetched.paths else []
+    return [
+        f"fetched {count(each.objects, 'object')} ({size_text(each.size or 0)}) from `{each.name}`, in "
+        f"{count(each.requests, 'request')}"
+        for each in fetched.remotes
+        if each.objects
+    ]
 
 
 def _costs_of(decision: Decision, costs: Costs) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class StageWork:
 
     def check(self, decision: Decision) -> None:
         """Raise what keeps a decision from being carried out, before anything is touched."""
-        if decision.action is Action.RUN:
+        if decision.action is Action.RUN and not self.observer.provide(decision):
             _refuse_absent_inputs(self.project, self.snapshot, decision)
         if decision.action is not Action.SKIP:
             _refuse_absent_outputs(decision)
