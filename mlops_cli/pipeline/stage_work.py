@@ -25,6 +25,7 @@ from mlops_cli.pipeline.outside import refuse_unasked
 from mlops_cli.pipeline.persisted import keep_in_place, record_of, start_of, tell_start
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.processes import Group, kill_group
+from mlops_cli.pipeline.usage import Spent
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batches import open_batch
@@ -45,6 +46,9 @@ class Noting(Protocol):
 
     def write(self, stage: str, data: bytes) -> None:
         """The command of the stage at an address wrote `data`; called from another thread."""
+
+    def spent(self, stage: str, spent: Spent) -> None:
+        """The commands of the stage at an address took so much; called from another thread."""
 
     def note(self, message: str) -> None:
         """Something the user should know, that stops nothing."""
@@ -114,6 +118,7 @@ class StageWork:
                 started=started,
                 note=self.listener.note,
                 cancelled=cancelled,
+                spent=partial(self.listener.spent, stage.address),
             )
         finally:
             self._groups.pop(stage.address, None)

@@ -176,8 +176,11 @@ def test_a_flag_means_the_same_everywhere() -> None:
             long = [name for name in parameter.opts if len(name) > 2]
             for name in short:
                 meanings.setdefault(name, set()).update(long)
-    # `-o` of `stage add` is an output of a stage.
-    assert {name: names for name, names in meanings.items() if len(names) > 1} == {"-o": {"--out", "--output"}}
+    # `-o` of `stage add` is an output of a stage; `-f` of `logs` is that of `tail`.
+    assert {name: names for name, names in meanings.items() if len(names) > 1} == {
+        "-f": {"--follow", "--force"},
+        "-o": {"--out", "--output"},
+    }
 
 
 # Examples ------------------------------------------------------------------------------------------------------------
