@@ -13,8 +13,9 @@ from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
+from mlops_cli.pipeline.normal_forms import NormalForms
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
-from mlops_cli.pipeline.plan import Decision, Evidence, Present, Wanted, decide, leave_off, spell
+from mlops_cli.pipeline.plan import Decision, Evidence, Normalized, Present, Wanted, decide, leave_off, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
@@ -31,13 +32,21 @@ class Observer:
     """Answers, for one run of one command, what each stage wants and what is to be done with it."""
 
     def __init__(
-        self, project: Project, snapshot: Snapshot, graph: Graph, outlook: Outlook, *, run_cache: bool = True
+        self,
+        project: Project,
+        snapshot: Snapshot,
+        graph: Graph,
+        outlook: Outlook,
+        forms: NormalForms,
+        *,
+        run_cache: bool = True,
     ) -> None:
         self._project = project
         self._snapshot = snapshot
         self._graph = graph
         self._outlook = outlook
         self._run_cache = run_cache
+        self._forms = forms
         self._outs = sorted(graph.maker)
 
     def decide(self, stage: Stage, *, force: bool = False) -> Decision:
@@ -131,6 +140,7 @@ class Observer:
             lost=tuple(found.lost),
             unread=tuple(found.unread),
             without=tuple(found.without),
+            normalized=found.normalized,
             off={
                 path: maker for path in found.lost for maker in self._makers(path) if self._graph.stages[maker].is_off
             },
@@ -144,7 +154,7 @@ class Observer:
         except (MlxError, OSError):  # one cannot be read any more, or does not hold still: it changed
             unreadable = tuple(dep.path for dep in wanted.deps if not self._can_look(dep.path))
             return unreadable or tuple(file.path for file in stage.params) or tuple(dep.path for dep in wanted.deps)
-        old, new = ({dep.path: (dep.digest, dep.executable) for dep in side.deps} for side in (wanted, now))
+        old, new = ({dep.path: (dep.identity, dep.executable) for dep in side.deps} for side in (wanted, now))
         deps = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
         return (*deps, *(path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path))))
 
@@ -165,7 +175,7 @@ class Observer:
         for path in paths:
             entry = self._outlook.entry(path, found)
             if entry is not None:
-                found.deps[path] = Input(path, _kind(entry), entry.digest, entry.size, entry.kind == Kind.EXECUTABLE)
+                self._take(path, entry, dep, found)
             elif not any(is_in(path, folder) for folder in found.unread):
                 if dep.optional:
                     found.without[path] = None
@@ -173,6 +183,20 @@ class Observer:
                     found.lost.append(path)
         if not paths and not found.unread and not dep.optional:
             found.lost.append(dep.path)
+
+    def _take(self, path: str, entry: Entry, dep: Dependency, found: Found) -> None:
+        """Note what is at `path`, which `dep` stands for; of what is named twice the bytes count, if either says so."""
+        new = Input(path, _kind(entry), entry.digest, entry.size, entry.kind == Kind.EXECUTABLE)
+        by = dep.normalize
+        if by is not None and (path == dep.path or path.endswith(by.suffix)) and entry.kind != Kind.SYMLINK:
+            form = self._forms.of(by, path, entry, self._outlook.scanner(path))
+            new = new._replace(normal=form.digest)
+            found.normalized[path] = Normalized(by, form.fault)
+        known = found.deps.get(path)
+        if known is not None and known.normal != new.normal:
+            new = new._replace(normal=None)
+            found.normalized.pop(path, None)
+        found.deps[path] = new
 
     def _expand(self, glob: str, stage: Stage, found: Found) -> Sequence[str]:
         """Return the files that `glob` matches, on disk and among what is recorded and not on disk."""
@@ -256,7 +280,9 @@ def open_observer(
         open_scanner(project, reporter=reporter, as_code=True) as code,
     ):
         outlook = Outlook(project, snapshot, graph, data=data, code=code)
-        yield Observer(project, snapshot, graph, outlook, run_cache=run_cache)
+        forms = NormalForms(project)
+        yield Observer(project, snapshot, graph, outlook, forms, run_cache=run_cache)
+        forms.save()
 
 
 def plan_stages(

@@ -6,6 +6,7 @@ import re
 
 from mlops_cli.documents import Fields, Place
 from mlops_cli.records.filling import PARAMS_SUFFIXES, Filled, ValueReader
+from mlops_cli.records.normalizers import Normalizer
 from mlops_cli.records.paths import project_path
 from mlops_cli.records.stages import PARAMS_FILE, Dependency, ParamsFile
 
@@ -31,8 +32,15 @@ def _read_dep(reader: ValueReader, item: object, at: Place) -> Dependency:
     if value is None:
         return Dependency(path)
     about = Fields(reader.document, (*at, raw))
-    about.only(("optional",))
-    return Dependency(path, optional=about.boolean("optional", default=False))
+    about.only(("optional", "normalize"))
+    normalize = about.parsed("normalize", _parse_normalizer) if about.has("normalize") else None
+    return Dependency(path, about.boolean("optional", default=False), normalize)
+
+
+def _parse_normalizer(text: str) -> Normalizer:
+    if text not in tuple(Normalizer):
+        raise ValueError(f"`{text}` is none of {', '.join(f'`{name}`' for name in Normalizer)}")
+    return Normalizer(text)
 
 
 def read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]:

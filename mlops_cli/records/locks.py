@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mlops_cli.documents import Fields, Inline, check_version, dump_yaml, parse_yaml
-from mlops_cli.hashing import Digest
+from mlops_cli.hashing import Digest, parse_digest
 from mlops_cli.records.paths import path_below, project_folder, project_path, written_path
 from mlops_cli.records.pointers import ObjectKind, read_details, read_object
 
@@ -20,13 +20,23 @@ _KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metric
 
 
 class Input(NamedTuple):
-    """A dependency as it was when the stage ran; `size` in bytes."""
+    """A dependency as it was when the stage ran; `size` in bytes, `normal` the digest of its normal form, if any."""
 
     path: str
     kind: ObjectKind
     digest: Digest
     size: int
     executable: bool = False
+    normal: Digest | None = None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What decides whether the stage takes this for what it had before, but for the executable bit."""
+        return (self.digest,) if self.normal is None else (self.normal, "normal")
+
+    def counts_as(self, other: Input) -> bool:
+        """Whether the stage takes both for the same: equal bytes, or equal normal forms."""
+        return self.digest == other.digest or (self.normal is not None and self.normal == other.normal)
 
 
 class OutputRecord(NamedTuple):
@@ -75,7 +85,7 @@ class Lock:
         """Return the canonical file for a stage whose `mlx.yaml` is in `folder`."""
         values: dict[str, object] = {
             "cmd": self.cmd[0] if len(self.cmd) == 1 else list(self.cmd),
-            "deps": _by_path(_entry(dep, folder) for dep in self.deps),
+            "deps": _by_path(_input_entry(dep, folder) for dep in self.deps),
             "globs": sorted(written_path(pattern, folder) for pattern in self.globs),
             "params": _by_file(self.params, folder),
             "env": _sorted(self.env),
@@ -92,7 +102,7 @@ def inputs_of(lock: Lock) -> dict[str, object]:
     """Return what decides the outputs, as a JSON value: the same for two runs that may share their outputs."""
     return {
         "cmd": list(lock.cmd),
-        "deps": [[dep.path, dep.digest, *(["executable"] if dep.executable else [])] for dep in lock.deps],
+        "deps": [[dep.path, *dep.identity, *(["executable"] if dep.executable else [])] for dep in lock.deps],
         "params": {path: dict(values) for path, values in lock.params.items()},
         "env": dict(lock.env),
         "wdir": lock.wdir,
@@ -104,6 +114,13 @@ def inputs_of(lock: Lock) -> dict[str, object]:
 def _entry(entry: Input | OutputRecord, folder: str) -> Inline:
     written: dict[str, object] = {"path": written_path(entry.path, folder), entry.kind.value: entry.digest}
     return Inline(written | {"size": entry.size} | ({"executable": True} if entry.executable else {}))
+
+
+def _input_entry(dep: Input, folder: str) -> Inline:
+    written = _entry(dep, folder)
+    if dep.normal is not None:
+        written["normal"] = dep.normal
+    return written
 
 
 def _output_entry(out: OutputRecord, folder: str) -> Inline:
@@ -174,9 +191,10 @@ def _entries(fields: Fields, key: str, folder: str, resolve: Callable[[str, str]
 
 
 def _read_input(fields: Fields, path: str) -> Input:
-    fields.only(("path", "tree", "blob", "size", "executable"))
+    fields.only(("path", "tree", "blob", "size", "executable", "normal"))
     kind, digest = read_object(fields)
-    return Input(path, kind, digest, fields.integer("size"), read_details(fields, kind))
+    normal = fields.parsed("normal", parse_digest) if fields.has("normal") else None
+    return Input(path, kind, digest, fields.integer("size"), read_details(fields, kind), normal)
 
 
 def _read_output(fields: Fields, path: str) -> OutputRecord:

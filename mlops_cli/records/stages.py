@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mlops_cli.records.conduct import PLAIN, Conduct
+from mlops_cli.records.normalizers import Normalizer
 
 PARAMS_FILE = "params.yaml"
 
@@ -29,10 +30,14 @@ class ParamsFile(NamedTuple):
 
 
 class Dependency(NamedTuple):
-    """A path or glob that the stage reads; one that is `optional` need not be there."""
+    """A path or glob that the stage reads; one that is `optional` need not be there.
+
+    With `normalize`, what differs only in what that passes over counts as the same.
+    """
 
     path: str
     optional: bool = False
+    normalize: Normalizer | None = None
 
 
 class Output(NamedTuple):

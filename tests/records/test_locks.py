@@ -55,7 +55,7 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 BY_FILE = st.dictionaries(PATHS, st.dictionaries(TEXTS, VALUES, max_size=3), max_size=3)
-INPUTS = st.builds(Input, PATHS, st.sampled_from(ObjectKind), DIGESTS, SIZES, st.just(value=False))
+INPUTS = st.builds(Input, PATHS, st.sampled_from(ObjectKind), DIGESTS, SIZES, st.just(value=False), st.none() | DIGESTS)
 OUTPUTS = st.one_of(
     st.builds(
         OutputRecord, BELOW, st.just(TREE), DIGESTS, SIZES, SIZES, st.booleans(), st.booleans(), st.just(value=False)
@@ -74,6 +74,7 @@ LOCKS = st.builds(
     wdir=st.one_of(st.just(""), st.just("sub"), PATHS),
     outs=st.lists(OUTPUTS, max_size=4, unique_by=lambda entry: entry.path).map(tuple),
     metrics=BY_FILE,
+    without=st.lists(PATHS, max_size=2, unique=True).map(tuple),
 )
 
 

@@ -104,7 +104,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "stages": {
                 "s": {
                     "cmd": "x",
-                    "deps": ["y", {"z": {"optional": True}}, {"w": None}],
+                    "deps": ["y", {"z": {"optional": True, "normalize": "notebook"}}, {"w": None}],
                     "params": [{"z.py": ["a.b"]}],
                     "when": True,
                     "pass_env": ["CUDA_*"],
@@ -128,7 +128,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             ],
             "metrics": {"m.json": {"a": 0.5}},
         },
-        {"mlx": 1, "cmd": "x", "without": ["z"]},
+        {"mlx": 1, "cmd": "x", "deps": [{"path": "a", "blob": DIGEST, "size": 1, "normal": DIGEST}], "without": ["z"]},
     ],
 }
 
