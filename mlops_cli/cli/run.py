@@ -12,6 +12,7 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import DryRun, Json, Stages
 from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
+from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
 
@@ -21,6 +22,10 @@ def run(
     stages: Stages = None,
     dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Run the named stages even if nothing changed")] = False,
+    downstream: Downstream = False,
+    single: Single = False,
+    begin: From = None,
+    until: Until = None,
     anew: Annotated[bool, typer.Option("--no-run-cache", help="Do not restore results of earlier runs")] = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=0, max=1000, help="Stages at once; 0: one a CPU")
@@ -38,6 +43,7 @@ def run(
     A stage whose inputs and outputs are as its lock records is skipped, one that ran before with the same inputs is
     restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
+    Of what is left above with --single or --downstream, what is not up to date is told, and used as it is.
     """
     from mlops_cli.pipeline.declare import parse_resources
     from mlops_cli.pipeline.runner import Manner, run_project
@@ -48,11 +54,14 @@ def run(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     names = stages or []
-    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []))
+    reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach)
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
-            planned = plan_project(project, snapshot, names, force=force, run_cache=not anew, reporter=reporter)
+            planned = plan_project(
+                project, snapshot, names, reach=reach, force=force, run_cache=not anew, reporter=reporter
+            )
         show_run(output, [(decision, None) for decision in planned], dry_run=True)
         return
     listener = RunListener(output, several=jobs != 1)
@@ -81,4 +90,8 @@ def _naming_python(session: Session, listener: RunListener) -> Iterator[None]:
         ) from error
 
 
-COMMANDS = {"run": command(run, "mlx run", "mlx run train --dry-run")}
+COMMANDS = {
+    "run": command(
+        run, "mlx run", "mlx run train --dry-run", "mlx run --from prepare --until train", "mlx run 'train@f*'"
+    )
+}

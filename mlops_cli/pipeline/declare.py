@@ -75,6 +75,9 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "when": stage.when._asdict() | {"values": dict(stage.when.values)} if stage.when else None,
         "optional": [dep.path for dep in stage.deps if dep.optional],
         "normalize": {dep.path: dep.normalize.value for dep in stage.deps if dep.normalize},
+        "persist": [out.path for out in stage.outs if out.persist],
+        "always": stage.always,
+        "frozen": stage.frozen,
     }
     passed = {} if stage.pass_env is None else {"pass_env": list(stage.pass_env)}  # empty: it inherits next to nothing
     return {key: value for key, value in values.items() if value} | passed

@@ -6,8 +6,9 @@ remembers each stage's decision, so that the stages after it are judged on what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
@@ -15,7 +16,7 @@ from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.normal_forms import NormalForms
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
-from mlops_cli.pipeline.plan import Decision, Evidence, Normalized, Present, Wanted, decide, leave_off, spell
+from mlops_cli.pipeline.plan import Action, Decision, Evidence, Normalized, Present, Wanted, decide, leave_off, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
@@ -49,7 +50,7 @@ class Observer:
         self._forms = forms
         self._outs = sorted(graph.maker)
 
-    def decide(self, stage: Stage, *, force: bool = False) -> Decision:
+    def decide(self, stage: Stage, *, force: bool = False, flag: str = "--force", judging: bool = False) -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
         if stage.is_off:
             return self.note(leave_off(stage, self._snapshot.lock(stage)))
@@ -60,11 +61,24 @@ class Observer:
             holds=self._holds,
             describe=self.describe,
         )
-        return self.note(decide(stage, self.wanted(stage), evidence, force=force))
+        return self.note(decide(stage, self.wanted(stage), evidence, force=force, flag=flag, judging=judging))
 
     def note(self, decision: Decision) -> Decision:
         """Remember a decision, which the stages after it are judged on, and return it."""
         return self._outlook.note(decision)
+
+    def leave(self, stage: Stage) -> bool:
+        """Let a stage be as it is for those after it, whatever should be done with it; say whether it is up to date."""
+        try:
+            decision = self.decide(stage)
+        except MlxError:  # what keeps it from running does not keep others from taking what is here
+            decision = Decision(stage, Action.RUN, (), Wanted((), {}), None, None)
+        try:
+            lock = self._snapshot.lock(stage)
+        except RecordError:
+            lock = None
+        self.note(decision._replace(action=Action.SKIP, outs=lock.outs if lock else (), source=lock))
+        return decision.action is Action.SKIP
 
     def settle(self, decision: Decision) -> None:
         """Replace a stage's decision by what became of it; its outputs are looked at again when next asked for."""
@@ -286,13 +300,16 @@ def open_observer(
 
 
 def plan_stages(
-    observer: Observer, graph: Graph, targets: Iterable[str], *, force: bool = False
+    observer: Observer, graph: Graph, order: Iterable[str], anew: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Decision, ...]:
-    """Return the decision for each of `targets` (addresses) and everything above them, in run order."""
-    chosen = tuple(targets)
-    return tuple(
-        observer.decide(graph.stages[address], force=force and address in chosen) for address in graph.above(chosen)
-    )
+    """Return the decision for each of `order` (addresses, in run order); see `decide_stage` for `anew`."""
+    return tuple(decide_stage(observer, graph.stages[address], anew) for address in order)
+
+
+def decide_stage(observer: Observer, stage: Stage, anew: Mapping[str, str]) -> Decision:
+    """Return the decision for a stage, which `anew` may map to the flag that forces it."""
+    flag = anew.get(stage.address)
+    return observer.decide(stage) if flag is None else observer.decide(stage, force=True, flag=flag)
 
 
 def _present(entry: Entry | None) -> Present | None:
