@@ -130,7 +130,10 @@ class Pipeline(NamedTuple):
 
 
 class NewStage(NamedTuple):
-    """A stage to be written into a file: paths relative to that file, `${name}` still in place."""
+    """A stage to be written into a file: paths relative to that file, `${name}` still in place.
+
+    `optional` are dependencies beside `deps`.
+    """
 
     name: str
     cmd: tuple[str, ...]
@@ -142,6 +145,9 @@ class NewStage(NamedTuple):
     env: tuple[tuple[str, str], ...] = ()
     wdir: str = ""
     desc: str = ""
+    optional: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+    when: str = ""
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
