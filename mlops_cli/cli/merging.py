@@ -96,7 +96,7 @@ def resolve(
     exits with 1, unless --ours or --theirs decides: all else of both sides is kept then, too. In a rebase ours is what
     you rebase onto. No data is brought: `mlx checkout` does that.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.project_remote import open_project_remote
     from mlops_cli.workspace.resolve import resolve as resolve_conflicts
     from mlops_cli.workspace.sides import Side

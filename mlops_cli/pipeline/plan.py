@@ -28,11 +28,12 @@ from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
 from mlops_cli.records.normalizers import Normalizer
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
-from mlops_cli.words import quoted
+from mlops_cli.words import naming, quoted
 
 Describe = Callable[[SomeObject, SomeObject], str]
 
 FROZEN = "frozen"
+CACHE_HAS_IT = "the cache has what the last run made"
 
 
 class Action(StrEnum):
@@ -102,7 +103,8 @@ class Evidence(NamedTuple):
     """What a decision is made from, beside the stage and its wanted inputs.
 
     `recall` returns the run cache's entry for a key; `holds` says whether the cache has an output's bytes; `describe`
-    words how one object became another.
+    words how one object became another. `may_stay_away` says whether a recorded output that is not in the workspace
+    need not be.
     """
 
     lock: Lock | None
@@ -110,6 +112,7 @@ class Evidence(NamedTuple):
     recall: Callable[[str], Lock | None]
     holds: Callable[[OutputRecord], bool]
     describe: Describe
+    may_stay_away: Callable[[OutputRecord], bool] = lambda _: False
 
 
 def inputs_key(stage: Stage, wanted: Wanted) -> str | None:
@@ -170,9 +173,13 @@ def decide(
             always = ["`always`: `mlx run` runs it"] if stage.always else []
             reasons = ("nothing changed", *_passed_over(wanted, lock), *_accepted(lock), *always)
             return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
+        if away := _away(lock, evidence):
+            return Decision(
+                stage, Action.SKIP, (f"nothing changed; not here: {naming(away)}",), wanted, key, lock.outs, lock
+            )
         lost = tuple(out.path for out in lock.outs if not evidence.holds(out) and not _as_recorded(out, evidence))
         if not lost:
-            reasons = (*damage, "the cache has what the last run made")
+            reasons = (*damage, CACHE_HAS_IT)
             return Decision(stage, Action.RESTORE, reasons, wanted, key, lock.outs, lock)
         reasons = (*damage, *(f"output `{path}` is not in the cache either" for path in lost))
         return Decision(stage, Action.RUN, reasons, wanted, key, None, missing=lost)
@@ -356,6 +363,13 @@ def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:
         elif not _as_recorded(out, evidence):
             changes.append(f"output `{out.path}` is {'no longer' if out.executable else 'now'} executable")
     return tuple(changes)
+
+
+def _away(lock: Lock, evidence: Evidence) -> list[str]:
+    """Return the outputs that are not here and need not be, when all the others are as recorded."""
+    away = [out for out in lock.outs if evidence.present.get(out.path) is None]
+    rest = (_as_recorded(out, evidence) for out in lock.outs if out not in away)
+    return [out.path for out in away] if all(map(evidence.may_stay_away, away)) and all(rest) else []
 
 
 def _as_recorded(out: OutputRecord, evidence: Evidence) -> bool:

@@ -72,8 +72,8 @@ class StageWork:
 
     def check(self, decision: Decision) -> None:
         """Raise what keeps a decision from being carried out, before anything is touched."""
-        if decision.action is Action.RUN:
-            _refuse_absent_inputs(self.project, self.snapshot, decision)
+        if decision.action is Action.RUN and not self.observer.provide(decision):
+            refuse_absent_inputs(self.project, self.snapshot, decision)
         if decision.action is not Action.SKIP:
             _refuse_absent_outputs(decision)
             _refuse_outputs_in_git(self.project, decision.stage)
@@ -284,7 +284,8 @@ def _refuse_absent_outputs(decision: Decision) -> None:
         )
 
 
-def _refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decision) -> None:
+def refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decision) -> None:
+    """Raise RecordError for an input that nothing knows; MissingObject for one that is recorded and not here."""
     stage, wanted = decision.stage, decision.wanted
     if wanted.lost:
         path = wanted.lost[0]

@@ -16,10 +16,11 @@ from typing import Any
 from mlops_cli.errors import RecordError
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.plan import Decision
-from mlops_cli.pipeline.reproduce import Reproduction, reproduce
+from mlops_cli.pipeline.reproduce import reproduce
 from mlops_cli.pipeline.runner import Manner, StageResult, run_project
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.pipeline.turn import exclusive
+from mlops_cli.pipeline.verdicts import STRICT, Reproduction, Standard
 from mlops_cli.progress import Silent
 from mlops_cli.words import spelled
 from mlops_cli.workspace import settings
@@ -159,7 +160,13 @@ class Sandbox:
             results = run_project(project, targets, self.surroundings(), self.heard, turn, Manner(**how))
         return {result.decision.stage.address: result.decision.action.value for result in results}
 
-    def reproduce(self, revision: str = "HEAD", targets: Sequence[str] = (), remote: str | None = None) -> Reproduction:
+    def reproduce(
+        self,
+        revision: str = "HEAD",
+        targets: Sequence[str] = (),
+        remote: str | None = None,
+        standard: Standard = STRICT,
+    ) -> Reproduction:
         return reproduce(
             self.project(),
             revision,
@@ -168,6 +175,7 @@ class Sandbox:
             output=self.heard.output.extend,
             begin=lambda address: None,
             remote=remote,
+            standard=standard,
             reporter=self.heard,
         )
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_cli.errors import MissingObject, RecordError, UsageError
-from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.store.tree_merge import merge
 from mlops_cli.store.trees import Kind, walk
 from mlops_cli.workspace import merge_setup
