@@ -219,7 +219,7 @@ class Observer:
         for path in paths:
             entry = self._outlook.entry(path, found)
             if entry is not None:
-                self._take(path, entry, dep, found)
+                self._take(path, entry, dep, stage, found)
             elif not any(is_in(path, folder) for folder in found.unread):
                 if dep.optional:
                     found.without[path] = None
@@ -228,19 +228,24 @@ class Observer:
         if not paths and not found.unread and not dep.optional:
             found.lost.append(dep.path)
 
-    def _take(self, path: str, entry: Entry, dep: Dependency, found: Found) -> None:
+    def _take(self, path: str, entry: Entry, dep: Dependency, stage: Stage, found: Found) -> None:
         """Note what is at `path`, which `dep` stands for; of what is named twice the bytes count, if either says so."""
         new = Input(path, _kind(entry), entry.digest, entry.size, entry.kind == Kind.EXECUTABLE)
         by = dep.normalize
         if by is not None and (path == dep.path or path.endswith(by.suffix)) and entry.kind != Kind.SYMLINK:
             form = self._forms.of(by, path, entry, self._outlook.scanner(path))
-            new = new._replace(normal=form.digest)
+            new = new._replace(normal=form.digest or (None if form.fault else self._recorded_form(stage, new)))
             found.normalized[path] = Normalized(by, form.fault)
         known = found.deps.get(path)
         if known is not None and known.normal != new.normal:
             new = new._replace(normal=None)
             found.normalized.pop(path, None)
         found.deps[path] = new
+
+    def _recorded_form(self, stage: Stage, dep: Input) -> Digest | None:
+        """Return the normal form that the lock has of these very bytes, which are not here to be read."""
+        lock = self._snapshot.lock(stage)
+        return next((old.normal for old in (lock.deps if lock else ()) if old[:3] == dep[:3]), None)
 
     def _expand(self, glob: str, stage: Stage, found: Found) -> Sequence[str]:
         """Return the files that `glob` matches, on disk and among what is recorded and not on disk."""

@@ -7,6 +7,7 @@ import io
 import json
 import keyword
 import tokenize
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import normal_forms
 from mlops_cli.pipeline.notebook_form import notebook_form
 from mlops_cli.pipeline.python_form import python_form
-from tests.workspace.projects import Sandbox
+from mlops_cli.workspace.move import move
+from tests.workspace.projects import Sandbox, clone
 
 SOURCE = '''\
 """What it does."""
@@ -333,3 +335,33 @@ def test_a_lock_from_before_the_normaliser(box: Sandbox):
     stage(box, "x.py: {normalize: black}")
     with pytest.raises(RecordError, match=r"mlx.yaml:6: `normalize`: `black` is none of `python-ast`, `notebook`"):
         box.plan()
+
+
+def test_bytes_that_are_not_here_keep_the_form_that_is_recorded(box: Sandbox, tmp_path: Path):
+    box.write("x.ipynb", json.dumps(notebook()))
+    box.add("x.ipynb")
+    stage(box, "x.ipynb: {normalize: notebook}", cmd="echo > out")
+    box.run()
+    box.commit()
+    other = clone(box, tmp_path / "other")
+    (decision,) = other.plan().values()
+    assert decision.key == box.plan()["s"].key
+    assert decision.wanted.deps == box.plan()["s"].wanted.deps
+
+
+def test_a_commit_with_another_comment_is_reproduced(box: Sandbox):
+    box.write("x.py", "x = 1\n")
+    stage(box, f"x.py: {PYTHON}\n      - y: {{optional: true}}", cmd="echo > out")
+    box.run()
+    box.write("x.py", "x = 1  # one\n")
+    box.commit()
+    assert box.reproduce().same
+
+
+def test_a_dependency_with_options_is_moved(box: Sandbox):
+    box.write("data/x.py", "x = 1\n")
+    box.add("data/x.py")
+    stage(box, f"data/x.py: {PYTHON}", cmd="echo > out")
+    moved = move(box.project(), "data/x.py", "data/y.py")
+    assert moved.stages == ("s",)
+    assert box.exists("data/y.py.mlx")
