@@ -333,7 +333,7 @@ def test_colour(args: list[str], env: dict[str, str], colored: bool, project: Pr
     [
         ("mlx re", {"remove", "remote", "reproduce", "resolve"}),
         ("mlx remote ", {"add", "list", "default", "remove", "check", "gc", "optimize"}),
-        ("mlx stage add --p", {"--param", "--plot"}),
+        ("mlx stage add --p", {"--param", "--pass-env", "--plot"}),
         ("mlx push --remote ", {"storage", "backup"}),
         ("mlx remote default s", {"storage"}),
         ("mlx run t", {"train", "train@forest", "train@logistic"}),

@@ -113,7 +113,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "stages": {
                 "s": {
                     "cmd": "x",
-                    "deps": ["y", {"z": {"optional": True}}, {"w": None}],
+                    "deps": ["y", {"z": {"optional": True, "normalize": "notebook"}}, {"w": None}],
                     "params": [{"z.py": ["a.b"]}],
                     "when": True,
                     "pass_env": ["CUDA_*"],
@@ -145,7 +145,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "changed_during_run": ["s3://b/x"],
             "environment": {"python": "3.12.1", "packages": {"torch": "2.1"}, "image": "i"},
         },
-        {"mlx": 1, "cmd": "x", "without": ["z"]},
+        {"mlx": 1, "cmd": "x", "deps": [{"path": "a", "blob": DIGEST, "size": 1, "normal": DIGEST}], "without": ["z"]},
     ],
 }
 
