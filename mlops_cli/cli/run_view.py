@@ -48,9 +48,11 @@ class RunListener:
 
     def begin(self, decision: Decision) -> None:
         self.commands += decision.stage.cmd
-        if decision.action == "skip":
-            return
         reasons = decision.reasons
+        if decision.action == "skip":
+            if decision.stage.frozen and len(reasons) > 1:
+                self.output.say(f"frozen {decision.stage.address}: {reasons[1]}{and_more(reasons[2:])}")
+            return
         self.output.say(f"{decision.action.value} {decision.stage.address}: {reasons[0]}")
         for reason in reasons[1:]:
             self.output.say(f"  and: {reason}")
@@ -84,6 +86,11 @@ class RunListener:
 
     def note(self, message: str) -> None:
         self.output.note(message)
+
+
+def and_more(reasons: Sequence[str]) -> str:
+    """Return what ends a line that has room for one reason only."""
+    return f" (and {count(len(reasons), 'more reason')}: `mlx why`)" if reasons else ""
 
 
 def show_run(

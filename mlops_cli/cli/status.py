@@ -10,6 +10,7 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import Check, Json
 from mlops_cli.cli.output import Output
+from mlops_cli.cli.run_view import and_more
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
 from mlops_cli.errors import RecordError
@@ -103,6 +104,11 @@ _STATES = {"not_cached": "not here"}  # the others are words as they are
 
 def _status_text(found: ProjectStatus) -> list[str]:
     away = [_away_text(item) for item in found.data if item.away]
+    away += [
+        f"frozen {each.stage.address}: {each.reasons[1]}{and_more(each.reasons[2:])}"
+        for each in found.stages
+        if each.stage.frozen and each.action == "skip" and len(each.reasons) > 1
+    ]
     if found.clean:
         parts = [count(len(found.data), "data path")] if found.data else []
         parts += [count(len(found.stages), "stage")] if found.stages else []

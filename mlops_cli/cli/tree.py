@@ -52,6 +52,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "stage": "stages",
         "graph": "pipeline",
         "why": "pipeline",
+        "accept": "acceptance",
         "reproduce": "reproduction",
     },
     "Tracking": {

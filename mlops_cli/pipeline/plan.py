@@ -135,7 +135,7 @@ def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = Fa
     fresh = lock is not None and not changes
     if stage.frozen:
         return _decide_frozen(stage, wanted, evidence, changes, force=force)
-    damage = _output_changes(lock, evidence) if fresh else ()
+    damage = output_changes(lock, evidence.present, evidence.describe) if fresh and lock else ()
     if force:
         return Decision(stage, Action.RUN, ("asked for with `--force`", *changes, *damage), wanted, key, None)
     if stage.always and not judging:
@@ -170,7 +170,7 @@ def _decide_frozen(
         )
     declared = {out.path for out in stage.outs}
     lock = replace(evidence.lock, outs=tuple(out for out in evidence.lock.outs if out.path in declared))
-    damage = _output_changes(lock, evidence)
+    damage = output_changes(lock, evidence.present, evidence.describe)
     lost = tuple(out.path for out in lock.outs if not _as_recorded(out, evidence) and not evidence.holds(out))
     held = (*(["`--force` does not run it"] if force else []), *changes, *_accepted(lock))
     action = Action.RESTORE if damage else Action.SKIP
@@ -278,15 +278,18 @@ def _env_changes(new: Mapping[str, str], old: Mapping[str, str]) -> list[str]:
     return changes
 
 
-def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:
+def output_changes(
+    lock: Lock, there: Mapping[str, Present | OutputRecord | None], describe: Describe
+) -> tuple[str, ...]:
+    """Return every way in which the outputs that are `there` differ from those the lock recorded, in words."""
     changes: list[str] = []
-    for out in lock.outs if lock else ():
-        present = evidence.present.get(out.path)
+    for out in lock.outs:
+        present = there.get(out.path)
         if present is None:
             changes.append(f"output `{out.path}` is missing")
         elif present.digest != out.digest:
-            changes.append(f"output `{out.path}` is not what the run made: {evidence.describe(out, present)}")
-        elif not _as_recorded(out, evidence):
+            changes.append(f"output `{out.path}` is not what the run made: {describe(out, present)}")
+        elif present.executable != out.executable:
             changes.append(f"output `{out.path}` is {'no longer' if out.executable else 'now'} executable")
     return tuple(changes)
 

@@ -23,6 +23,7 @@ CHANGES_SOMETHING = {
     "init",
     "remote gc",
     "remote optimize",
+    "accept",
     "add",
     "checkout",
     "unprotect",
@@ -117,7 +118,7 @@ def test_help_fits_and_says_nothing_short(name: str, mlx: Any) -> None:
     assert result.code == 0
     assert result.stderr == ""
     assert max(map(len, result.stdout.splitlines())) <= WIDTH
-    assert "..." not in result.stdout.replace("]...", "").replace("PATH...", "")
+    assert "..." not in result.stdout.replace("]...", "").replace("PATH...", "").replace("STAGE...", "")
     assert mlx(*name.split(), "-h") == result
 
 

@@ -95,6 +95,7 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "stage show": [(["train"], 0), (["prepare"], 0)],
     "graph": [([], 0)],
     "why": [([], 0), (["train@forest"], 0)],
+    "accept": [(["prepare", "--reason", "r"], 0)],
     "reproduce": [(["v1"], 0), (["HEAD", "prepare"], 0)],
     "metrics show": [([], 0), (["v1"], 0)],
     "metrics diff": [(["v1"], 0), (["v1", "HEAD", "--all"], 0)],
