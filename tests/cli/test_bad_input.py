@@ -597,7 +597,7 @@ stages:
             ("a.txt", "data.csv"),
             ("a.txt", "b.txt"),
             "mlx.yaml:3: stage `prepare` depends on `a.txt` and makes `a.txt`: it would wait for itself",
-            "take it out of `deps`: with `a.txt: {persist: true}` in `outs` it goes on from what is there",
+            "with `a.txt: {persist: true}` in `outs`, and not in `deps`, it goes on from what is there",
         ),
         (
             ("data.csv", "data.csv"),

@@ -123,7 +123,7 @@ def test_stage_that_reads_what_it_makes(dep: str, out: str):
     assert error.hint == (
         "name only what it reads, or write the output elsewhere"
         if dep != out
-        else "take it out of `deps`: with `data: {persist: true}` in `outs` it goes on from what is there"
+        else "with `data: {persist: true}` in `outs`, and not in `deps`, it goes on from what is there"
     )
 
 
