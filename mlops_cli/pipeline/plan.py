@@ -27,11 +27,12 @@ from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
-from mlops_cli.words import quoted
+from mlops_cli.words import naming, quoted
 
 Describe = Callable[[SomeObject, SomeObject], str]
 
 FROZEN = "frozen"
+CACHE_HAS_IT = "the cache has what the last run made"
 
 
 class Action(StrEnum):
@@ -47,7 +48,9 @@ class Wanted(NamedTuple):
 
     `waiting` maps a dependency whose bytes cannot be known yet to the stage that will make it. `absent` are recorded
     paths that are not in the workspace: what the record says counts. `lost` are dependencies that nothing knows, and
-    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them.
+    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `without` are
+    optional dependencies that are not there. `off` maps those of `lost` that a stage would make to that stage, which is
+    off.
     """
 
     deps: tuple[Input, ...]
@@ -57,6 +60,8 @@ class Wanted(NamedTuple):
     absent: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    off: Mapping[str, str] = MappingProxyType({})
 
 
 class Present(NamedTuple):
@@ -89,7 +94,8 @@ class Evidence(NamedTuple):
     """What a decision is made from, beside the stage and its wanted inputs.
 
     `recall` returns the run cache's entry for a key; `holds` says whether the cache has an output's bytes; `describe`
-    words how one object became another.
+    words how one object became another. `may_stay_away` says whether a recorded output that is not in the workspace
+    need not be.
     """
 
     lock: Lock | None
@@ -97,6 +103,7 @@ class Evidence(NamedTuple):
     recall: Callable[[str], Lock | None]
     holds: Callable[[OutputRecord], bool]
     describe: Describe
+    may_stay_away: Callable[[OutputRecord], bool] = lambda _: False
 
 
 def inputs_key(stage: Stage, wanted: Wanted) -> str | None:
@@ -120,6 +127,7 @@ def draft_lock(stage: Stage, wanted: Wanted) -> Lock:
         wdir=stage.wdir,
         outs=(),
         metrics={},
+        without=wanted.without,
     )
 
 
@@ -127,8 +135,19 @@ def _inputs(lock: Lock, stage: Stage | None = None) -> dict[str, object]:
     return {**inputs_of(lock), "outs": sorted(out.path for out in (stage or lock).outs)}
 
 
-def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = False, judging: bool = False) -> Decision:
-    """Return what is to be done with `stage`; with `judging`, one that is `always` is judged like any other."""
+def decide(
+    stage: Stage,
+    wanted: Wanted,
+    evidence: Evidence,
+    *,
+    force: bool = False,
+    flag: str = "--force",
+    judging: bool = False,
+) -> Decision:
+    """Return what is to be done with `stage`; with `force`, because `flag` asks for it, it runs.
+
+    With `judging`, one that is `always` is judged like any other.
+    """
     key = inputs_key(stage, wanted)
     lock = evidence.lock
     changes = (*input_changes(stage, wanted, lock, evidence.describe),)
@@ -137,16 +156,20 @@ def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = Fa
         return _decide_frozen(stage, wanted, evidence, changes, force=force)
     damage = output_changes(lock, evidence.present, evidence.describe) if fresh and lock else ()
     if force:
-        return Decision(stage, Action.RUN, ("asked for with `--force`", *changes, *damage), wanted, key, None)
+        return Decision(stage, Action.RUN, (f"asked for with `{flag}`", *changes, *damage), wanted, key, None)
     if stage.always and not judging:
         return Decision(stage, Action.RUN, (*changes, *damage, "`always`"), wanted, key, None)
     if fresh and lock is not None:
         if not damage:
             reasons = ("nothing changed", *_accepted(lock), *(["`always`: `mlx run` runs it"] if stage.always else []))
             return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
+        if away := _away(lock, evidence):
+            return Decision(
+                stage, Action.SKIP, (f"nothing changed; not here: {naming(away)}",), wanted, key, lock.outs, lock
+            )
         lost = tuple(out.path for out in lock.outs if not evidence.holds(out) and not _as_recorded(out, evidence))
         if not lost:
-            reasons = (*damage, "the cache has what the last run made")
+            reasons = (*damage, CACHE_HAS_IT)
             return Decision(stage, Action.RESTORE, reasons, wanted, key, lock.outs, lock)
         reasons = (*damage, *(f"output `{path}` is not in the cache either" for path in lost))
         return Decision(stage, Action.RUN, reasons, wanted, key, None, missing=lost)
@@ -179,6 +202,14 @@ def _decide_frozen(
 
 def _accepted(lock: Lock) -> tuple[str, ...]:
     return tuple(f"accepted without running: {each.reason}" for each in lock.accepted)
+
+
+def leave_off(stage: Stage, lock: Lock | None) -> Decision:
+    """Return the decision for a stage whose condition does not hold: its lock and outputs stay as they are."""
+    assert stage.when is not None
+    told = ", ".join(f"`{name}` is {spell(value)}" for name, value in stage.when.values)
+    reason = f"off: its `when` is `{stage.when.text}`" + (f", and {told}" if told else "")
+    return Decision(stage, Action.SKIP, (reason,), Wanted((), {}), None, lock.outs if lock else (), lock)
 
 
 def same_inputs(stage: Stage, wanted: Wanted, lock: Lock) -> bool:
@@ -227,7 +258,9 @@ def _declaration_changes(stage: Stage, lock: Lock) -> Iterator[str]:
 
 def _absences(wanted: Wanted) -> list[str]:
     unread = [f"`{path}` is not here, nor is the listing of what it holds" for path in wanted.unread]
-    return [*(f"`{path}` does not exist" for path in wanted.lost), *unread]
+    why = {path: f": stage `{maker}`, which makes it, is off" for path, maker in wanted.off.items()}
+    lost = [f"`{path}` does not exist{why.get(path, '')}" for path in wanted.lost]
+    return [*lost, *unread]
 
 
 def _is_unknown(path: str, wanted: Wanted) -> bool:
@@ -243,8 +276,12 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
     for path in sorted(old.keys() | new.keys() | wanted.waiting.keys()):
         if path in wanted.waiting:
             changes.append(f"`{path}` may change: stage `{wanted.waiting[path]}` runs first")
+        elif path in lock.without and path in new:
+            changes.append(f"`{path}` is there now, and was not when the stage ran")
         elif path not in old:
             changes.append(f"`{path}` is a new dependency")
+        elif path in wanted.without:
+            changes.append(f"`{path}` is gone, which the stage ran with")
         elif path not in new:
             if path not in wanted.lost and not _is_unknown(path, wanted):
                 changes.append(f"`{path}` is no longer a dependency")
@@ -252,7 +289,15 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
             changes.append(f"`{path}` changed: {describe(old[path], new[path])}")
         elif old[path].executable != new[path].executable:
             changes.append(f"`{path}` changed: it is {'now' if new[path].executable else 'no longer'} executable")
-    return changes
+    return [*changes, *_absence_changes(wanted, lock)]
+
+
+def _absence_changes(wanted: Wanted, lock: Lock) -> Iterator[str]:
+    """Yield what became of optional dependencies that are not there, or were not."""
+    then = {*(dep.path for dep in lock.deps), *lock.without}
+    yield from (f"`{path}` is a new dependency, which is not there" for path in wanted.without if path not in then)
+    now = {*(dep.path for dep in wanted.deps), *wanted.without, *wanted.waiting, *wanted.lost}
+    yield from (f"`{path}` is no longer a dependency" for path in lock.without if path not in now)
 
 
 def _param_changes(new: Mapping[str, Mapping[str, object]], old: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -292,6 +337,13 @@ def output_changes(
         elif present.executable != out.executable:
             changes.append(f"output `{out.path}` is {'no longer' if out.executable else 'now'} executable")
     return tuple(changes)
+
+
+def _away(lock: Lock, evidence: Evidence) -> list[str]:
+    """Return the outputs that are not here and need not be, when all the others are as recorded."""
+    away = [out for out in lock.outs if evidence.present.get(out.path) is None]
+    rest = (_as_recorded(out, evidence) for out in lock.outs if out not in away)
+    return [out.path for out in away] if all(map(evidence.may_stay_away, away)) and all(rest) else []
 
 
 def _as_recorded(out: OutputRecord, evidence: Evidence) -> bool:

@@ -21,10 +21,11 @@ from mlops_cli.errors import Inconclusive, MissingObject, RecordError, RemoteErr
 from mlops_cli.files import write_atomic
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, read_metrics, run_commands
-from mlops_cli.pipeline.graph import Graph, build_graph, choose
+from mlops_cli.pipeline.graph import Graph, build_graph
 from mlops_cli.pipeline.inputs import Observer, open_observer
 from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes
 from mlops_cli.pipeline.processes import Group, is_running, stop_group
+from mlops_cli.pipeline.selection import choose
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.config import with_cache
 from mlops_cli.records.locks import Lock, OutputRecord
@@ -121,7 +122,13 @@ def reproduce(
         rerun = _Rerun(project, scratch, snapshot, graph, surroundings, output, remote, reporter)
         verdicts: list[StageVerdict] = []
         chosen = choose(graph, targets)
-        stages = _comparable([graph.stages[a] for a in graph.stages if a in chosen], reporter, named=bool(targets))
+        asked = [stage for address, stage in graph.stages.items() if address in chosen and not stage.is_off]
+        if not asked:
+            raise Inconclusive(
+                f"all that was asked for is off in revision `{revision}`",
+                hint="a stage whose `when` is false there has not run: name others, or choose another revision",
+            )
+        stages = _comparable(asked, reporter, named=bool(targets))
         rerun.refuse_in_vain(stages)
         for stage in stages:
             begin(stage.address)

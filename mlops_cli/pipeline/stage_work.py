@@ -72,7 +72,8 @@ class StageWork:
 
     def check(self, decision: Decision) -> None:
         """Raise what keeps a decision from being carried out, before anything is touched."""
-        check_decision(self.project, self.snapshot, decision)
+        provided = decision.action is Action.RUN and self.observer.provide(decision)
+        check_decision(self.project, self.snapshot, decision, provided=provided)
 
     def begin(self, decision: Decision) -> Attempt:
         """Take the outputs of a stage away, whose commands are to run; they come back if this fails."""
@@ -265,9 +266,12 @@ class StageWork:
         publish(self.project, self.snapshot, stage, lock)
 
 
-def check_decision(project: Project, snapshot: Snapshot, decision: Decision) -> None:
-    """Raise what keeps a decision from being carried out, before anything is touched."""
-    if decision.action is Action.RUN:
+def check_decision(project: Project, snapshot: Snapshot, decision: Decision, *, provided: bool = False) -> None:
+    """Raise what keeps a decision from being carried out, before anything is touched.
+
+    With `provided`, every input has just been brought.
+    """
+    if decision.action is Action.RUN and not provided:
         _refuse_absent_inputs(project, snapshot, decision)
     if decision.action is not Action.SKIP:
         _refuse_absent_outputs(decision)
@@ -291,7 +295,9 @@ def _refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decisi
         path = wanted.lost[0]
         raise RecordError(
             f"{stage.file}:{stage.line}: dependency `{path}` of stage `{stage.address}` does not exist",
-            hint=f"create it, mend `deps`, or `mlx pull {word(path)}` if a remote has it",
+            hint=f"`when` of stage `{wanted.off[path]}`, which makes it, is false: mend it, or make this `optional`"
+            if path in wanted.off
+            else f"create it, mend `deps`, or `mlx pull {word(path)}` if a remote has it",
         )
     absent = list(dict.fromkeys((*wanted.unread, *wanted.absent)))
     if len(absent) > NAMED:  # by a glob: what they are in can be typed

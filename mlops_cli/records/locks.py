@@ -18,7 +18,7 @@ from mlops_cli.records.paths import path_below, project_folder, project_path, wr
 from mlops_cli.records.pointers import ObjectKind, read_details, read_object
 
 _KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run")
-_LATER_KEYS = ("started_from", "accepted")
+_LATER_KEYS = ("without", "started_from", "accepted")
 MAX_REASON = 500
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -64,6 +64,7 @@ class Lock:
     `globs` are the patterns whose files are among `deps`. `params` maps a file to the values of the keys used,
     `metrics` a file to its values. `wdir` is where the command ran; it is written when that is not the stage's folder.
     `changed_during_run` lists the inputs that were edited meanwhile: which version made the outputs, nobody can tell.
+    `without` lists the optional dependencies that were not there.
     `started_from` is what persisted outputs were before the command went on from them. `accepted` lists, oldest first,
     what people said of the outputs since the run that made them.
     """
@@ -77,6 +78,7 @@ class Lock:
     outs: tuple[OutputRecord, ...] = ()
     metrics: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     changed_during_run: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     started_from: tuple[OutputRecord, ...] = ()
     accepted: tuple[Acceptance, ...] = ()
 
@@ -86,6 +88,7 @@ class Lock:
         object.__setattr__(self, "globs", tuple(sorted(self.globs)))
         object.__setattr__(self, "outs", tuple(sorted(self.outs, key=lambda entry: entry.path)))
         object.__setattr__(self, "changed_during_run", tuple(sorted(self.changed_during_run)))
+        object.__setattr__(self, "without", tuple(sorted(self.without)))
         object.__setattr__(self, "started_from", tuple(sorted(self.started_from, key=lambda entry: entry.path)))
 
     def to_bytes(self, folder: str) -> bytes:
@@ -100,6 +103,7 @@ class Lock:
             "outs": _by_path(_output_entry(out, folder) for out in self.outs),
             "metrics": _by_file(self.metrics, folder),
             "changed_during_run": sorted(written_path(path, folder) for path in self.changed_during_run),
+            "without": sorted(written_path(path, folder) for path in self.without),
             "started_from": _by_path(_output_entry(out, folder) for out in self.started_from),
             "accepted": [_acceptance_entry(each) for each in self.accepted],
         }
@@ -115,6 +119,7 @@ def inputs_of(lock: Lock) -> dict[str, object]:
         "env": dict(lock.env),
         "wdir": lock.wdir,
         "outs": [out.path for out in lock.outs],
+        **({"without": list(lock.without)} if lock.without else {}),
         **({"started_from": [[out.path, out.digest] for out in lock.started_from]} if lock.started_from else {}),
     }
 
@@ -171,6 +176,7 @@ def read_lock(data: bytes, name: str, folder: str) -> Lock:
         outs=tuple(_read_output(entry, path) for entry, path in _entries(fields, "outs", folder, path_below)),
         metrics=_read_values(fields, "metrics", folder),
         changed_during_run=_read_paths(fields, "changed_during_run", folder),
+        without=_read_paths(fields, "without", folder),
         started_from=tuple(
             _read_start(entry, path) for entry, path in _entries(fields, "started_from", folder, path_below)
         ),

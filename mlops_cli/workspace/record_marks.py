@@ -15,7 +15,7 @@ from enum import StrEnum
 from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest, raw_digest
 from mlops_cli.records.locks import Input, OutputRecord
-from mlops_cli.records.pointers import SUFFIX, ObjectKind, is_meant, read_pointer
+from mlops_cli.records.pointers import ObjectKind, is_meant, read_pointer
 from mlops_cli.workspace.marks import Doubts, Marks
 from mlops_cli.workspace.run_records import read_run_record
 
@@ -99,14 +99,6 @@ class RecordMarks:
             return False
         self._read.add(key)
         return True
-
-
-def is_record(path: str) -> bool:
-    """Say whether a path from the top of a repository is that of a pointer or a lock."""
-    parts = path.split("/")
-    if path.endswith(SUFFIX):
-        return SUFFIX not in parts
-    return len(parts) > 1 and parts[-2] == "mlx.lock" and path.endswith(".yaml")
 
 
 def _in_pointer(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:

@@ -101,6 +101,18 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 "m": {"matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"}, "cmd": "x ${seed}"},
             },
         },
+        {
+            "mlx": 1,
+            "stages": {
+                "s": {
+                    "cmd": "x",
+                    "deps": ["y", {"z": {"optional": True}}, {"w": None}],
+                    "params": [{"z.py": ["a.b"]}],
+                    "when": True,
+                    "pass_env": ["CUDA_*"],
+                },
+            },
+        },
     ],
     "lock": [
         {"mlx": 1, "cmd": "x"},
@@ -123,6 +135,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             ],
             "accepted": [{"reason": "only comments", "from": DIGEST}, {"reason": "é"}],
         },
+        {"mlx": 1, "cmd": "x", "without": ["z"]},
     ],
 }
 
@@ -184,6 +197,7 @@ BEYOND_SCHEMAS = (
     "that mlx uses itself",
     "would both be named",
     "which cannot stand within",
+    "`when`: ",
 )
 
 
