@@ -42,7 +42,8 @@ def accept(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter, exclusive(project, "mlx accept", reporter, dry_run=dry_run):
-        found = core(project, stages, reason, dry_run=dry_run, reporter=reporter)
+        folder = project.relative(session.cwd)
+        found = core(project, stages, reason, folder=folder, dry_run=dry_run, reporter=reporter)
     value = {
         "dry_run": dry_run,
         "stages": [{"accepted": bool(stage.changes), **asdict(stage)} for stage in found],

@@ -15,11 +15,12 @@ from mlops_cli.errors import MissingObject, MlxError, StageFailed, UsageError
 from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import read_metrics
-from mlops_cli.pipeline.graph import Graph, choose
+from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
 from mlops_cli.pipeline.persisted import record_of
 from mlops_cli.pipeline.plan import Action, Decision, Wanted, draft_lock, input_changes, output_changes
 from mlops_cli.pipeline.publishing import publish
+from mlops_cli.pipeline.selection import choose
 from mlops_cli.pipeline.stage_work import check_decision, has_ignore_file
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Acceptance, Lock, OutputRecord, check_reason
@@ -54,9 +55,15 @@ class AcceptedStage:
 
 
 def accept(
-    project: Project, targets: Sequence[str], reason: str, *, dry_run: bool = False, reporter: Reporter = SILENT
+    project: Project,
+    targets: Sequence[str],
+    reason: str,
+    *,
+    folder: str = "",
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
 ) -> tuple[AcceptedStage, ...]:
-    """Record that the outputs there are of the stages that `targets` name belong to the inputs there are.
+    """Record that the outputs of the stages that `targets`, typed in `folder`, name belong to the inputs there are.
 
     UsageError when the reason is no line of text, when a stage above is not up to date, or when an input or an output
     is not what a run could have found or made; MissingObject when an output is not here, or not all of it. All is
@@ -68,7 +75,7 @@ def accept(
         raise UsageError(str(error), hint='say why nothing has to run, such as `--reason "comments only"`') from error
     snapshot = workspace_snapshot(project)
     graph = stage_graph(snapshot)
-    chosen = frozenset(choose(graph, targets))
+    chosen = frozenset(choose(graph, targets, folder))
     with ExitStack() as stack:
         observer = stack.enter_context(open_observer(project, snapshot, graph, reporter=reporter, run_cache=False))
         batch = None if dry_run else stack.enter_context(open_batch(project.cache))
@@ -111,6 +118,11 @@ class _Accepting:
             )
 
     def _accept(self, stage: Stage) -> tuple[Stage, Lock, AcceptedStage]:
+        if stage.is_off:
+            raise UsageError(
+                f"stage `{stage.address}` is off, so nothing has to be accepted: its `when` does not hold",
+                hint=f"see `when` in {stage.file}:{stage.line}",
+            )
         refuse_in_use(self.project, [out.path for out in stage.outs])
         old, wanted = self.snapshot.lock(stage), self.observer.wanted(stage)
         # What is recorded and not here counts as recorded: only a command would have to have it.

@@ -153,7 +153,7 @@ def decide(
     changes = (*input_changes(stage, wanted, lock, evidence.describe),)
     fresh = lock is not None and not changes
     if stage.frozen:
-        return _decide_frozen(stage, wanted, evidence, changes, force=force)
+        return _decide_frozen(stage, wanted, evidence, changes, flag if force else "")
     damage = output_changes(lock, evidence.present, evidence.describe) if fresh and lock else ()
     if force:
         return Decision(stage, Action.RUN, (f"asked for with `{flag}`", *changes, *damage), wanted, key, None)
@@ -181,9 +181,7 @@ def decide(
     return Decision(stage, Action.RUN, changes, wanted, key, None)
 
 
-def _decide_frozen(
-    stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], *, force: bool
-) -> Decision:
+def _decide_frozen(stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], flag: str) -> Decision:
     """Return what is to be done with a stage that is never run: at most, what its lock records is brought back."""
     if evidence.lock is None:
         raise RecordError(
@@ -195,7 +193,10 @@ def _decide_frozen(
     lock = replace(evidence.lock, outs=tuple(out for out in evidence.lock.outs if out.path in declared))
     damage = output_changes(lock, evidence.present, evidence.describe)
     lost = tuple(out.path for out in lock.outs if not _as_recorded(out, evidence) and not evidence.holds(out))
-    held = (*(["`--force` does not run it"] if force else []), *changes, *_accepted(lock))
+    held = (*([f"`{flag}` does not run it"] if flag else []), *changes, *_accepted(lock))
+    if damage and (away := _away(lock, evidence)):
+        reasons = (FROZEN, f"not here: {naming(away)}", *held)
+        return Decision(stage, Action.SKIP, reasons, wanted, None, lock.outs, evidence.lock)
     action = Action.RESTORE if damage else Action.SKIP
     return Decision(stage, action, (*damage, FROZEN, *held), wanted, None, lock.outs, evidence.lock, lost)
 
