@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.options import DryRun, Json, Stages
+from mlops_cli.cli.options import DryRun, Json, Offline, Stages
 from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
 from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import Session, activation, reporting, session_of
@@ -48,6 +48,7 @@ def run(
     resource: Annotated[
         list[str] | None, typer.Option("--resource", metavar="NAME=N", help="How much there is of a resource")
     ] = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Bring outputs up to date: skip, restore or execute
@@ -56,9 +57,11 @@ def run(
     restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
     Of what is left above with --single or --downstream, what is not up to date is told, and used as it is.
-    No server is asked without --pull.
+    No remote is asked without --pull.
     """
     from mlops_cli.pipeline.declare import parse_resources
+    from mlops_cli.pipeline.interpreter import Python
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.runner import Manner, run_project
     from mlops_cli.pipeline.status import plan_project
     from mlops_cli.pipeline.turn import exclusive
@@ -68,13 +71,20 @@ def run(
     output, project = session.output(as_json), session.project()
     names = stages or []
     reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
-    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach)
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach, offline)
     providing = {"pull": pull, "allow_missing": allow_missing}
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
             provision = _open_provision(project, providing, reporter, dry_run=True)
-            options: dict[str, Any] = {"force": force, "run_cache": not anew, "provision": provision}
+            python = Python(session.environ.get("PATH"), project.root)
+            outside = Outside(ask=not offline, note=reporter.note, python=python)
+            options: dict[str, Any] = {
+                "force": force,
+                "run_cache": not anew,
+                "provision": provision,
+                "outside": outside,
+            }
             planned = plan_project(project, snapshot, names, reach=reach, **options, reporter=reporter)
         fetched = provision.told if provision else None
         show_run(output, [(decision, None) for decision in planned], dry_run=True, fetched=fetched)

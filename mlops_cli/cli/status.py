@@ -43,6 +43,8 @@ def status(
     with every reason. Exits with 2 when something is in the way of knowing, as a record that cannot be read or a FIFO
     in a tracked folder; the rest is told all the same. With targets, only they are looked at, and what they need.
     """
+    from mlops_cli.pipeline.interpreter import Python
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.status import project_status
 
     if remote and targets:
@@ -50,7 +52,8 @@ def status(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter:
-        found = project_status(project, reporter, targets or (), project.relative(session.cwd))
+        outside = Outside(python=Python(session.environ.get("PATH"), project.root))
+        found = project_status(project, reporter, targets or (), project.relative(session.cwd), outside)
         there, steps = _unpushed(project, output, reporter) if remote else ([], [])
     lacking = any(each["lacking"] for each in there)
     value = {

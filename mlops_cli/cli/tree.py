@@ -56,6 +56,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "why": "pipeline",
         "accept": "acceptance",
         "reproduce": "reproduction",
+        "job": "jobs",
     },
     "Tracking": {
         "metrics": "tracking",

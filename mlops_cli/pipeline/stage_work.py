@@ -21,6 +21,7 @@ from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.inputs import Observer
 from mlops_cli.pipeline.outlook import and_above
+from mlops_cli.pipeline.outside import refuse_unasked
 from mlops_cli.pipeline.persisted import keep_in_place, record_of, start_of, tell_start
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.processes import Group, kill_group
@@ -272,7 +273,8 @@ def check_decision(project: Project, snapshot: Snapshot, decision: Decision, *, 
     With `provided`, every input has just been brought.
     """
     if decision.action is Action.RUN and not provided:
-        _refuse_absent_inputs(project, snapshot, decision)
+        refuse_absent_inputs(project, snapshot, decision)
+    refuse_unasked(decision)
     if decision.action is not Action.SKIP:
         _refuse_absent_outputs(decision)
         _refuse_outputs_in_git(project, decision.stage)
@@ -289,7 +291,8 @@ def _refuse_absent_outputs(decision: Decision) -> None:
         )
 
 
-def _refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decision) -> None:
+def refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decision) -> None:
+    """Raise RecordError for an input that nothing knows; MissingObject for one that is recorded and not here."""
     stage, wanted = decision.stage, decision.wanted
     if wanted.lost:
         path = wanted.lost[0]

@@ -15,11 +15,13 @@ from typing import Any
 
 from mlops_cli.errors import RecordError
 from mlops_cli.pipeline.execution import Surroundings
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Decision
-from mlops_cli.pipeline.reproduce import Reproduction, reproduce
+from mlops_cli.pipeline.reproduce import reproduce
 from mlops_cli.pipeline.runner import Manner, StageResult, run_project
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.pipeline.turn import exclusive
+from mlops_cli.pipeline.verdicts import STRICT, Reproduction, Standard
 from mlops_cli.progress import Silent
 from mlops_cli.words import spelled
 from mlops_cli.workspace import settings
@@ -141,9 +143,9 @@ class Sandbox:
     def pipeline(self, text: str, path: str = "mlx.yaml") -> None:
         self.write(path, f"mlx: 1\n{text}")
 
-    def plan(self, *targets: str, force: bool = False) -> dict[str, Decision]:
+    def plan(self, *targets: str, force: bool = False, outside: Outside = AS_RECORDED) -> dict[str, Decision]:
         project = self.project()
-        planned = plan_project(project, workspace_snapshot(project), targets, force=force)
+        planned = plan_project(project, workspace_snapshot(project), targets, force=force, outside=outside)
         return {decision.stage.address: decision for decision in planned}
 
     def actions(self) -> dict[str, str]:
@@ -159,7 +161,13 @@ class Sandbox:
             results = run_project(project, targets, self.surroundings(), self.heard, turn, Manner(**how))
         return {result.decision.stage.address: result.decision.action.value for result in results}
 
-    def reproduce(self, revision: str = "HEAD", targets: Sequence[str] = (), remote: str | None = None) -> Reproduction:
+    def reproduce(
+        self,
+        revision: str = "HEAD",
+        targets: Sequence[str] = (),
+        remote: str | None = None,
+        standard: Standard = STRICT,
+    ) -> Reproduction:
         return reproduce(
             self.project(),
             revision,
@@ -168,6 +176,7 @@ class Sandbox:
             output=self.heard.output.extend,
             begin=lambda address: None,
             remote=remote,
+            standard=standard,
             reporter=self.heard,
         )
 
