@@ -105,7 +105,7 @@ class Observer:
     def leave(self, stage: Stage) -> bool:
         """Let a stage be as it is for those after it, whatever should be done with it; say whether it is up to date."""
         try:
-            decision = self.decide(stage)
+            decision = self.decide(stage, judging=True)
         except MlxError:  # what keeps it from running does not keep others from taking what is here
             decision = Decision(stage, Action.RUN, (), Wanted((), {}), None, None)
         try:

@@ -606,25 +606,31 @@ stages:
             ("a.txt", "data.csv"),
             ("a.txt", "b.txt"),
             "mlx.yaml:3: stage `prepare` depends on `a.txt` and makes `a.txt`: it would wait for itself",
-            "name only what it reads, or write the output elsewhere",
+            "with `a.txt: {persist: true}` in `outs`, and not in `deps`, it goes on from what is there",
         ),
         (
             ("data.csv", "data.csv"),
             ("a.txt", "a.txt"),
             "mlx.yaml:7: stages `prepare` and `train` both make `a.txt`",
-            "an output belongs to one stage: rename one of the two",
+            "an output belongs to one stage: take it out at mlx.yaml:3 or mlx.yaml:7",
         ),
         (
             ("data.csv", "data.csv"),
             ("out", "out/b.txt"),
             "mlx.yaml:7: output `out/b.txt` of stage `train` lies inside output `out` of stage `prepare`",
-            "declare only the folder, or give each stage a folder of its own",
+            (
+                "stages may share a folder when each names its own files: in `outs` of `prepare` (mlx.yaml:3) name the "
+                "files that it writes to `out`, instead of the folder"
+            ),
         ),
         (
             ("data.csv", "data.csv"),
             ("out/deep/a.txt", "out"),
             "mlx.yaml:3: output `out/deep/a.txt` of stage `prepare` lies inside output `out` of stage `train`",
-            "declare only the folder, or give each stage a folder of its own",
+            (
+                "stages may share a folder when each names its own files: in `outs` of `train` (mlx.yaml:7) name the "
+                "files that it writes to `out`, instead of the folder"
+            ),
         ),
         (
             ("data.csv", "data.csv"),

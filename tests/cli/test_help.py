@@ -26,6 +26,7 @@ CHANGES_SOMETHING = {
     "resolve",
     "remote gc",
     "remote optimize",
+    "accept",
     "add",
     "checkout",
     "unprotect",
@@ -134,7 +135,7 @@ def test_help_fits_and_says_nothing_short(name: str, mlx: Any) -> None:
     assert result.code == 0
     assert result.stderr == ""
     assert max(map(len, result.stdout.splitlines())) <= WIDTH
-    assert "..." not in result.stdout.replace("]...", "").replace("PATH...", "")
+    assert "..." not in result.stdout.replace("]...", "").replace("PATH...", "").replace("STAGE...", "")
     assert mlx(*name.split(), "-h") == result
 
 
