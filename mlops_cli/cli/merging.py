@@ -55,7 +55,8 @@ def install(
         output.note(f"`{line}` in `{merge_setup.ATTRIBUTES}` stays as it is: those files are not merged by mlx")
     output.result("install", value, _installed_text(done, merge_setup.ATTRIBUTES, undo=undo, dry_run=dry_run))
     if done.attributes_changed and not dry_run:
-        output.say(f"next: `git add {word(merge_setup.ATTRIBUTES)}`, and `mlx install` in every other clone")
+        others = "" if undo else ", and `mlx install` in every other clone"
+        output.say(f"next: `git add {word(merge_setup.ATTRIBUTES)}`{others}")
 
 
 def _program() -> Path | None:
@@ -96,7 +97,7 @@ def resolve(
     exits with 1, unless --ours or --theirs decides: all else of both sides is kept then, too. In a rebase ours is what
     you rebase onto. No data is brought: `mlx checkout` does that.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.project_remote import open_project_remote
     from mlops_cli.workspace.resolve import resolve as resolve_conflicts
     from mlops_cli.workspace.sides import Side

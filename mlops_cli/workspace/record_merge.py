@@ -15,8 +15,8 @@ from mlops_cli.workspace.run_records import read_run_record
 from mlops_cli.workspace.sides import Clash, Outcome, Side, Sides
 
 PATTERNS = ("*.mlx", "**/mlx.lock/*.yaml", ".gitignore")
-_STANDS = "{} stands, with the inputs that both sides come to"
-_STALE = "{} stands, and its inputs are not what both sides come to: `mlx run` does what is to be done"
+_STANDS = "{} is kept, which ran with the inputs of the merge"
+_STALE = "{} is kept; nobody ran it with the inputs of the merge yet: `mlx run` does"
 
 
 def is_merged_here(path: str, sides: Sides[bytes]) -> bool:
