@@ -535,8 +535,8 @@ def test_a_conflict_in_a_pointer_and_a_lock_ends_as_the_hints_say(project: Proje
         refuse(project, *args, **told)
     report(project, **told)
     done = project.must("resolve")
-    stands = "ours stands, and its inputs are not what both sides come to: `mlx run` does what is to be done"
-    assert done.stdout == f"took ours {LOCK}: {stands}\n"
+    kept = "ours is kept; nobody ran it with the inputs of the merge yet: `mlx run` does"
+    assert done.stdout == f"took ours {LOCK}: {kept}\n"
     assert done.stderr == "next: `git commit`, then `mlx run`\n"
     project.must("checkout", "data.csv")
     project.must("run")

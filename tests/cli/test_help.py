@@ -85,11 +85,12 @@ def add_neighbours(project: Project) -> None:
 
 
 def conflict(project: Project) -> None:
-    """Merge two branches that both changed one file of a tracked folder, and what a stage made of it."""
+    """Merge two branches that both added to a tracked folder, with nothing installed that could."""
     project.git("checkout", "--quiet", "-b", "theirs")
     for branch in ("theirs", "main"):
         project.git("checkout", "--quiet", branch)
-        project.write("data/raw/a.png", f"pixels of {branch}\n")
+        project.must("checkout")
+        project.write(f"data/raw/{branch}.png", "pixels\n")
         project.must("add", "data/raw")
         project.git("commit", "--quiet", "--all", f"--message={branch}")
     done = subprocess.run(["git", "merge", "--quiet", "theirs"], cwd=project.root, capture_output=True, check=False)
