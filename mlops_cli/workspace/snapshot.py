@@ -19,6 +19,7 @@ from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import folders_above, translate_os_error
 from mlops_cli.hashing import Digest
 from mlops_cli.records.locks import Lock, OutputRecord, read_lock
+from mlops_cli.records.names import Parsed
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.pointers import ObjectKind, Pointer, is_meant, read_pointer
 from mlops_cli.records.sources import Source
@@ -169,6 +170,7 @@ class Snapshot:
 
     def _pipelines(self, paths: Iterable[str]) -> tuple[Pipeline, ...]:
         found = []
+        parsed: Parsed = {}
         for path in paths:
             if not _is_pipeline(path):
                 continue
@@ -178,7 +180,7 @@ class Snapshot:
                     hint = "stages are declared in a file of this name: move what is there away, or mend the link"
                     raise RecordError(f"`{path}` is not a file", hint=hint)
                 folder = path.rpartition("/")[0]
-                found.append(read_pipeline(data, path, folder=folder, read_file=self.files.read))
+                found.append(read_pipeline(data, path, folder=folder, read_file=self.files.read, parsed=parsed))
         return tuple(sorted(found, key=lambda pipeline: pipeline.file.count("/")))
 
     def lock(self, stage: Stage) -> Lock | None:

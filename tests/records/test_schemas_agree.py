@@ -99,6 +99,17 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 "m": {"matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"}, "cmd": "x ${seed}"},
             },
         },
+        {
+            "mlx": 1,
+            "stages": {
+                "n": {
+                    "matrix": {"a": [1, "b"], "exclude": [{"a": "b"}], "include": [{"a": 1, "d": 2}, {"d": [3]}]},
+                    "cmd": "x",
+                },
+                "f": {"foreach": [1, "b", 2], "cmd": "x"},
+                "g": {"foreach": {"a": None, "b": {"c": 1}}, "cmd": "x"},
+            },
+        },
     ],
     "lock": [
         {"mlx": 1, "cmd": "x"},
@@ -177,6 +188,11 @@ BEYOND_SCHEMAS = (
     "that mlx uses itself",
     "would both be named",
     "which cannot stand within",
+    "which is no axis",
+    "matches nothing",
+    "leaves no combination",
+    "to name a stage by",
+    "`foreach` holds an empty value",
 )
 
 
