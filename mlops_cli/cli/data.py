@@ -73,7 +73,7 @@ def add(
     evicted or never brought stays in the record, unless --exact says that what is here is all. With --to-remote the
     pointer is written when the remote has everything; `mlx pull` is what brings it into a cache.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.add import add as add_data
     from mlops_cli.workspace.relink import warn_root
     from mlops_cli.workspace.streamed_add import add_to_remote
@@ -136,7 +136,7 @@ def checkout(
     overwritten unless --force is given. With --relink no file gets other bytes: those that are as recorded become
     links, clones or copies, and those that are not stay as they are.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.checkout import checkout as check_out
     from mlops_cli.workspace.relink import relink, warn_root
     from mlops_cli.workspace.shortfalls import not_brought
@@ -184,7 +184,7 @@ def unprotect(context: typer.Context, paths: Tracked, dry_run: DryRun = False, a
     In the hardlink and symlink modes of cache.link, files of the workspace are the cache's own and must not be edited.
     This replaces them by copies, one by one and each at once.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.relink import unprotect as make_writable
 
     session = session_of(context)
@@ -310,7 +310,7 @@ def remove(context: typer.Context, paths: Tracked, dry_run: DryRun = False, as_j
 
     The files stay where they are, and the stored bytes in the cache.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.remove import remove as remove_pointers
 
     session = session_of(context)
@@ -336,7 +336,7 @@ def move(
     here. Into and out of tracked folders, their listings change. A command that was killed is completed by the same
     command again.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.git import tracked_files
     from mlops_cli.workspace.move import move as move_data
 

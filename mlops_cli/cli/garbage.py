@@ -259,7 +259,7 @@ def evict(
     it all back. First the remote is asked whether it has it, by the names and sizes of its files: what is nowhere else
     is never dropped. Files that were edited stay, and so does what another path, worktree or project needs.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.evict import evict as evict_paths
 
     session = session_of(context)

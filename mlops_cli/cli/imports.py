@@ -50,7 +50,7 @@ def import_(
     mlx project tracks, or one file of its Git, at a revision; the bytes come from where that project keeps them. The
     pointer says where the data is from, and `mlx update` brings a newer version.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.importing import Manner, import_data
     from mlops_cli.workspace.origins import read_words
 
@@ -113,7 +113,7 @@ def update(
     Each source is asked for its version, and only what changed is downloaded. Without a path, that is every import.
     With --rev, the imports that are named follow another revision from now on.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.importing import Manner, Outcome
     from mlops_cli.workspace.importing import update as update_imports
 

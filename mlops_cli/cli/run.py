@@ -40,9 +40,9 @@ def run(
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
     """
     from mlops_cli.pipeline.declare import parse_resources
-    from mlops_cli.pipeline.journal import exclusive
     from mlops_cli.pipeline.runner import Manner, run_project
     from mlops_cli.pipeline.status import plan_project
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
     session = session_of(context)
@@ -56,10 +56,10 @@ def run(
         show_run(output, [(decision, None) for decision in planned], dry_run=True)
         return
     listener = RunListener(output, several=jobs != 1)
-    with reporting(output) as reporter, exclusive(project, "mlx run", reporter):
+    with reporting(output) as reporter, exclusive(project, "mlx run", reporter) as turn:
         surroundings = new_surroundings(session, project)
         with _naming_python(session, listener):
-            results = run_project(project, names, surroundings, listener, how)
+            results = run_project(project, names, surroundings, listener, turn, how)
     logs = surroundings.logs if surroundings.logs.is_dir() else None
     show_run(output, [(result.decision, result.seconds) for result in results], dry_run=False, logs=logs)
 

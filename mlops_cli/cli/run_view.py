@@ -48,6 +48,8 @@ class RunListener:
 
     def begin(self, decision: Decision) -> None:
         self.commands += decision.stage.cmd
+        if decision.stage.is_off:
+            self.output.say(f"skip {decision.stage.address}: {decision.reasons[0]}")
         if decision.action == "skip":
             return
         reasons = decision.reasons
@@ -109,7 +111,8 @@ def show_run(
     if not decisions:
         ends = NO_STAGES
     elif numbers["skip"] == len(decisions):
-        ends = f"nothing to do: {count(len(decisions), 'stage')} up to date"
+        off = sum(decision.stage.is_off for decision in decisions)
+        ends = f"nothing to do: {count(len(decisions) - off, 'stage')} up to date" + f", {off} off" * bool(off)
     output.result("run", value, [*lines, ends])
 
 
@@ -119,4 +122,8 @@ def decision_value(decision: Decision) -> dict[str, Any]:
 
 def _decision_lines(decision: Decision) -> list[str]:
     head = f"{decision.action.value:<8}{decision.stage.address}"
-    return [head, *(f"          {reason}" for reason in decision.reasons)] if decision.action != "skip" else [head]
+    return [head, *(f"          {reason}" for reason in decision.reasons)] if _is_told(decision) else [head]
+
+
+def _is_told(decision: Decision) -> bool:
+    return decision.action.value != "skip" or decision.stage.is_off

@@ -129,7 +129,7 @@ def pull(
     It is `mlx fetch`, then `mlx checkout`. Without a path, that is all that the records name, also of folders that are
     here in part; what cannot be had is named, the rest is brought, and it exits with 4.
     """
-    from mlops_cli.pipeline.journal import exclusive
+    from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.pulling import pull as pull_data
     from mlops_cli.workspace.shortfalls import not_brought
     from mlops_cli.workspace.snapshot import workspace_snapshot

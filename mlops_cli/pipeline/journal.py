@@ -11,8 +11,8 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -23,14 +23,14 @@ from mlops_cli.files import TEMPORARY_PREFIX, translate_os_error, write_atomic
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
 from mlops_cli.pipeline.aside import empty_folder, set_aside, unused
 from mlops_cli.pipeline.processes import Group, is_running, stop_group
-from mlops_cli.pipeline.status import tell_unfinished
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.store.trees import Entry, Kind
 from mlops_cli.words import word
 from mlops_cli.workspace.checkout import is_part, restore
 from mlops_cli.workspace.hazards import Edited
-from mlops_cli.workspace.litter import sweep
+from mlops_cli.workspace.litter import is_left
 from mlops_cli.workspace.project import Project, file_name
+from mlops_cli.workspace.reservations import find_reservations
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import workspace_snapshot
 
@@ -232,25 +232,35 @@ def _is_other(project: Project, scanner: Scanner, path: str, old: Entry | None) 
         return True  # a FIFO, say, or what nobody may read
 
 
-def recover(project: Project, reporter: Reporter = SILENT) -> tuple[str, ...]:
-    """Put right what killed runs of this checkout left, and return their stages. The checkout's lock must be held."""
+def recover(project: Project, reporter: Reporter = SILENT, waiting: set[str] | None = None) -> tuple[str, ...]:
+    """Put right what killed runs of this checkout left, and return their stages. The checkout's lock must be held.
+
+    What stages that are being run have noted is theirs. With `waiting`, the stages in it are not tried once more, and
+    those whose old outputs cannot be brought back yet are added to it.
+    """
     folder = _folder(project)
     if not folder.is_dir():
         return ()
+    running = {each.stage for each in find_reservations(project)}
     stages = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(TEMPORARY_PREFIX):
-            path.unlink()  # it was about to replace an entry
+            if is_left(path.name):
+                path.unlink()  # it was about to replace an entry
             continue
         try:
             unfinished = read_unfinished(path.read_bytes())
         except ValueError as error:
             _keep_unreadable(project, path, error, reporter)
             continue
+        if unfinished.stage in running or (waiting is not None and unfinished.stage in waiting):
+            continue
         if unfinished.group is not None and is_running(unfinished.group):
             stop_group(unfinished.group.number)
         if _recover_one(project, unfinished, reporter):
             stages.append(unfinished.stage)
+        elif waiting is not None:
+            waiting.add(unfinished.stage)
     return tuple(stages)
 
 
@@ -297,26 +307,6 @@ def _declared(project: Project, address: str) -> set[str] | None:
     except MlxError:
         return None
     return {out.path for stage in stages if stage.address == address for out in stage.outs}
-
-
-@contextmanager
-def exclusive(project: Project, doing: str, reporter: Reporter = SILENT, *, dry_run: bool = False) -> Iterator[None]:
-    """Hold the checkout against other mlx commands that write it, with everything put right that a killed one left.
-
-    The cache is held against `mlx gc`, too, until what the command stores is recorded. A dry run puts nothing right: it
-    only tells that there is something.
-    """
-    with project.lock(doing) as cut_short:
-        if dry_run:
-            tell_unfinished(project, reporter)
-            yield
-            return
-        if cut_short:
-            with suppress(MlxError):
-                sweep(project)
-        recover(project, reporter)
-        with project.guard.held():
-            yield
 
 
 def _folder(project: Project) -> Path:

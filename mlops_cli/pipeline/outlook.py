@@ -34,6 +34,7 @@ class Found:
         self.absent: dict[str, None] = {}
         self.lost: list[str] = []
         self.unread: dict[str, None] = {}
+        self.without: dict[str, None] = {}
 
 
 class Outlook:
@@ -45,6 +46,7 @@ class Outlook:
     def __init__(self, project: Project, snapshot: Snapshot, graph: Graph, *, data: Scanner, code: Scanner) -> None:
         self.pointers = frozenset(snapshot.pointer_paths)
         self.recorded = sorted({*self.pointers, *graph.maker})
+        self._project = project
         self._root = project.root
         self._snapshot = snapshot
         self._maker = graph.maker
@@ -71,6 +73,11 @@ class Outlook:
     def look_anew(self) -> None:
         """Take whatever was seen for old."""
         self._seen.clear()
+
+    def renew(self) -> None:
+        """Look again at everything, and at what folders are here in part."""
+        self._seen.clear()
+        self._extents = find_in_part(self._project)
 
     def flush(self) -> None:
         """Write what was seen to the state index."""

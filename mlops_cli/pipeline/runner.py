@@ -22,19 +22,23 @@ from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.executor import no_thread
 from mlops_cli.pipeline.graph import Graph, choose
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.neighbours import Neighbours
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.schedule import Schedule
 from mlops_cli.pipeline.stage_work import Attempt, StageWork
+from mlops_cli.pipeline.turn import Turn
 from mlops_cli.records.conduct import CPUS, MEMORY
 from mlops_cli.records.conduct_reading import merged
+from mlops_cli.records.stages import Stage
 from mlops_cli.words import naming, word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.reservations import Reservation
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
 
 _MOST_JOBS = 1000
 _SPELL_SECONDS = 0.5
-_FILES_OF_MLX, _FILES_OF_STAGE = 64, 6  # how many may be open at once
+_FILES_OF_MLX, _FILES_OF_STAGE = 64, 7  # how many may be open at once
 
 
 class Listener(Protocol):
@@ -86,12 +90,13 @@ def run_project(
     targets: Sequence[str],
     surroundings: Surroundings,
     listener: Listener,
+    turn: Turn,
     how: Manner = PLAINLY,
 ) -> tuple[StageResult, ...]:
     """Bring the stages that `targets` name (none: all) and what they need up to date; results in run order.
 
-    StageFailed when a command fails or does not write its outputs; MissingObject when an input is not here; UsageError
-    when a stage takes more than there is. The checkout's lock must be held.
+    It has its `turn`, and hands it over while it waits for commands. StageFailed when a command fails or does not write
+    its outputs; MissingObject when an input is not here; UsageError when a stage takes more than there is.
     """
     snapshot = workspace_snapshot(project)
     if not snapshot.stages and not targets:
@@ -107,7 +112,8 @@ def run_project(
             capacity=_capacity(snapshot, how.resources),
         )
         work = StageWork(project, snapshot, observer, surroundings, listener)
-        run = _Run(project, graph, observer, schedule, work, listener, how, frozenset(chosen))
+        neighbours = Neighbours(project, graph, snapshot.pointer_paths)
+        run = _Run(turn, graph, observer, schedule, work, neighbours, listener, how, frozenset(chosen))
         try:
             results = run.go(order)
         except RuntimeError as error:  # a second interrupt can leave a lock of the threads half given back
@@ -153,20 +159,22 @@ class _Run:
 
     def __init__(
         self,
-        project: Project,
+        turn: Turn,
         graph: Graph,
         observer: Observer,
         schedule: Schedule,
         work: StageWork,
+        neighbours: Neighbours,
         listener: Listener,
         how: Manner,
         chosen: frozenset[str],
     ) -> None:
-        self._project = project
+        self._turn = turn
         self._graph = graph
         self._observer = observer
         self._schedule = schedule
         self._work = work
+        self._neighbours = neighbours
         self._listener = listener
         self._how = how
         self._chosen = chosen
@@ -174,6 +182,7 @@ class _Run:
         self._begun: dict[str, _Begun] = {}  # the stages whose outputs are away
         self._commands: dict[Future[None], str] = {}
         self._resting: dict[str, _Rest] = {}
+        self._waiting: dict[str, Reservation] = {}  # for stages of other runs
         self._tries: dict[str, int] = {}
         self._results: dict[str, StageResult] = {}
         self._failures: dict[str, MlxError] = {}
@@ -207,14 +216,21 @@ class _Run:
         resting = {address: rest.until - now for address, rest in self._resting.items() if rest.until > now}
         while (stage := self._schedule.next(resting)) is not None:
             started = time.monotonic()
+            if self._gives_way(stage, self._neighbours.ahead_of(stage)):
+                resting[stage.address] = _SPELL_SECONDS
+                continue
             self._resting.pop(stage.address, None)
             self._schedule.begin(stage.address)
             try:
                 decision = self._observer.decide(stage, force=self._how.force and stage.address in self._chosen)
+                if self._gives_way(stage, self._neighbours.beside(decision)):
+                    self._schedule.again(stage.address)
+                    resting[stage.address] = _SPELL_SECONDS
+                    continue
                 self._work.check(decision)
                 self._listener.begin(decision)
                 if decision.action is Action.RUN:
-                    self._begun[stage.address] = _Begun(self._work.begin(decision), started)
+                    self._begun[stage.address] = _Begun(self._begin(decision), started)
                     self._start(pool, stage.address)
                     continue
                 if decision.action is Action.RESTORE:
@@ -227,6 +243,28 @@ class _Run:
                 self._succeed(decision, started)
         return min(resting.values(), default=None)
 
+    def _begin(self, decision: Decision) -> Attempt:
+        """Take the outputs of a stage away, which is its own from here until they are back or replaced."""
+        self._neighbours.reserve(decision.stage)
+        try:
+            return self._work.begin(decision)
+        except BaseException:
+            self._neighbours.release(decision.stage.address)
+            raise
+
+    def _gives_way(self, stage: Stage, other: Reservation | None) -> bool:
+        """Say whether a stage waits for one of another run; when it does no more, see what became of its inputs."""
+        before = self._waiting.pop(stage.address, None)
+        if other is None:
+            if before is not None:
+                self._observer.settle_anew(self._graph.upstream[stage.address])
+            return False
+        self._waiting[stage.address] = other
+        if before is None:
+            doing = "runs" if other.stage == stage.address else f"runs `{other.stage}`"
+            self._listener.note(f"stage `{stage.address}` waits: process {other.process} {doing}")
+        return True
+
     def _start(self, pool: ThreadPoolExecutor, address: str) -> None:
         try:
             command = pool.submit(self._work.execute, self._begun[address].attempt, self._cancelled)
@@ -238,8 +276,8 @@ class _Run:
         """Wait until a command has ended, or a stage has rested; publish what has ended."""
         until = float("inf") if rest is None else time.monotonic() + rest
         done: set[Future[None]] = set()
-        # A command may take days. What was stored by now is named, by locks and by the journal: `mlx gc` may come in.
-        with self._project.guard.released(self._listener.note):
+        # A command may take days. What was stored by now is named, by locks and by the journal: others may come in.
+        with self._turn.handed_over(self._listener.note):
             while not done and (left := until - time.monotonic()) > 0:
                 # In short spells: one long one would not end for a signal that another thread is given.
                 spell = min(left, _SPELL_SECONDS)
@@ -247,6 +285,8 @@ class _Run:
                     done = wait(self._commands, timeout=spell, return_when=FIRST_COMPLETED).done
                 else:
                     time.sleep(spell)
+        self._neighbours.look_anew()
+        self._observer.renew()
         for command in sorted(done, key=lambda each: self._begun[self._commands[each]].started):
             self._end(command)
 
@@ -263,9 +303,11 @@ class _Run:
                 raise error
             del self._begun[address]  # from here on, what interrupts it is dealt with there
             decision = self._work.finish(attempt)
+            self._neighbours.release(address)
         except (MlxError, OSError) as raised:
             told = _told(raised, address)
             self._begun.pop(address, None)
+            self._neighbours.release(address)
             if not self._try_again(attempt.decision, told):
                 self._fail(address, told)
         else:
@@ -317,8 +359,10 @@ class _Run:
         pool.shutdown(cancel_futures=True)
         for address, begun in tuple(self._begun.items()):
             self._listener.ended(address)
-            with suppress(Exception):  # those of the others come back all the same
-                self._work.give_up(begun.attempt, error)
+            if self._turn.is_held:  # else the next command that has its turn puts it right
+                with suppress(Exception):  # those of the others come back all the same
+                    self._work.give_up(begun.attempt, error)
+                self._neighbours.release(address)
 
     def _raise_failures(self) -> None:
         """Raise what went wrong: the one error there was, or one that names all that failed."""

@@ -12,9 +12,11 @@ from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stag
 from mlops_cli.pipeline.plan import Action, Decision, Wanted
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.stages import Stage
+from mlops_cli.words import naming
 from mlops_cli.workspace.compare import DataState, DataStatus, data_status, untracked_outputs
-from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.project import Project, file_name
 from mlops_cli.workspace.removed import find_left_lines, tell_left_lines
+from mlops_cli.workspace.reservations import find_reservations
 from mlops_cli.workspace.scan import open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
 
@@ -38,11 +40,14 @@ class ProjectStatus(NamedTuple):
 def tell_unfinished(project: Project, reporter: Reporter) -> None:
     """Tell of runs that were cut short: what is planned now may not be what is done once they are put right."""
     try:
-        unfinished = any(not path.name.startswith(TEMPORARY_PREFIX) for path in project.journal.iterdir())
+        names = {path.name for path in project.journal.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)}
     except FileNotFoundError:
         return
-    if unfinished:
-        reporter.note("a run is on, or was cut short: then the next command that writes puts its outputs right first")
+    if names and (running := find_reservations(project)):
+        reporter.note(f"being run: {naming([each.stage for each in running])}")
+        names -= {f"{file_name(each.stage)}.json" for each in running}
+    if names:
+        reporter.note("a run was cut short: the next command that writes puts its outputs right first")
 
 
 def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStatus:

@@ -17,17 +17,22 @@ from mlops_cli.records.stages import has_magic
 from mlops_cli.records.templates import TemplateError, expand_deep, expand_text, expand_value, expand_whole, render
 
 VALUE_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+PARAMS_SUFFIXES = (*VALUE_SUFFIXES, ".py")
 
 Expand = Callable[[str, Mapping[str, object]], str]
 
 
 @dataclass(frozen=True, slots=True)
 class ValueReader:
-    """Turns raw values into text and paths: the names that `${}` may use, and the folder paths start from."""
+    """Turns raw values into text and paths: the names that `${}` may use, and the folder paths start from.
+
+    `params` reads the parameters that conditions may use beside the names.
+    """
 
     document: Document
     folder: str
     names: Mapping[str, object]
+    params: Callable[[], Mapping[str, object]] = dict
     instance: str = ""  # the stage, when it is one of several
     partial: frozenset[str] = frozenset()  # what only other instances have
 
@@ -71,9 +76,14 @@ class ValueReader:
     def fault(self, error: TemplateError, at: Place) -> RecordError:
         """Return what to raise for text at `at` that cannot be filled."""
         if error.missing not in self.partial:
-            return self.document.error(str(error), at, error.hint)
+            return self.document.error(str(error), at, self._hint(error))
         hint = f"give it in the items of `include`, or a default: `${{{error.missing} ?? VALUE}}`"
         return self.document.error(f"{error} for `{self.instance}`", at, hint)
+
+    def _hint(self, error: TemplateError) -> str | None:
+        if error.missing and error.missing not in self.names and error.missing in self.params():
+            return f"the parameter is `${{params.{error.missing}}}`"
+        return error.hint
 
     def listed(self, fields: Fields, key: str, expand: Expand = expand_text) -> Iterator[tuple[str, Place]]:
         """Yield the filled texts of the list at `key`, and where each is."""
@@ -148,6 +158,11 @@ class ValueReader:
         if not path.lower().endswith(VALUE_SUFFIXES):
             raise self.document.error(f"`{text}` is not a file of values", at, "use a `.yaml`, `.json` or `.toml` file")
         return path
+
+    def params_file(self, text: str, at: Place) -> str:
+        """Return the path of a file of parameters: of values, or Python whose literals are read."""
+        path = self.path(text, at, project_path)
+        return path if path.lower().endswith(PARAMS_SUFFIXES) else self.value_file(text, at)
 
 
 class Filled(str):

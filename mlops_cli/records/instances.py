@@ -50,7 +50,7 @@ def _named(
         own = f"{name}@{instance.suffix}"
         names = {**reader.names, **instance.values}
         partial = _NONE if len(instance.values) == len(every) else frozenset(every.difference(names))
-        yield instance, ValueReader(reader.document, reader.folder, names, own, partial), own
+        yield instance, ValueReader(reader.document, reader.folder, names, reader.params, own, partial), own
 
 
 def _read_matrix(

@@ -41,6 +41,12 @@ def read_names(fields: Fields, data: bytes, folder: str, read_file: ReadFile, pa
     return names
 
 
+def params_of(folder: str, read_file: ReadFile, parsed: Parsed) -> Callable[[], Mapping[str, object]]:
+    """Return what reads the parameters of `folder`, only when asked for; none when there is no file."""
+    path = f"{folder}/{PARAMS_FILE}" if folder else PARAMS_FILE
+    return lambda: _read_values(path, read_file, parsed) or {}
+
+
 def _define(document: Document, names: dict[str, object], source: Mapping[str, object], at: Place, left: int) -> int:
     """Add the names of a mapping, with at most `left` values between them; returns how many are left then."""
     for name, value in source.items():

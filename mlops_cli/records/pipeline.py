@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterator
 
 from mlops_cli.documents import Fields, Place, check_version, describe, parse_yaml
+from mlops_cli.records.conditions import read_when
 from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
 from mlops_cli.records.filling import ValueReader
-from mlops_cli.records.input_reading import read_deps, read_env, read_params
+from mlops_cli.records.input_reading import read_deps, read_env, read_params, read_pass_env
 from mlops_cli.records.instances import FOREACH, MATRIX, read_instances, refuse_do, shared_output
-from mlops_cli.records.names import Parsed, ReadFile, read_names
+from mlops_cli.records.names import Parsed, ReadFile, params_of, read_names
 from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
 from mlops_cli.records.paths import project_folder
 from mlops_cli.records.splices import expand_command
@@ -24,7 +25,22 @@ from mlops_cli.records.stages import Pipeline, Stage
 MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
-_STAGE_KEYS = ("desc", MATRIX, FOREACH, "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env", *KEYS)
+_STAGE_KEYS = (
+    "desc",
+    MATRIX,
+    FOREACH,
+    "cmd",
+    "wdir",
+    "deps",
+    "params",
+    "outs",
+    "metrics",
+    "plots",
+    "env",
+    "when",
+    "pass_env",
+    *KEYS,
+)
 
 
 def read_pipeline(
@@ -39,8 +55,9 @@ def read_pipeline(
     fields = Fields(document, what=f"`{name}`")
     check_version(fields)
     fields.only(("mlx", "vars", "stages", "metrics", "resources"))
-    names = read_names(fields, data, folder, read_file, {} if parsed is None else parsed)
-    reader = ValueReader(document, folder, names)
+    parsed = {} if parsed is None else parsed
+    names = read_names(fields, data, folder, read_file, parsed)
+    reader = ValueReader(document, folder, names, params_of(folder, read_file, parsed))
     declared = fields.mapping("stages") if fields.raw("stages") is not None else None
     stages = tuple(
         stage for key in (declared.values if declared else ()) for stage in _read_group(reader, ("stages", key), key)
@@ -90,6 +107,8 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         line=document.line(fields.at),
         file=document.name,
         conduct=read_conduct(reader, fields),
+        when=read_when(reader, fields),
+        pass_env=read_pass_env(reader, fields),
     )
 
 

@@ -373,6 +373,9 @@ class Remote:
         RemoteError where this clone knows of objects and nothing is left, as of a disk that is not mounted; not `anew`.
         """
         self._look()
+        if not self._layout and was_seen(self._kept):  # by a push that has begun it since this one looked, maybe
+            self._layout = None
+            self._look()
         if self._layout == LAYOUT:
             return
         if not self._layout and not anew and was_seen(self._kept) and not self.index.exists():

@@ -36,6 +36,7 @@ from mlops_cli.workspace.hazards import Edited, refuse_folded, refuse_harm
 from mlops_cli.workspace.litter import beside, remove_seen
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import bring_listings, damaged_at, find_part, not_cached, reach
+from mlops_cli.workspace.reservations import leave_in_use
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 from mlops_cli.workspace.writing import apply_changes
@@ -81,11 +82,12 @@ def checkout(
     UsageError when a file would be overwritten or deleted whose bytes no store holds, unless `force`, or when something
     that mlx leaves alone is in the way; MissingObject when the cache lacks wanted bytes. Nothing is touched in any of
     these cases. UsageError, too, at a file that changes while the others are written: it stays, unless `force`.
+    LockedError for what a stage uses that is being run; without targets, that is left as it is.
 
     With `partly`, a tracked path of which the cache lacks something, or has a damaged listing, is left as it is and
     told in the result, and the others are brought.
     """
-    chosen = _chosen(project, targets)
+    chosen = leave_in_use(project, _chosen(project, targets), targets, reporter)
     extents = {} if targets or whole else find_kept_in_part(project)
     if in_part := [entry.path for entry, _ in chosen if extent_of(extents, entry)]:
         line = f"mlx {'pull' if project.config.remotes else 'checkout'} {words(in_part[:NAMED])}"

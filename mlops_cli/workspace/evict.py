@@ -34,6 +34,7 @@ from mlops_cli.workspace.listings import Listings
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.reach import Reach, find_part, reach
+from mlops_cli.workspace.reservations import refuse_in_use
 from mlops_cli.workspace.roots import Marker
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, Tracked, lock_path, open_snapshot, select, workspace_snapshot
@@ -99,6 +100,7 @@ def evict(
     tracked = [entry for entry in snapshot.tracked() if not entry.git]
     chosen = select(tracked, targets)
     _refuse_kept(chosen)
+    refuse_in_use(project, [f"{entry.path}/{part}" if part else entry.path for entry, part in chosen])
     remotes = _verify(project, chosen, verify=verify, reporter=reporter)
     around = _Around(project, snapshot, tracked, chosen, cache_only=cache_only, reporter=reporter)
     with open_scanner(project, reporter=reporter) as scanner:

@@ -26,6 +26,7 @@ from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.origins import Opened, Origin, RepoOrigin, UrlOrigin, origin_of, refuse_secret
 from mlops_cli.workspace.project import Project
+from mlops_cli.workspace.reservations import refuse_in_use
 from mlops_cli.workspace.scan import is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, select, track, workspace_snapshot
 
@@ -151,6 +152,7 @@ def _take_over(
     pointer = pointer_to(path, entry, source)
     chosen = [(track(path, pointer), "")]
     if not pinned:  # it refuses what would be lost, before anything is written
+        refuse_in_use(project, [path])
         bring(project, chosen, force=how.force, dry_run=True, reporter=how.reporter)
     hidden = hide_from_git(project.root, [path])
     if pointer != old:

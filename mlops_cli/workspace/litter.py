@@ -45,6 +45,11 @@ def sweep_folder(folder: Path) -> None:
                     _remove(os.fspath(folder / name))
 
 
+def is_left(name: str) -> bool:
+    """Say whether another process left the file of a temporary `name`, and is gone."""
+    return _writer(name) != str(os.getpid()) and not is_alive(_writer(name))
+
+
 def _leftover(path: str) -> str:
     """Return the part of a path that ends with the first temporary name in it."""
     parts = path.split("/")

@@ -29,6 +29,7 @@ from mlops_cli.workspace.gitignore import hide_from_git, show_to_git
 from mlops_cli.workspace.ignore import leaves_out
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.renaming import rename
+from mlops_cli.workspace.reservations import refuse_in_use
 from mlops_cli.workspace.rewrite import Rewriting
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, track, workspace_snapshot
@@ -77,6 +78,7 @@ def move(project: Project, old: str, new: str, *, dry_run: bool = False) -> Move
         old, new = old.removesuffix(SUFFIX), new.removesuffix(SUFFIX)  # by the names of their pointers
     if _holds_paths(project, snapshot, new) and not _is_half_done(project, snapshot, old, new):
         new = f"{new}/{old.rpartition('/')[2]}" if new else old.rpartition("/")[2]
+    refuse_in_use(project, [old, new])
     source, target = _place(project, snapshot, old), _place(project, snapshot, new)
     stages = snapshot.stages_outside([source.owner, target.owner])
     _refuse_output(stages, old)

@@ -110,14 +110,16 @@ class Project:
         raise UsageError(f"`{path}` is outside the project `{self.root}`", hint=hint)
 
     @contextmanager
-    def lock(self, doing: str) -> Iterator[bool]:
-        """Hold this checkout against other mlx commands that write it; LockedError after `core.lock_timeout`.
+    def lock(self, doing: str, *, timeout: float | None = None) -> Iterator[bool]:
+        """Hold this checkout against other mlx commands that write it.
+
+        LockedError after `timeout` seconds (None: `core.lock_timeout`).
 
         Yields whether the holder before may have been killed: one that ends well leaves an empty lock file.
         """
         path = self.local / "locks" / f"{self.checkout_key}.lock"
         cut_short = path.is_file() and path.stat().st_size > 0
-        with files.hold_lock(path, doing=doing, timeout=self.config.core_lock_timeout):
+        with files.hold_lock(path, doing=doing, timeout=self.config.core_lock_timeout if timeout is None else timeout):
             yield cut_short
 
     @contextmanager

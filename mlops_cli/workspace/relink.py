@@ -29,6 +29,7 @@ from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.folders import Folders
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reach import damaged_at, find_part, resolve_part
+from mlops_cli.workspace.reservations import leave_in_use
 from mlops_cli.workspace.scan import Scanner, open_scanner
 from mlops_cli.workspace.snapshot import Tracked, select, workspace_snapshot
 
@@ -58,7 +59,7 @@ def unprotect(
     failures = _Failures()
     with open_scanner(project) as scanner:
         relinking = _Relinking(project, scanner, project.cache.copying())
-        for tracked, part in _chosen(project, targets):
+        for tracked, part in leave_in_use(project, _chosen(project, targets), targets, reporter):
             path = f"{tracked.path}/{part}" if part else tracked.path
             reporter.start("unprotecting", None, "files")
             count = 0
@@ -85,7 +86,7 @@ def relink(
     found: list[Relinked] = []
     failures = _Failures()
     with open_scanner(project, reporter=reporter) as scanner:
-        for tracked, part in _chosen(project, targets):
+        for tracked, part in leave_in_use(project, _chosen(project, targets), targets, reporter):
             path = f"{tracked.path}/{part}" if part else tracked.path
             cache = project.cache
             if cache.shares and not git.ignored_files(project.root, [tracked.path]):

@@ -113,6 +113,11 @@ class Snapshot:
         self._pointers: dict[str, Pointer] = {}
         self._locks: dict[str, Lock | None] = {}
 
+    def forget(self) -> None:
+        """Read pointers and locks again when next asked for; what stages are declared stays."""
+        self._pointers.clear()
+        self._locks.clear()
+
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """Every record file, without those of projects nested inside this one."""

@@ -178,20 +178,96 @@ def test_reading_goes_on_while_a_stage_runs(project: Project) -> None:
     assert project.must("status", "--json").json()["clean"] is True
 
 
-def test_an_add_waits_until_a_stage_has_run(project: Project) -> None:
-    os.mkfifo(project.root / "gate")
-    project.write("mlx.yaml", PIPELINE)
-    project.write("train.sh", "echo begun; cat data.csv gate > model.txt\n")
-    project.write("more.csv", "c,3\n")
-
-    running = start(project.root, "run")
+def begin_run(project: Project, *args: str) -> subprocess.Popen[bytes]:
+    """Start `mlx run` of a stage that waits at the FIFO `gate` until something is written into it."""
+    running = start(project.root, "run", *args)
     assert running.stderr is not None
     assert any(line == b"begun\n" for line in running.stderr)
-    waiting = start(project.root, "add", "more.csv")
-    assert project("add", "more.csv", env={"MLX_CORE_LOCK_TIMEOUT": "0.2"}).code == 6
-    assert not (project.root / "more.csv.mlx").exists()
-    (project.root / "gate").write_text("b,2\n")
-    finish([running, waiting])
+    return running
 
+
+WAITING = "echo begun; cat data.csv gate > model.txt\n"
+
+
+def test_commands_go_on_while_a_stage_runs(project: Project) -> None:
+    os.mkfifo(project.root / "gate")
+    project.write("mlx.yaml", PIPELINE + "  other: {cmd: cp more.csv other.txt, deps: [more.csv], outs: [other.txt]}\n")
+    project.write("train.sh", WAITING)
+    project.write("more.csv", "c,3\n")
+    running = begin_run(project, "train")
+    now = {"MLX_CORE_LOCK_TIMEOUT": "0.5"}
+
+    assert project("add", "more.csv", env=now).code == 0
+    assert project("run", "other", env=now).code == 0
+    assert (project.root / "other.txt").read_text() == "c,3\n"
+    (project.root / "other.txt").unlink()
+    left = project("checkout", env=now)
+    assert (left.code, left.stdout.splitlines()) == (0, ["brought back other.txt (1 added)"])
+    assert "left as they are, for stages use them that are being run: `data.csv`" in left.stderr
+    for args, what in ((["checkout", "data.csv"], "reads `data.csv`"), (["move", "data.csv", "d.csv"], "reads")):
+        refused = project(*args, env=now)
+        assert refused.code == 6
+        assert f"stage `train`, which process {running.pid} runs, {what}" in refused.stderr
+    assert "being run: `train`" in project("status", env=now).stderr
+
+    (project.root / "gate").write_text("b,2\n")
+    finish([running])
     assert states(project) == {"data.csv": "ok", "more.csv": "ok"}
+    assert project.must("status", "--json").json()["clean"] is True
+    assert not list((project.root / ".git/mlx/reservations").rglob("*.lock"))
+
+
+def test_two_runs_of_one_stage_run_it_once(project: Project) -> None:
+    os.mkfifo(project.root / "gate")
+    project.write("mlx.yaml", PIPELINE + "  report: {cmd: cp model.txt r.txt, deps: [model.txt], outs: [r.txt]}\n")
+    project.write("train.sh", WAITING)
+    first = begin_run(project, "train")
+    second = start(project.root, "run")
+    assert second.stderr is not None
+    assert second.stderr.readline() == f"note: stage `train` waits: process {first.pid} runs\n".encode()
+
+    (project.root / "gate").write_text("b,2\n")
+    finish([first])
+    out, err = second.communicate(timeout=DEADLINE)
+    assert (second.returncode, out) == (0, b"ran 1, restored 0, skipped 1\n"), err
+    assert (project.root / "r.txt").read_text() == "a,1\nb,2\n"
+    assert project.must("status", "--json").json()["clean"] is True
+
+
+def test_what_a_stage_reads_is_not_made_anew_meanwhile(project: Project) -> None:
+    os.mkfifo(project.root / "gate")
+    pipeline = "mlx: 1\nstages:\n  make: {cmd: cp data.csv made, deps: [data.csv], outs: [made]}\n"
+    project.write("mlx.yaml", pipeline + "  train: {cmd: sh train.sh, deps: [made], outs: [model.txt]}\n")
+    project.write("train.sh", "echo begun; cat gate made > model.txt\n")
+    first = begin_run(project)
+    project.write("data.csv", "new\n")
+    second = start(project.root, "run", "make")
+    assert second.stderr is not None
+    assert second.stderr.readline() == f"note: stage `make` waits: process {first.pid} runs `train`\n".encode()
+    assert (project.root / "made").read_text() == "a,1\n"
+
+    (project.root / "gate").write_text("b,2\n")
+    finish([first, second])
+    assert (project.root / "model.txt").read_text() == "b,2\na,1\n"
+    assert (project.root / "made").read_text() == "new\n"
+    assert [s["action"] for s in project.must("status", "--json").json()["stages"]] == ["skip", "run"]
+
+
+def test_a_run_that_waits_for_one_that_is_killed_puts_it_right(project: Project) -> None:
+    os.mkfifo(project.root / "gate")
+    project.write("mlx.yaml", PIPELINE)
+    project.write("train.sh", WAITING)
+    first = begin_run(project)
+    second = start(project.root, "run")
+    assert second.stderr is not None
+    assert b"waits" in second.stderr.readline()
+
+    first.kill()
+    first.communicate(timeout=DEADLINE)
+    lines = iter(second.stderr.readline, b"")
+    assert any(b"stage `train` was cut short" in line for line in lines)
+    assert any(line == b"begun\n" for line in lines)
+    (project.root / "gate").write_text("b,2\n")
+    finish([second])
+    assert (project.root / "model.txt").read_text() == "a,1\nb,2\n"
     assert project.must("status", "--json").json()["clean"] is True

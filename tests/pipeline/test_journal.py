@@ -16,9 +16,10 @@ import pytest
 from mlops_cli.errors import StageFailed
 from mlops_cli.hashing import hash_bytes, hash_file
 from mlops_cli.pipeline import journal
-from mlops_cli.pipeline.journal import Unfinished, exclusive, read_unfinished, recover
+from mlops_cli.pipeline.journal import Unfinished, read_unfinished, recover
 from mlops_cli.pipeline.processes import Group
 from mlops_cli.pipeline.status import plan_project, project_status
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.store.trees import Entry
 from mlops_cli.workspace.snapshot import workspace_snapshot
 from tests.objects import lose
@@ -327,8 +328,8 @@ def test_torn_and_strange_entries_stop_nobody(ran: Sandbox):
     unfinished = begun(ran)
     folder = project.local / "journal" / project.checkout_key
     (real,) = folder.iterdir()
-    (folder / ".mlx-tmp-1-abc").write_bytes(unfinished.to_bytes())
-    (folder / ".mlx-tmp-1-def").write_bytes(unfinished.to_bytes()[:10])
+    (folder / ".mlx-tmp-99999999-abc").write_bytes(unfinished.to_bytes())
+    (folder / ".mlx-tmp-99999999-def").write_bytes(unfinished.to_bytes()[:10])
     (folder / "other.json").write_text("garbage")
     before = visible(ran)
     notes = Notes()
@@ -439,7 +440,7 @@ def test_dry_run_puts_nothing_right(ran: Sandbox):
     with exclusive(ran.project(), "test", notes, dry_run=True):
         pass
     assert visible(ran) == before
-    told = "a run is on, or was cut short: then the next command that writes puts its outputs right first"
+    told = "a run was cut short: the next command that writes puts its outputs right first"
     assert notes.notes == [told]
     for ask in (
         project_status,

@@ -211,7 +211,7 @@ def test_no_more_at_once_than_files_may_be_open(box: Sandbox) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=box.root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(box.exists(f"o{number}") for number in range(40))
-    assert "a process may have 100 files open, which is enough for 6 stages at once" in done.stderr
+    assert "a process may have 100 files open, which is enough for 5 stages at once" in done.stderr
 
 
 def test_what_is_recorded_is_the_same_however_many_run_at_once(box: Sandbox) -> None:

@@ -282,6 +282,13 @@ def test_params_are_read_only_when_they_are_used_and_vars_may_have_the_name() ->
         read("mlx: 1\nstages: {s: {cmd: 'x ${params.a}'}}\n", files={"params.yaml": b"[a]"})
 
 
+def test_a_bare_parameter_is_told_how_it_is_written() -> None:
+    with pytest.raises(RecordError, match=r"^mlx\.yaml:2: `\${train\.lr}` is not defined") as caught:
+        read("mlx: 1\nstages: {s: {cmd: 'x ${train.lr}'}}\n", files={"params.yaml": b"train: {lr: 1}"})
+
+    assert caught.value.hint == "the parameter is `${params.train}`"
+
+
 def test_a_file_of_vars_is_read_once_for_all_folders() -> None:
     asked: list[str] = []
 

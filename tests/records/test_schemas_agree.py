@@ -108,6 +108,13 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 },
                 "f": {"foreach": [1, "b", 2], "cmd": "x"},
                 "g": {"foreach": {"a": None, "b": {"c": 1}}, "cmd": "x"},
+                "s": {
+                    "cmd": "x",
+                    "deps": ["y", {"z": {"optional": True}}, {"w": None}],
+                    "params": [{"z.py": ["a.b"]}],
+                    "when": True,
+                    "pass_env": ["CUDA_*"],
+                },
             },
         },
     ],
@@ -127,6 +134,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             ],
             "metrics": {"m.json": {"a": 0.5}},
         },
+        {"mlx": 1, "cmd": "x", "without": ["z"]},
     ],
 }
 
@@ -193,6 +201,7 @@ BEYOND_SCHEMAS = (
     "leaves no combination",
     "to name a stage by",
     "`foreach` holds an empty value",
+    "`when`: ",
 )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 from mlops_cli.errors import LockedError
-from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.store.checkup import Scope
 from mlops_cli.workspace.checkout import checkout
 from mlops_cli.workspace.collect import collect, empty_trash, restore_trash

@@ -15,11 +15,11 @@ from typing import Any
 
 from mlops_cli.errors import RecordError
 from mlops_cli.pipeline.execution import Surroundings
-from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.pipeline.plan import Decision
 from mlops_cli.pipeline.reproduce import Reproduction, reproduce
 from mlops_cli.pipeline.runner import Manner, StageResult, run_project
 from mlops_cli.pipeline.status import plan_project, project_status
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.progress import Silent
 from mlops_cli.words import spelled
 from mlops_cli.workspace import settings
@@ -155,8 +155,8 @@ class Sandbox:
     def run(self, *targets: str, **how: Any) -> dict[str, str]:
         """Return what was done with each stage; `how` are fields of `Manner`."""
         project = self.project()
-        with exclusive(project, "mlx run", self.heard):
-            results = run_project(project, targets, self.surroundings(), self.heard, Manner(**how))
+        with exclusive(project, "mlx run", self.heard) as turn:
+            results = run_project(project, targets, self.surroundings(), self.heard, turn, Manner(**how))
         return {result.decision.stage.address: result.decision.action.value for result in results}
 
     def reproduce(self, revision: str = "HEAD", targets: Sequence[str] = (), remote: str | None = None) -> Reproduction:

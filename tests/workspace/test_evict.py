@@ -12,7 +12,7 @@ import pytest
 
 from mlops_cli.errors import CorruptObject, LockedError, MlxError, UsageError
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.store.guard import alone
 from mlops_cli.store.trees import walk
 from mlops_cli.workspace.evict import Eviction, evict

@@ -13,7 +13,7 @@ import pytest
 
 from mlops_cli.errors import CorruptObject, MissingObject, UsageError
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.store.trees import Kind, walk
 from mlops_cli.workspace.differences import diff_workspace
 from mlops_cli.workspace.evict import evict

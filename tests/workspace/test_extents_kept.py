@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.workspace.evict import evict
 from mlops_cli.workspace.extents import read_extents
 from mlops_cli.workspace.fetching import fetch

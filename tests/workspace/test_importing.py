@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import MissingObject, MlxError, OutsideError, RemoteError, UsageError
-from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.records.pointers import Pointer, read_pointer
 from mlops_cli.records.sources import RepoSource, UrlSource
 from mlops_cli.store.object_store_bucket import S3Bucket

@@ -13,7 +13,7 @@ import pytest
 
 from mlops_cli.errors import RemoteError, UsageError
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.progress import Silent
 from mlops_cli.store.backed_cache import BackedCache
 from mlops_cli.store.trees import decode_tree

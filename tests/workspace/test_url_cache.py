@@ -15,9 +15,9 @@ import pytest
 
 from mlops_cli.errors import MissingObject, RecordError, UsageError
 from mlops_cli.hashing import Digest, hash_bytes
-from mlops_cli.pipeline.journal import exclusive
 from mlops_cli.pipeline.plan import Action
 from mlops_cli.pipeline.status import project_status
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.store import url_batch
 from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.remote import Remote

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlops_cli.errors import UsageError
-from mlops_cli.pipeline.journal import exclusive
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.store import packs
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.checkup import Scope
