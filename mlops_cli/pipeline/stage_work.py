@@ -20,6 +20,7 @@ from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.inputs import Observer
+from mlops_cli.pipeline.notebooks import refuse_without_libraries
 from mlops_cli.pipeline.outlook import and_above
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.processes import Group, kill_group
@@ -73,6 +74,7 @@ class StageWork:
         """Raise what keeps a decision from being carried out, before anything is touched."""
         if decision.action is Action.RUN:
             _refuse_absent_inputs(self.project, self.snapshot, decision)
+            refuse_without_libraries(decision.stage)
         if decision.action is not Action.SKIP:
             _refuse_outputs_in_git(self.project, decision.stage)
             _refuse_links(self.project, decision.stage)

@@ -17,6 +17,7 @@ from mlops_cli.records.filling import ValueReader
 from mlops_cli.records.input_reading import read_deps, read_env, read_params, read_pass_env
 from mlops_cli.records.instances import FOREACH, MATRIX, read_instances, refuse_do, shared_output
 from mlops_cli.records.names import Parsed, ReadFile, params_of, read_names
+from mlops_cli.records.notebooks import with_notebooks
 from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
 from mlops_cli.records.paths import project_folder
 from mlops_cli.records.splices import expand_command
@@ -90,7 +91,7 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
     if len(name) > MAX_NAME:
         raise fields.error(f"stage name `{name[:40]}…` is longer than {MAX_NAME} characters", hint="use shorter names")
     metrics, plots = read_metrics_files(reader, fields), read_plots(reader, fields)
-    return Stage(
+    stage = Stage(
         address=f"{folder}:{name}" if folder else name,
         name=name,
         folder=folder,
@@ -110,6 +111,7 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         when=read_when(reader, fields),
         pass_env=read_pass_env(reader, fields),
     )
+    return with_notebooks(fields, stage)
 
 
 def _read_wdir(reader: ValueReader, fields: Fields) -> str:
