@@ -53,6 +53,11 @@ def complete_paths(context: typer.Context, incomplete: str) -> list[str]:
     return _beginning(incomplete, sorted(os.path.relpath(project.root / path, start) for path in paths))
 
 
+def complete_targets(context: typer.Context, incomplete: str) -> list[str]:
+    """Return stages, groups and paths."""
+    return [*complete_stages(context, incomplete), *complete_paths(context, incomplete)]
+
+
 def complete_settings(context: typer.Context, incomplete: str) -> list[str]:
     """Return the keys that have a value."""
     from mlops_cli.records.config import explain

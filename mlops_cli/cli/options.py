@@ -32,6 +32,8 @@ Targets = Annotated[
 Stages = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[STAGE]...", help="Stages, groups (train for train@*) or outputs", autocompletion=complete_stages
+        metavar="[STAGE]...",
+        help="Stages, groups (train for train@*), globs ('train@f*'), outputs or folders",
+        autocompletion=complete_stages,
     ),
 ]

@@ -10,26 +10,34 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import Json, Stages
 from mlops_cli.cli.run_view import NO_STAGES, decision_value
+from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.errors import UsageError
 
 
-def why(context: typer.Context, stages: Stages = None, as_json: Json = False) -> None:
+def why(
+    context: typer.Context,
+    stages: Stages = None,
+    downstream: Downstream = False,
+    single: Single = False,
+    begin: From = None,
+    until: Until = None,
+    as_json: Json = False,
+) -> None:
     """Say what `mlx run` would do with a stage, and why
 
-    Every reason is told, value by value. Without a name, all stages are.
+    Every reason is told, value by value. Without a name, all stages are; with the options of `mlx run`, those that it
+    would bring up to date.
     """
-    from mlops_cli.pipeline.graph import choose
-    from mlops_cli.pipeline.inputs import stage_graph
-    from mlops_cli.pipeline.status import plan_project
+    from mlops_cli.pipeline.status import plan_survey
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    snapshot = workspace_snapshot(project)
+    reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
     with reporting(output) as reporter:
-        planned = plan_project(project, snapshot, stages or [], reporter=reporter)
-    asked = set(choose(stage_graph(snapshot), stages or [])) if planned else set()
+        survey, planned = plan_survey(project, workspace_snapshot(project), stages or [], reach, reporter=reporter)
+    asked = survey.selected.named if reach.is_plain else survey.selected.order
     chosen = [decision for decision in planned if decision.stage.address in asked]
     lines = []
     for decision in chosen:

@@ -107,8 +107,8 @@ def show(
     """
     from mlops_cli.documents import dump_yaml
     from mlops_cli.pipeline.declare import describe_stage
-    from mlops_cli.pipeline.graph import choose
     from mlops_cli.pipeline.inputs import stage_graph
+    from mlops_cli.pipeline.selection import choose
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
     session = session_of(context)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlops_cli.cli.commands import command
+from mlops_cli.cli.completion import complete_targets
 from mlops_cli.cli.options import Check, Json
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
-from mlops_cli.errors import RecordError
+from mlops_cli.errors import RecordError, UsageError
 from mlops_cli.words import NAMED, so_for, word, words
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 def status(
     context: typer.Context,
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TARGET]...", help="Tracked paths, stages, or folders with either", autocompletion=complete_targets
+        ),
+    ] = None,
     check: Check = False,
     remote: Annotated[bool, typer.Option("--remote", help="Also ask the remotes what they lack")] = False,
     as_json: Json = False,
@@ -33,14 +40,16 @@ def status(
 
     That is data in the workspace which is not what its pointer names, and stages that `mlx run` would run or restore,
     with every reason. Exits with 2 when something is in the way of knowing, as a record that cannot be read or a FIFO
-    in a tracked folder; the rest is told all the same.
+    in a tracked folder; the rest is told all the same. With targets, only they are looked at, and what they need.
     """
     from mlops_cli.pipeline.status import project_status
 
+    if remote and targets:
+        raise UsageError("`--remote` is about the whole project", hint="leave the targets out")
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter:
-        found = project_status(project, reporter)
+        found = project_status(project, reporter, targets or (), project.relative(session.cwd))
         there, steps = _unpushed(project, output, reporter) if remote else ([], [])
     lacking = any(each["lacking"] for each in there)
     value = {
@@ -203,5 +212,7 @@ def _is_unknown(item: DataStatus) -> bool:
 
 
 COMMANDS = {
-    "status": command(status, "mlx status", "mlx status --check && echo clean", "mlx status --remote"),
+    "status": command(
+        status, "mlx status", "mlx status data/raw train", "mlx status --check && echo clean", "mlx status --remote"
+    ),
 }

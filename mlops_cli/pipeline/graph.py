@@ -11,8 +11,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from mlops_cli.documents import nearest
-from mlops_cli.errors import RecordError, UsageError
+from mlops_cli.errors import RecordError
 from mlops_cli.pipeline.globs import can_descend
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
 from mlops_cli.words import word
@@ -26,15 +25,25 @@ class Graph(NamedTuple):
     maker: Mapping[str, str]
 
     def above(self, addresses: Iterable[str]) -> tuple[str, ...]:
-        """Return `addresses` and everything they need, in run order; a stage that is off needs nothing."""
+        """Return `addresses` and everything they need, in run order; one that is off or frozen needs nothing."""
         wanted: set[str] = set()
         pending = list(addresses)
         while pending:
             address = pending.pop()
             if address not in wanted:
                 wanted.add(address)
-                pending.extend(() if self.stages[address].is_off else self.upstream[address])
+                pending.extend(
+                    () if self.stages[address].is_off or self.stages[address].frozen else self.upstream[address]
+                )
         return tuple(address for address in self.stages if address in wanted)
+
+    def below(self, addresses: Iterable[str]) -> frozenset[str]:
+        """Return `addresses` and everything that needs one of them."""
+        found = set(addresses)
+        for address in self.stages if found else ():
+            if not found.isdisjoint(self.upstream[address]):
+                found.add(address)
+        return frozenset(found)
 
 
 def build_graph(stages: Sequence[Stage], pointers: Collection[str] = ()) -> Graph:
@@ -65,35 +74,6 @@ def build_graph(stages: Sequence[Stage], pointers: Collection[str] = ()) -> Grap
             f"`{circle[0]}` and `{circle[1]}` each need what the other makes: drop one of the dependencies",
         ) from None
     return Graph({address: by_address[address] for address in order}, upstream, maker)
-
-
-def choose(graph: Graph, targets: Sequence[str]) -> tuple[str, ...]:
-    """Return the addresses that `targets` name: a stage, a matrix stage's group, or an output's path; none means all.
-
-    UsageError for a name that means nothing.
-    """
-    chosen: dict[str, None] = {}
-    for target in targets:
-        found = [a for a, stage in graph.stages.items() if target in (a, _group_address(stage))]
-        if not found and target in graph.maker:
-            found = [graph.maker[target]]
-        if not found:
-            raise UsageError(f"there is no stage `{target}`", hint=_nearest_stage(graph, target))
-        chosen.update(dict.fromkeys(found))
-    return tuple(chosen) if targets else tuple(graph.stages)
-
-
-def _nearest_stage(graph: Graph, target: str) -> str:
-    known = dict.fromkeys((*graph.stages, *(_group_address(stage) for stage in graph.stages.values())))
-    elsewhere = [address for address in known if address.endswith(f":{target}")]
-    near = elsewhere or [address for address in (nearest(target, known),) if address is not None]
-    if not near:
-        return "`mlx stage list` lists the stages"
-    return f"did you mean {' or '.join(f'`{address}`' for address in near)}?"
-
-
-def _group_address(stage: Stage) -> str:
-    return f"{stage.folder}:{stage.group}" if stage.folder else stage.group
 
 
 def _makers(stages: Iterable[Stage]) -> dict[str, str]:

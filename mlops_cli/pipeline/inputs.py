@@ -6,15 +6,17 @@ remembers each stage's decision, so that the stages after it are judged on what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
-from mlops_cli.pipeline.plan import Decision, Evidence, Present, Wanted, decide, leave_off, spell
+from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, leave_off, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
@@ -26,21 +28,32 @@ from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, track
 
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
+
 
 class Observer:
     """Answers, for one run of one command, what each stage wants and what is to be done with it."""
 
     def __init__(
-        self, project: Project, snapshot: Snapshot, graph: Graph, outlook: Outlook, *, run_cache: bool = True
+        self,
+        project: Project,
+        snapshot: Snapshot,
+        graph: Graph,
+        outlook: Outlook,
+        *,
+        run_cache: bool = True,
+        provision: Provision | None = None,
     ) -> None:
         self._project = project
         self._snapshot = snapshot
         self._graph = graph
         self._outlook = outlook
         self._run_cache = run_cache
+        self._provision = provision
         self._outs = sorted(graph.maker)
 
-    def decide(self, stage: Stage, *, force: bool = False) -> Decision:
+    def decide(self, stage: Stage, *, force: bool = False, flag: str = "--force", judging: bool = False) -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
         if stage.is_off:
             return self.note(leave_off(stage, self._snapshot.lock(stage)))
@@ -51,11 +64,48 @@ class Observer:
             holds=self._holds,
             describe=self.describe,
         )
-        return self.note(decide(stage, self.wanted(stage), evidence, force=force))
+        wanted, provision = self.wanted(stage), self._provision
+        if provision is None:
+            return self.note(decide(stage, wanted, evidence, force=force, flag=flag, judging=judging))
+        if wanted.unread and self._bring_unread(stage, wanted, provision):
+            wanted = self.wanted(stage)
+        options = {"force": force, "flag": flag, "judging": judging}
+        return self.note(provision.decide(stage, wanted, evidence, run_cache=self._run_cache, **options))
+
+    def provide(self, decision: Decision) -> bool:
+        """Bring the inputs of a stage that are recorded and not here, if this run may; say whether all are here now."""
+        wanted = decision.wanted
+        if self._provision is None or wanted.lost or wanted.unread or not wanted.absent:
+            return False
+        chosen = self._outlook.whereabouts(wanted.absent)
+        if not chosen or not self._provision.bring_inputs(chosen):
+            return False
+        self._outlook.renew()
+        return True
+
+    def _bring_unread(self, stage: Stage, wanted: Wanted, provision: Provision) -> bool:
+        """Bring what it takes to know the inputs of a stage: listings of folders, and files with parameters."""
+        files = {file.path for file in stage.params}
+        listings = self._outlook.whereabouts(path for path in wanted.unread if path not in files)
+        whole = self._outlook.whereabouts(path for path in wanted.unread if path in files)
+        return provision.bring_listings(listings or (), whole or ())
 
     def note(self, decision: Decision) -> Decision:
         """Remember a decision, which the stages after it are judged on, and return it."""
         return self._outlook.note(decision)
+
+    def leave(self, stage: Stage) -> bool:
+        """Let a stage be as it is for those after it, whatever should be done with it; say whether it is up to date."""
+        try:
+            decision = self.decide(stage)
+        except MlxError:  # what keeps it from running does not keep others from taking what is here
+            decision = Decision(stage, Action.RUN, (), Wanted((), {}), None, None)
+        try:
+            lock = self._snapshot.lock(stage)
+        except RecordError:
+            lock = None
+        self.note(decision._replace(action=Action.SKIP, outs=lock.outs if lock else (), source=lock))
+        return decision.action is Action.SKIP
 
     def settle(self, decision: Decision) -> None:
         """Replace a stage's decision by what became of it; its outputs are looked at again when next asked for."""
@@ -248,7 +298,13 @@ def stage_graph(snapshot: Snapshot) -> Graph:
 
 @contextmanager
 def open_observer(
-    project: Project, snapshot: Snapshot, graph: Graph, *, reporter: Reporter = SILENT, run_cache: bool = True
+    project: Project,
+    snapshot: Snapshot,
+    graph: Graph,
+    *,
+    reporter: Reporter = SILENT,
+    run_cache: bool = True,
+    provision: Provision | None = None,
 ) -> Iterator[Observer]:
     """Yield an observer of the workspace; what it sees goes to the state index when the block ends well."""
     with (
@@ -256,17 +312,20 @@ def open_observer(
         open_scanner(project, reporter=reporter, as_code=True) as code,
     ):
         outlook = Outlook(project, snapshot, graph, data=data, code=code)
-        yield Observer(project, snapshot, graph, outlook, run_cache=run_cache)
+        yield Observer(project, snapshot, graph, outlook, run_cache=run_cache, provision=provision)
 
 
 def plan_stages(
-    observer: Observer, graph: Graph, targets: Iterable[str], *, force: bool = False
+    observer: Observer, graph: Graph, order: Iterable[str], anew: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Decision, ...]:
-    """Return the decision for each of `targets` (addresses) and everything above them, in run order."""
-    chosen = tuple(targets)
-    return tuple(
-        observer.decide(graph.stages[address], force=force and address in chosen) for address in graph.above(chosen)
-    )
+    """Return the decision for each of `order` (addresses, in run order); see `decide_stage` for `anew`."""
+    return tuple(decide_stage(observer, graph.stages[address], anew) for address in order)
+
+
+def decide_stage(observer: Observer, stage: Stage, anew: Mapping[str, str]) -> Decision:
+    """Return the decision for a stage, which `anew` may map to the flag that forces it."""
+    flag = anew.get(stage.address)
+    return observer.decide(stage) if flag is None else observer.decide(stage, force=True, flag=flag)
 
 
 def _present(entry: Entry | None) -> Present | None:

@@ -14,27 +14,31 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mlops_cli.errors import MlxError, StageFailed
 from mlops_cli.files import translate_os_error
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.executor import no_thread
-from mlops_cli.pipeline.graph import Graph, choose
-from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.graph import Graph
+from mlops_cli.pipeline.inputs import Observer, decide_stage, open_observer
 from mlops_cli.pipeline.neighbours import Neighbours
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.schedule import Schedule
+from mlops_cli.pipeline.selection import Reach
 from mlops_cli.pipeline.stage_work import Attempt, StageWork
+from mlops_cli.pipeline.survey import leave_stages, survey_stages
 from mlops_cli.pipeline.turn import Turn
 from mlops_cli.records.conduct import CPUS, MEMORY
-from mlops_cli.records.conduct_reading import merged
 from mlops_cli.records.stages import Stage
 from mlops_cli.words import naming, word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reservations import Reservation
-from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+from mlops_cli.workspace.snapshot import workspace_snapshot
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
 
 _MOST_JOBS = 1000
 _SPELL_SECONDS = 0.5
@@ -72,7 +76,7 @@ class Manner(NamedTuple):
     """How a run goes: `jobs` stages at once at most (0: one a CPU), of each resource what `resources` say besides.
 
     With `keep_going`, a failure stops only what needs it; with `force`, the named stages run whatever they are; without
-    `run_cache`, nothing of earlier runs is restored.
+    `run_cache`, nothing of earlier runs is restored. `reach` is how far it goes from the stages that are named.
     """
 
     jobs: int = 1
@@ -80,6 +84,7 @@ class Manner(NamedTuple):
     force: bool = False
     run_cache: bool = True
     resources: Mapping[str, float] = {}
+    reach: Reach = Reach()
 
 
 PLAINLY = Manner()
@@ -92,28 +97,34 @@ def run_project(
     listener: Listener,
     turn: Turn,
     how: Manner = PLAINLY,
+    provision: Provision | None = None,
 ) -> tuple[StageResult, ...]:
-    """Bring the stages that `targets` name (none: all) and what they need up to date; results in run order.
+    """Bring the stages that `targets` (none: all) and the reach mean up to date; results in run order.
 
-    It has its `turn`, and hands it over while it waits for commands. StageFailed when a command fails or does not write
+    It has its `turn`, and hands it over while it waits for commands. What is not here, `provision` leaves away or
+    brings, and is told. StageFailed when a command fails or does not write
     its outputs; MissingObject when an input is not here; UsageError when a stage takes more than there is.
     """
     snapshot = workspace_snapshot(project)
-    if not snapshot.stages and not targets:
+    survey = survey_stages(snapshot, targets, how.reach, listener.note)
+    graph, selected = survey.graph, survey.selected
+    if not selected.order:
         return ()
-    graph = stage_graph(snapshot)
-    chosen = choose(graph, targets)
-    with open_observer(project, snapshot, graph, run_cache=how.run_cache) as observer:
-        order = graph.above(chosen)
+    if provision is not None:
+        provision.named = selected.named if targets else frozenset()
+    with open_observer(project, snapshot, graph, run_cache=how.run_cache, provision=provision) as observer:
+        leave_stages(observer, survey, listener.note)
+        order = selected.order
         schedule = Schedule(
             [graph.stages[address] for address in order],
             graph.upstream,
             jobs=_slots(how.jobs or len(os.sched_getaffinity(0)), len(order), listener),
-            capacity=_capacity(snapshot, how.resources),
+            capacity=_capacity(survey.resources, how.resources),
         )
         work = StageWork(project, snapshot, observer, surroundings, listener)
         neighbours = Neighbours(project, graph, snapshot.pointer_paths)
-        run = _Run(turn, graph, observer, schedule, work, neighbours, listener, how, frozenset(chosen))
+        anew = selected.forced(force=how.force)
+        run = _Run(turn, graph, observer, schedule, work, neighbours, listener, how, anew)
         try:
             results = run.go(order)
         except RuntimeError as error:  # a second interrupt can leave a lock of the threads half given back
@@ -135,11 +146,8 @@ def _slots(jobs: int, stages: int, listener: Listener) -> int:
     return min(jobs, most)
 
 
-def _capacity(snapshot: Snapshot, told: Mapping[str, float]) -> dict[str, float]:
+def _capacity(declared: Mapping[str, float], told: Mapping[str, float]) -> dict[str, float]:
     """Return what there is of each resource: of this machine, as the pipelines say, and as was `told`."""
-    declared: dict[str, float] = {}
-    for pipeline in snapshot.pipelines:
-        declared = merged(declared, pipeline.resources)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {CPUS: float(len(os.sched_getaffinity(0))), MEMORY: float(memory), **declared, **told}
 
@@ -167,7 +175,7 @@ class _Run:
         neighbours: Neighbours,
         listener: Listener,
         how: Manner,
-        chosen: frozenset[str],
+        anew: Mapping[str, str],
     ) -> None:
         self._turn = turn
         self._graph = graph
@@ -177,7 +185,7 @@ class _Run:
         self._neighbours = neighbours
         self._listener = listener
         self._how = how
-        self._chosen = chosen
+        self._anew = anew
         self._cancelled = Event()
         self._begun: dict[str, _Begun] = {}  # the stages whose outputs are away
         self._commands: dict[Future[None], str] = {}
@@ -222,7 +230,7 @@ class _Run:
             self._resting.pop(stage.address, None)
             self._schedule.begin(stage.address)
             try:
-                decision = self._observer.decide(stage, force=self._how.force and stage.address in self._chosen)
+                decision = decide_stage(self._observer, stage, self._anew)
                 if self._gives_way(stage, self._neighbours.beside(decision)):
                     self._schedule.again(stage.address)
                     resting[stage.address] = _SPELL_SECONDS

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_cli.errors import MlxError, RecordError, UsageError
-from mlops_cli.files import TEMPORARY_PREFIX
-from mlops_cli.pipeline.graph import Graph, choose
+from mlops_cli.files import TEMPORARY_PREFIX, folders_above
+from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
 from mlops_cli.pipeline.plan import Action, Decision, Wanted
+from mlops_cli.pipeline.selection import PLAINLY, Reach, meant_paths
+from mlops_cli.pipeline.survey import Survey, leave_stages, names_stages, survey_stages
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.stages import Stage
 from mlops_cli.words import naming
@@ -19,6 +21,9 @@ from mlops_cli.workspace.removed import find_left_lines, tell_left_lines
 from mlops_cli.workspace.reservations import find_reservations
 from mlops_cli.workspace.scan import open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
 
 
 class ProjectStatus(NamedTuple):
@@ -50,48 +55,96 @@ def tell_unfinished(project: Project, reporter: Reporter) -> None:
         reporter.note("a run was cut short: the next command that writes puts its outputs right first")
 
 
-def project_status(project: Project, reporter: Reporter = SILENT) -> ProjectStatus:
+def project_status(
+    project: Project, reporter: Reporter = SILENT, targets: Sequence[str] = (), folder: str = ""
+) -> ProjectStatus:
     """Return how the workspace differs from its records, as far as these can be read; changes nothing, asks no server.
 
-    Where a `mlx.yaml` cannot be, nothing is said of any stage: it may make what the others take.
+    With `targets`, typed in `folder` of the project, only of what they name: stages, tracked paths and what lies in
+    folders; UsageError for one that names nothing. Where a `mlx.yaml` that matters cannot be read, nothing is said of
+    any stage: it may make what the others take.
     """
     with project.cache.offline():
-        return _project_status(project, reporter)
+        return _project_status(project, reporter, targets, folder)
 
 
-def _project_status(project: Project, reporter: Reporter) -> ProjectStatus:
+def _project_status(project: Project, reporter: Reporter, targets: Sequence[str], folder: str) -> ProjectStatus:
     snapshot = workspace_snapshot(project)
     tell_unfinished(project, reporter)
     told: dict[str, MlxError] = {}
-    graph = _graph(snapshot, told)
-    if graph is not None and (left := find_left_lines(project.root, snapshot)):
+    scope = _part(snapshot, targets, folder, told, reporter) if targets else _whole(snapshot, told)
+    if not targets and scope.graph is not None and (left := find_left_lines(project.root, snapshot)):
         reporter.note(tell_left_lines(project.root, left))
     reporter.start("checking", None, "files")
-    if graph is None or not graph.stages:
+    if scope.graph is None or not scope.order:
         with open_scanner(project, reporter=reporter) as scanner:
-            data, problems = data_status(project, snapshot, scanner.look, scanner)
+            data, problems = data_status(project, snapshot, scanner.look, scanner, scope.data)
         return ProjectStatus(data, (), tuple({error.message: error for error in (*told.values(), *problems)}.values()))
-    with open_observer(project, snapshot, graph, reporter=reporter) as observer:  # data that stages read is seen once
-        data, problems = data_status(project, snapshot, observer.look, observer.trees)
+    stages = scope.graph.stages
+    with open_observer(project, snapshot, scope.graph, reporter=reporter) as observer:  # what stages read is seen once
+        data, problems = data_status(project, snapshot, observer.look, observer.trees, scope.data)
         told |= {error.message: error for error in problems}
-        stages = tuple(_judge(observer, graph.stages[address], told) for address in graph.above(choose(graph, ())))
-    untracked = untracked_outputs(project, snapshot, snapshot.stages)
-    return ProjectStatus((*data, *untracked), stages, tuple(told.values()))
+        judged = [_judge(observer, stages[address], told) for address in scope.order]
+    shown = tuple(decision for decision in judged if decision.stage.address in scope.shown)
+    untracked = untracked_outputs(project, snapshot, (decision.stage for decision in shown))
+    return ProjectStatus((*data, *untracked), shown, tuple(told.values()))
 
 
-def _graph(snapshot: Snapshot, told: dict[str, MlxError]) -> Graph | None:
-    """Return the graph of all stages; None when there can be none, and `told` gets why."""
+class _Scope(NamedTuple):
+    """What is looked at: the tracked paths `data`, the stages of `order`, of which the ones to be `shown`.
+
+    None as `data` is all, and None as `graph` that there can be none.
+    """
+
+    data: tuple[str, ...] | None
+    graph: Graph | None
+    order: tuple[str, ...] = ()
+    shown: Collection[str] = ()
+
+
+def _whole(snapshot: Snapshot, told: dict[str, MlxError]) -> _Scope:
+    """Return a scope of everything; `told` gets why there can be no graph."""
     try:
-        return stage_graph(snapshot)
+        graph = stage_graph(snapshot)
     except RecordError as error:
         told[error.message] = error
-        return None
+        return _Scope(None, None)
+    return _Scope(None, graph, tuple(graph.stages), graph.stages.keys())
+
+
+def _part(
+    snapshot: Snapshot, targets: Sequence[str], folder: str, told: dict[str, MlxError], reporter: Reporter
+) -> _Scope:
+    """Return a scope of what `targets` name; `told` gets why there can be no graph."""
+    tracked = {target: _tracked_at(snapshot, target, folder) for target in targets}
+    data = tuple(sorted({path for paths in tracked.values() for path in paths}))
+    reach = Reach(folder=folder)
+    try:
+        words = [target for target in targets if not tracked[target] or names_stages(snapshot, target, reach)]
+        if not words:
+            return _Scope(data, None)
+        survey = survey_stages(snapshot, words, reach, reporter.note)
+    except RecordError as error:
+        told[error.message] = error
+        return _Scope(data, None)
+    except UsageError as error:
+        raise UsageError(f"{error.message}, and no tracked data of that name", hint=error.marked_hint) from error
+    return _Scope(data, survey.graph, survey.selected.order, survey.selected.named)
+
+
+def _tracked_at(snapshot: Snapshot, target: str, folder: str) -> list[str]:
+    """Return the tracked paths that a target names, lies in, or holds."""
+    for path in meant_paths(target.removesuffix(".mlx"), folder):
+        inside, above = f"{path}/" if path else "", {*folders_above(path), path}
+        if found := [owner for owner in snapshot.pointer_paths if owner.startswith(inside) or owner in above]:
+            return found
+    return []
 
 
 def _judge(observer: Observer, stage: Stage, told: dict[str, MlxError]) -> Decision:
     """Return the decision for a stage; `told` gets what keeps it from being made, as it will keep it from running."""
     try:
-        return observer.decide(stage)
+        return observer.decide(stage, judging=True)
     except UsageError as error:
         told.setdefault(error.message, error)
         return observer.note(Decision(stage, Action.RUN, (error.message,), Wanted((), {}), None, None))
@@ -102,14 +155,49 @@ def plan_project(
     snapshot: Snapshot,
     targets: Sequence[str] = (),
     *,
+    reach: Reach = PLAINLY,
     force: bool = False,
     run_cache: bool = True,
+    provision: Provision | None = None,
     reporter: Reporter = SILENT,
 ) -> tuple[Decision, ...]:
-    """Return the decision for each stage that `targets` name (none: all) and what they need, in run order."""
+    """Return the decision for each stage that `targets` (none: all) and `reach` mean, in run order."""
+    options: dict[str, Any] = {"force": force, "run_cache": run_cache, "provision": provision}
+    return plan_survey(project, snapshot, targets, reach, **options, reporter=reporter).decisions
+
+
+class Plan(NamedTuple):
+    """What was selected, and the decision for each stage that is to be brought up to date, in run order."""
+
+    survey: Survey
+    decisions: tuple[Decision, ...]
+
+
+def plan_survey(
+    project: Project,
+    snapshot: Snapshot,
+    targets: Sequence[str],
+    reach: Reach,
+    *,
+    force: bool = False,
+    run_cache: bool = True,
+    provision: Provision | None = None,
+    reporter: Reporter = SILENT,
+) -> Plan:
+    """Return the plan for the stages that `targets` (none: all) and `reach` mean; changes nothing."""
     tell_unfinished(project, reporter)
-    if not snapshot.stages and not targets:
-        return ()
-    graph = stage_graph(snapshot)
-    with open_observer(project, snapshot, graph, reporter=reporter, run_cache=run_cache) as observer:
-        return plan_stages(observer, graph, choose(graph, targets), force=force)
+    survey = survey_stages(snapshot, targets, reach, reporter.note)
+    graph, selected = survey.graph, survey.selected
+    if not selected.order:
+        return Plan(survey, ())
+    if provision is not None:
+        provision.named = selected.named if targets else frozenset()
+    with open_observer(
+        project, snapshot, graph, reporter=reporter, run_cache=run_cache, provision=provision
+    ) as observer:
+        leave_stages(observer, survey, reporter.note)
+        planned = plan_stages(observer, graph, selected.order, selected.forced(force=force))
+        for decision in planned if provision is not None else ():
+            if decision.action is Action.RUN:
+                observer.provide(decision)
+    return Plan(survey, planned)

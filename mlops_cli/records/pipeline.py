@@ -18,7 +18,7 @@ from mlops_cli.records.input_reading import read_deps, read_env, read_params, re
 from mlops_cli.records.instances import FOREACH, MATRIX, read_instances, refuse_do, shared_output
 from mlops_cli.records.names import Parsed, ReadFile, params_of, read_names
 from mlops_cli.records.notebooks import with_notebooks
-from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
+from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots, read_repetition
 from mlops_cli.records.paths import project_folder
 from mlops_cli.records.splices import expand_command
 from mlops_cli.records.stages import Pipeline, Stage
@@ -41,6 +41,8 @@ _STAGE_KEYS = (
     "when",
     "pass_env",
     *KEYS,
+    "always",
+    "frozen",
 )
 
 
@@ -91,6 +93,7 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
     if len(name) > MAX_NAME:
         raise fields.error(f"stage name `{name[:40]}…` is longer than {MAX_NAME} characters", hint="use shorter names")
     metrics, plots = read_metrics_files(reader, fields), read_plots(reader, fields)
+    always, frozen = read_repetition(fields)
     stage = Stage(
         address=f"{folder}:{name}" if folder else name,
         name=name,
@@ -110,6 +113,8 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         conduct=read_conduct(reader, fields),
         when=read_when(reader, fields),
         pass_env=read_pass_env(reader, fields),
+        always=always,
+        frozen=frozen,
     )
     return with_notebooks(fields, stage)
 

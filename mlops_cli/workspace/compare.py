@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -56,15 +56,15 @@ class DataStatus(NamedTuple):
 
 
 def data_status(
-    project: Project, snapshot: Snapshot, look: Look, trees: Scanner
+    project: Project, snapshot: Snapshot, look: Look, trees: Scanner, paths: Sequence[str] | None = None
 ) -> tuple[tuple[DataStatus, ...], tuple[MlxError, ...]]:
-    """Return the state of every pointer's path, and what keeps others from being known.
+    """Return the state of every pointer's path (or only of `paths`), and what keeps others from being known.
 
     That is pointers that cannot be read, and what `look` says of paths that hold what cannot be stored. `look` returns
     what is at a path; `trees` has the trees of what it returned.
     """
     found: list[DataStatus] = []
-    entries, unread = snapshot.readable(outputs=False)
+    entries, unread = snapshot.readable(outputs=False, paths=paths)
     problems: list[MlxError] = list(unread)
     extents = _extents(project, problems)
     for entry in entries:

@@ -112,6 +112,8 @@ class Snapshot:
         self.revision = revision
         self._pointers: dict[str, Pointer] = {}
         self._locks: dict[str, Lock | None] = {}
+        self._known: dict[str, Pipeline] = {}
+        self._values: Parsed = {}
 
     def forget(self) -> None:
         """Read pointers and locks again when next asked for; what stages are declared stays."""
@@ -158,6 +160,11 @@ class Snapshot:
             raise RecordError(f"at revision `{self.revision}`: {error.message}", hint=error.marked_hint) from error
 
     @cached_property
+    def pipeline_files(self) -> tuple[str, ...]:
+        """Every `mlx.yaml`."""
+        return tuple(filter(_is_pipeline, self.paths))
+
+    @cached_property
     def pipelines(self) -> tuple[Pipeline, ...]:
         """Every `mlx.yaml`, the root's first."""
         return self._pipelines(self.paths)
@@ -174,19 +181,22 @@ class Snapshot:
         return tuple(stage for pipeline in self._pipelines(outside) for stage in pipeline.stages)
 
     def _pipelines(self, paths: Iterable[str]) -> tuple[Pipeline, ...]:
-        found = []
-        parsed: Parsed = {}
-        for path in paths:
-            if not _is_pipeline(path):
-                continue
+        found = map(self.pipeline, filter(_is_pipeline, paths))
+        return tuple(sorted(found, key=lambda pipeline: pipeline.file.count("/")))
+
+    def pipeline(self, path: str) -> Pipeline:
+        """Return the pipeline that the `mlx.yaml` at `path` declares; RecordError."""
+        if path not in self._known:
             with self.reading():
                 data = self.files.read(path)
                 if data is None:
                     hint = "stages are declared in a file of this name: move what is there away, or mend the link"
                     raise RecordError(f"`{path}` is not a file", hint=hint)
                 folder = path.rpartition("/")[0]
-                found.append(read_pipeline(data, path, folder=folder, read_file=self.files.read, parsed=parsed))
-        return tuple(sorted(found, key=lambda pipeline: pipeline.file.count("/")))
+                self._known[path] = read_pipeline(
+                    data, path, folder=folder, read_file=self.files.read, parsed=self._values
+                )
+        return self._known[path]
 
     def lock(self, stage: Stage) -> Lock | None:
         """Return the lock of a stage, or None when it never ran."""
@@ -204,8 +214,13 @@ class Snapshot:
             found.extend(entry for stage in self.stages for entry in self.outputs(stage))
         return tuple(sorted(found, key=lambda entry: entry.path))
 
-    def readable(self, *, outputs: bool = True) -> tuple[tuple[Tracked, ...], tuple[MlxError, ...]]:
-        """Return what `tracked` does, as far as the records can be read, and what is wrong with the others."""
+    def readable(
+        self, *, outputs: bool = True, paths: Sequence[str] | None = None
+    ) -> tuple[tuple[Tracked, ...], tuple[MlxError, ...]]:
+        """Return what `tracked` does, as far as the records can be read, and what is wrong with the others.
+
+        Of the pointers, only those of `paths` count; None is all.
+        """
         found: list[Tracked] = []
         wrong: list[MlxError] = []
 
@@ -218,7 +233,7 @@ class Snapshot:
             except OSError as error:
                 wrong.append(translate_os_error(error, f"read `{path}`"))
 
-        for path in self.pointer_paths:
+        for path in self.pointer_paths if paths is None else paths:
             with gathered(f"{path}.mlx"):
                 pointer = self.pointer(path)
                 found += [track(path, pointer)] if pointer else []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlops_cli.errors import RecordError, UsageError
-from mlops_cli.pipeline.graph import Graph, build_graph, choose, makers_of
+from mlops_cli.errors import RecordError
+from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.stages import Stage
 
@@ -161,36 +161,8 @@ def test_stages_of_several_files():
     found = build_graph([*root, *sub])
     assert list(found.stages) == ["sub:make", "all", "sub:use"]
     assert found.upstream["sub:use"] == ("sub:make", "all")
-    assert choose(found, ["sub:make"]) == ("sub:make",)
-
-
-MATRIX = b"""mlx: 1
-stages:
-  train:
-    matrix: {model: [rf, gb]}
-    cmd: echo ${model}
-    outs: ["models/${model}"]
-  use:
-    cmd: echo
-    deps: [models]
-    outs: [report]
-"""
-
-
-def test_choosing():
-    found = build_graph(read_pipeline(MATRIX, "mlx.yaml", folder="", read_file=lambda path: None).stages)
-    assert choose(found, []) == ("train@rf", "train@gb", "use")
-    assert choose(found, ["train"]) == ("train@rf", "train@gb")
-    assert choose(found, ["train@gb", "use", "train@gb"]) == ("train@gb", "use")
-    assert choose(found, ["models/rf"]) == ("train@rf",)
-    assert found.above(choose(found, ["use"])) == ("train@rf", "train@gb", "use")
-    with pytest.raises(UsageError) as caught:
-        choose(found, ["trian"])
-    assert caught.value.message == "there is no stage `trian`"
-    assert caught.value.hint == "did you mean `train`?"
-    with pytest.raises(UsageError) as caught:
-        choose(found, ["something else"])
-    assert caught.value.hint == "`mlx stage list` lists the stages"
+    assert found.below(["sub:make"]) == {"sub:make", "all", "sub:use"}
+    assert found.below(["all"]) == {"all", "sub:use"}
 
 
 def test_large_graphs_are_quick():
