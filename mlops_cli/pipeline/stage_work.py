@@ -20,6 +20,7 @@ from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.inputs import Observer
+from mlops_cli.pipeline.notebooks import refuse_without_libraries
 from mlops_cli.pipeline.outlook import and_above
 from mlops_cli.pipeline.outside import refuse_unasked
 from mlops_cli.pipeline.persisted import keep_in_place, record_of, start_of, tell_start
@@ -77,6 +78,8 @@ class StageWork:
 
     def check(self, decision: Decision) -> None:
         """Raise what keeps a decision from being carried out, before anything is touched."""
+        if decision.action is Action.RUN:
+            refuse_without_libraries(decision.stage)
         provided = decision.action is Action.RUN and self.observer.provide(decision)
         check_decision(self.project, self.snapshot, decision, provided=provided)
 
