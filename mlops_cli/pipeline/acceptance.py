@@ -17,6 +17,7 @@ from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import read_metrics
 from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.persisted import record_of
 from mlops_cli.pipeline.plan import Action, Decision, Wanted, draft_lock, input_changes, output_changes
 from mlops_cli.pipeline.publishing import publish
@@ -62,6 +63,7 @@ def accept(
     folder: str = "",
     dry_run: bool = False,
     reporter: Reporter = SILENT,
+    outside: Outside = AS_RECORDED,
 ) -> tuple[AcceptedStage, ...]:
     """Record that the outputs of the stages that `targets`, typed in `folder`, name belong to the inputs there are.
 
@@ -77,7 +79,10 @@ def accept(
     graph = stage_graph(snapshot)
     chosen = frozenset(choose(graph, targets, folder))
     with ExitStack() as stack:
-        observer = stack.enter_context(open_observer(project, snapshot, graph, reporter=reporter, run_cache=False))
+        outside.prepare(graph.stages[address] for address in graph.above(chosen))
+        observer = stack.enter_context(
+            open_observer(project, snapshot, graph, reporter=reporter, run_cache=False, outside=outside)
+        )
         batch = None if dry_run else stack.enter_context(open_batch(project.cache))
         scanner = stack.enter_context(open_scanner(project, batch=batch))
         work = _Accepting(project, snapshot, graph, observer, scanner, reporter, reason)
