@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.options import Json, Stages
+from mlops_cli.cli.options import Json, Offline, Stages
 from mlops_cli.cli.run_view import NO_STAGES, decision_value
 from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import reporting, session_of
@@ -22,13 +22,16 @@ def why(
     single: Single = False,
     begin: From = None,
     until: Until = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Say what `mlx run` would do with a stage, and why
 
     Every reason is told, value by value. Without a name, all stages are; with the options of `mlx run`, those that it
-    would bring up to date.
+    would bring up to date. Of URLs that stages read, their servers are asked for the version, as `mlx run` does.
     """
+    from mlops_cli.pipeline.interpreter import Python
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.status import plan_survey
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
@@ -36,7 +39,10 @@ def why(
     output, project = session.output(as_json), session.project()
     reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
     with reporting(output) as reporter:
-        survey, planned = plan_survey(project, workspace_snapshot(project), stages or [], reach, reporter=reporter)
+        python = Python(session.environ.get("PATH"), project.root)
+        outside = Outside(ask=not offline, note=reporter.note, python=python)
+        snapshot = workspace_snapshot(project)
+        survey, planned = plan_survey(project, snapshot, stages or [], reach, reporter=reporter, outside=outside)
     asked = survey.selected.named if reach.is_plain else survey.selected.order
     chosen = [decision for decision in planned if decision.stage.address in asked]
     lines = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.options import DryRun, Json, Stages
+from mlops_cli.cli.options import AllowMissing, DryRun, Json, Offline, Stages
 from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
 from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import Session, activation, reporting, session_of
@@ -35,10 +35,7 @@ def run(
     pull: Annotated[
         bool, typer.Option("--pull", help="Fetch from remotes what stages need, and results of others, as it goes")
     ] = False,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Skip what is up to date by its lock, though its outputs are not here"),
-    ] = False,
+    allow_missing: AllowMissing = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=0, max=1000, help="Stages at once; 0: one a CPU")
     ] = 1,
@@ -48,6 +45,7 @@ def run(
     resource: Annotated[
         list[str] | None, typer.Option("--resource", metavar="NAME=N", help="How much there is of a resource")
     ] = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Bring outputs up to date: skip, restore or execute
@@ -55,10 +53,12 @@ def run(
     A stage whose inputs and outputs are as its lock records is skipped, one that ran before with the same inputs is
     restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
-    Of what is left above with --single or --downstream, what is not up to date is told, and used as it is.
-    No server is asked without --pull.
+    Of what is left above with --single or --downstream, what is not up to date is told, and used as it is. No remote is
+    asked without --pull.
     """
     from mlops_cli.pipeline.declare import parse_resources
+    from mlops_cli.pipeline.interpreter import Python
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.runner import Manner, run_project
     from mlops_cli.pipeline.status import plan_project
     from mlops_cli.pipeline.turn import exclusive
@@ -68,13 +68,20 @@ def run(
     output, project = session.output(as_json), session.project()
     names = stages or []
     reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
-    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach)
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach, offline)
     providing = {"pull": pull, "allow_missing": allow_missing}
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
             provision = _open_provision(project, providing, reporter, dry_run=True)
-            options: dict[str, Any] = {"force": force, "run_cache": not anew, "provision": provision}
+            python = Python(session.environ.get("PATH"), project.root)
+            outside = Outside(ask=not offline, note=reporter.note, python=python)
+            options: dict[str, Any] = {
+                "force": force,
+                "run_cache": not anew,
+                "provision": provision,
+                "outside": outside,
+            }
             planned = plan_project(project, snapshot, names, reach=reach, **options, reporter=reporter)
         fetched = provision.told if provision else None
         show_run(output, [(decision, None) for decision in planned], dry_run=True, fetched=fetched)

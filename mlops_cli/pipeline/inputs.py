@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.normal_forms import NormalForms
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Action, Decision, Evidence, Normalized, Present, Wanted, decide, leave_off, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.environment import UNSAID
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Dependency, ParamsFile, Stage, has_magic
@@ -46,6 +49,7 @@ class Observer:
         *,
         run_cache: bool = True,
         provision: Provision | None = None,
+        outside: Outside = AS_RECORDED,
     ) -> None:
         self._project = project
         self._snapshot = snapshot
@@ -55,6 +59,7 @@ class Observer:
         self._forms = forms
         self._provision = provision
         self._outs = sorted(graph.maker)
+        self._outside = outside
 
     def decide(self, stage: Stage, *, force: bool = False, flag: str = "--force", judging: bool = False) -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
@@ -72,8 +77,8 @@ class Observer:
             return self.note(decide(stage, wanted, evidence, force=force, flag=flag, judging=judging))
         if wanted.unread and self._bring_unread(stage, wanted, provision):
             wanted = self.wanted(stage)
-        options = {"force": force, "flag": flag, "judging": judging}
-        return self.note(provision.decide(stage, wanted, evidence, run_cache=self._run_cache, **options))
+        judge = partial(decide, stage, wanted, force=force, flag=flag, judging=judging)
+        return self.note(provision.decide(stage, wanted, evidence, judge, run_cache=self._run_cache))
 
     def provide(self, decision: Decision) -> bool:
         """Bring the inputs of a stage that are recorded and not here, if this run may; say whether all are here now."""
@@ -170,11 +175,16 @@ class Observer:
         for dep in stage.deps:
             if dep.path not in waiting:
                 self._gather(dep, stage, found)
+        for path in stage.environment.files or ():
+            if path not in waiting:
+                self._gather(Dependency(path), stage, found)
         params = {
             file.path: values
             for file in stage.params
             if file.path not in waiting and (values := self._values(stage, file, found)) is not None
         }
+        lock = self._snapshot.lock(stage) if stage.urls or stage.environment != UNSAID else None
+        urls = self._outside.urls(stage, lock)
         return Wanted(
             deps=tuple(found.deps.values()),
             params=params,
@@ -188,6 +198,9 @@ class Observer:
             off={
                 path: maker for path in found.lost for maker in self._makers(path) if self._graph.stages[maker].is_off
             },
+            urls=urls.inputs,
+            unasked=urls.unasked,
+            environment=self._outside.environment(stage, lock),
         )
 
     def changed(self, stage: Stage, wanted: Wanted) -> tuple[str, ...]:
@@ -200,7 +213,8 @@ class Observer:
             return unreadable or tuple(file.path for file in stage.params) or tuple(dep.path for dep in wanted.deps)
         old, new = ({dep.path: (dep.identity, dep.executable) for dep in side.deps} for side in (wanted, now))
         deps = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
-        return (*deps, *(path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path))))
+        params = (path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path)))
+        return (*deps, *params, *self._outside.changed(stage, wanted.urls))
 
     def _waiting(self, stage: Stage) -> dict[str, str]:
         return {
@@ -328,6 +342,7 @@ def open_observer(
     reporter: Reporter = SILENT,
     run_cache: bool = True,
     provision: Provision | None = None,
+    outside: Outside = AS_RECORDED,
 ) -> Iterator[Observer]:
     """Yield an observer of the workspace; what it sees goes to the state index when the block ends well."""
     with (
@@ -336,7 +351,9 @@ def open_observer(
     ):
         outlook = Outlook(project, snapshot, graph, data=data, code=code)
         forms = NormalForms(project)
-        yield Observer(project, snapshot, graph, outlook, forms, run_cache=run_cache, provision=provision)
+        yield Observer(
+            project, snapshot, graph, outlook, forms, run_cache=run_cache, provision=provision, outside=outside
+        )
         forms.save()
 
 

@@ -15,7 +15,7 @@ A stage that is `always` is run whatever there is; of one that is `frozen`, its 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -24,16 +24,18 @@ from typing import NamedTuple
 from mlops_cli.documents import flatten
 from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, fingerprint
+from mlops_cli.records.environment import NOTHING, EnvironmentRecord, differences
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
 from mlops_cli.records.normalizers import Normalizer
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
+from mlops_cli.records.urls import UrlInput
 from mlops_cli.words import naming, quoted
 
 Describe = Callable[[SomeObject, SomeObject], str]
 
-FROZEN = "frozen"
 CACHE_HAS_IT = "the cache has what the last run made"
+FROZEN = "frozen"
 
 
 class Action(StrEnum):
@@ -58,7 +60,8 @@ class Wanted(NamedTuple):
     paths that are not in the workspace: what the record says counts. `lost` are dependencies that nothing knows, and
     `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `without` are
     optional dependencies that are not there. `off` maps those of `lost` that a stage would make to that stage, which is
-    off. `normalized` are the dependencies of which not every byte counts.
+    off. `urls` are what their places told; of those that are `unasked` it is what the lock recorded, if it did.
+    `normalized` are the dependencies of which not every byte counts.
     """
 
     deps: tuple[Input, ...]
@@ -70,6 +73,9 @@ class Wanted(NamedTuple):
     unread: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     off: Mapping[str, str] = MappingProxyType({})
+    urls: tuple[UrlInput, ...] = ()
+    unasked: tuple[str, ...] = ()
+    environment: EnvironmentRecord = NOTHING
     normalized: Mapping[str, Normalized] = MappingProxyType({})
 
 
@@ -120,7 +126,7 @@ def inputs_key(stage: Stage, wanted: Wanted) -> str | None:
 
     None when they are not all known yet, or when the run cache is not to know this stage.
     """
-    if wanted.waiting or wanted.lost or wanted.unread or not stage.repeatable:
+    if wanted.waiting or wanted.lost or wanted.unread or not stage.repeatable or _is_unversioned(stage, wanted):
         return None
     return fingerprint(_inputs(draft_lock(stage, wanted), stage))
 
@@ -137,6 +143,8 @@ def draft_lock(stage: Stage, wanted: Wanted) -> Lock:
         outs=(),
         metrics={},
         without=wanted.without,
+        urls=wanted.urls,
+        environment=wanted.environment,
     )
 
 
@@ -174,9 +182,8 @@ def decide(
             reasons = ("nothing changed", *_passed_over(wanted, lock), *_accepted(lock), *always)
             return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         if away := _away(lock, evidence):
-            return Decision(
-                stage, Action.SKIP, (f"nothing changed; not here: {naming(away)}",), wanted, key, lock.outs, lock
-            )
+            reasons = (f"nothing changed; not here: {naming(away)}", *_accepted(lock))
+            return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         lost = tuple(out.path for out in lock.outs if not evidence.holds(out) and not _as_recorded(out, evidence))
         if not lost:
             reasons = (*damage, CACHE_HAS_IT)
@@ -206,6 +213,8 @@ def _decide_frozen(
     damage = _output_changes(lock, evidence)
     lost = tuple(out.path for out in lock.outs if not _as_recorded(out, evidence) and not evidence.holds(out))
     held = (*(["`--force` does not run it"] if force else []), *changes, *_accepted(lock))
+    if away := _away(lock, evidence):
+        return Decision(stage, Action.SKIP, (FROZEN, f"not here: {naming(away)}", *held), wanted, None, lock.outs, lock)
     action = Action.RESTORE if damage else Action.SKIP
     return Decision(stage, action, (*damage, FROZEN, *held), wanted, None, lock.outs, evidence.lock, lost)
 
@@ -241,7 +250,10 @@ def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Des
     known = {file: values for file, values in lock.params.items() if not _is_unknown(file, wanted)}
     changes.extend(_param_changes(wanted.params, known))
     changes.extend(_env_changes(dict(stage.env), lock.env))
-    changes.extend((*_dep_changes(wanted, lock, describe), *_absences(wanted)))
+    changes.extend(_environment_changes(lock.environment, wanted.environment))
+    deps = (*_dep_changes(wanted, lock, describe), *_absences(wanted))
+    changes.extend(_named(change, stage.environment.files or ()) for change in deps)
+    changes.extend(_url_changes(stage, wanted, lock))
     changes.extend(_declaration_changes(stage, lock))
     changes.extend(f"`{path}` changed while the stage last ran" for path in lock.changed_during_run)
     changes.extend(
@@ -264,6 +276,33 @@ def _declaration_changes(stage: Stage, lock: Lock) -> Iterator[str]:
     for path in sorted(set(stage.metrics) ^ set(lock.metrics)):
         if path in declared and path in made:
             yield f"output `{path}` is {'now' if path in stage.metrics else 'no longer'} declared as metrics"
+
+
+def _is_unversioned(stage: Stage, wanted: Wanted) -> bool:
+    """Say whether nobody can name the version of a URL that the stage reads."""
+    return len(wanted.urls) != len(stage.urls) or any(entry.etag is None for entry in wanted.urls)
+
+
+def _url_changes(stage: Stage, wanted: Wanted, lock: Lock) -> Iterator[str]:
+    old, new = ({entry.url: entry for entry in entries} for entries in (lock.urls, wanted.urls))
+    for url in sorted(old.keys() | set(stage.urls)):
+        if url not in stage.urls:
+            yield f"`{url}` is no longer a dependency"
+        elif url not in old:
+            yield f"`{url}` is a new dependency"
+        elif new[url].etag is None:
+            yield f"`{url}` may have changed: its place tells no version"
+        elif new[url].etag != old[url].etag:
+            yield f"`{url}` changed: {_describe_versions(old[url], new[url])}"
+
+
+def _describe_versions(old: UrlInput, new: UrlInput) -> str:
+    versions = f"version {old.etag or 'unknown'} → {new.etag}"
+    if all(str(entry.etag).startswith("listing:") for entry in (old, new)):
+        versions = "other files, or other versions of them"
+    if old.size is None or new.size is None or old.size == new.size:
+        return versions
+    return f"{versions}, {old.size:,} → {new.size:,} bytes"
 
 
 def _absences(wanted: Wanted) -> list[str]:
@@ -350,6 +389,21 @@ def _env_changes(new: Mapping[str, str], old: Mapping[str, str]) -> list[str]:
             before, after = (spell(side[name]) if name in side else "unset" for side in (old, new))
             changes.append(f"`env: {name}` changed {before} → {after}")
     return changes
+
+
+def _environment_changes(old: EnvironmentRecord, new: EnvironmentRecord) -> Iterator[str]:
+    for name, before, after in differences(old, new):
+        if before is None:
+            yield f"`environment: {name}` is new: {after}"
+        elif after is None:
+            yield f"`environment: {name}` is gone: it was {before}"
+        else:
+            yield f"`environment: {name}` changed {before} → {after}"
+
+
+def _named(change: str, files: Iterable[str]) -> str:
+    """Return what is told of a dependency; of one of the `files` of an environment, with that said."""
+    return f"environment: {change}" if change.startswith(tuple(f"`{path}` " for path in files)) else change
 
 
 def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:

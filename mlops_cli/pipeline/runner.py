@@ -22,7 +22,9 @@ from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.executor import no_thread
 from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, decide_stage, open_observer
+from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.neighbours import Neighbours
+from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.schedule import Schedule
 from mlops_cli.pipeline.selection import Reach
@@ -77,6 +79,7 @@ class Manner(NamedTuple):
 
     With `keep_going`, a failure stops only what needs it; with `force`, the named stages run whatever they are; without
     `run_cache`, nothing of earlier runs is restored. `reach` is how far it goes from the stages that are named.
+    If `offline`, URLs count as their stages' locks recorded them.
     """
 
     jobs: int = 1
@@ -85,6 +88,7 @@ class Manner(NamedTuple):
     run_cache: bool = True
     resources: Mapping[str, float] = {}
     reach: Reach = Reach()
+    offline: bool = False
 
 
 PLAINLY = Manner()
@@ -112,7 +116,12 @@ def run_project(
         return ()
     if provision is not None:
         provision.named = selected.named if targets else frozenset()
-    with open_observer(project, snapshot, graph, run_cache=how.run_cache, provision=provision) as observer:
+    python = Python(surroundings.environ.get("PATH"), project.root)
+    outside = Outside(ask=not how.offline, note=listener.note, python=python)
+    with open_observer(
+        project, snapshot, graph, run_cache=how.run_cache, provision=provision, outside=outside
+    ) as observer:
+        outside.prepare(graph.stages[address] for address in (*selected.left, *selected.order))
         leave_stages(observer, survey, listener.note)
         order = selected.order
         schedule = Schedule(

@@ -21,6 +21,7 @@ from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.inputs import Observer
 from mlops_cli.pipeline.outlook import and_above
+from mlops_cli.pipeline.outside import refuse_unasked
 from mlops_cli.pipeline.persisted import keep_in_place, record_of, start_of, tell_start
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.processes import Group, kill_group
@@ -74,6 +75,7 @@ class StageWork:
         """Raise what keeps a decision from being carried out, before anything is touched."""
         if decision.action is Action.RUN and not self.observer.provide(decision):
             refuse_absent_inputs(self.project, self.snapshot, decision)
+        refuse_unasked(decision)
         if decision.action is not Action.SKIP:
             _refuse_absent_outputs(decision)
             _refuse_outputs_in_git(self.project, decision.stage)

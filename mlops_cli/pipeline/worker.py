@@ -16,7 +16,9 @@ from threading import Event
 from mlops_cli.errors import Inconclusive, RecordError, UsageError
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.jobs import as_tracked, code_of
+from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes, inputs_key
 from mlops_cli.pipeline.stage_work import StageWork
 from mlops_cli.pipeline.turn import exclusive
@@ -202,9 +204,11 @@ def _run(project: Project, job: Job, surroundings: Surroundings, heard: _Heard, 
     stage = graph.stages.get(job.stage)
     if stage is None:
         raise RecordError(f"the code of the job has no stage `{job.stage}`", hint="`mlx job make` makes it anew")
+    python = Python(surroundings.environ.get("PATH"), project.root)
+    outside = Outside(ask=True, note=reporter.note, python=python)
     with (
         exclusive(project, "mlx job run", reporter),
-        open_observer(project, snapshot, graph, reporter=reporter, run_cache=False) as observer,
+        open_observer(project, snapshot, graph, reporter=reporter, run_cache=False, outside=outside) as observer,
     ):
         wanted = observer.wanted(stage)
         _refuse_other_inputs(job, stage, wanted, observer)

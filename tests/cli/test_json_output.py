@@ -37,7 +37,7 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
         (["data/raw", "labels.csv", "--dry-run"], 0),
         (["data/raw/7"], 0),
     ],
-    "status": [([], 0), (["--check"], 0), (["--remote"], 0)],
+    "status": [([], 0), (["--check"], 0), (["--remote"], 0), (["--allow-missing"], 0)],
     "checkout": [([], 0), (["data/raw", "--dry-run"], 0), (["--relink"], 0)],
     "unprotect": [(["data/raw"], 0), (["data/labels.csv", "--dry-run"], 0)],
     "diff": [

@@ -15,6 +15,7 @@ from typing import Any
 
 from mlops_cli.errors import RecordError
 from mlops_cli.pipeline.execution import Surroundings
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Decision
 from mlops_cli.pipeline.reproduce import reproduce
 from mlops_cli.pipeline.runner import Manner, StageResult, run_project
@@ -142,9 +143,9 @@ class Sandbox:
     def pipeline(self, text: str, path: str = "mlx.yaml") -> None:
         self.write(path, f"mlx: 1\n{text}")
 
-    def plan(self, *targets: str, force: bool = False) -> dict[str, Decision]:
+    def plan(self, *targets: str, force: bool = False, outside: Outside = AS_RECORDED) -> dict[str, Decision]:
         project = self.project()
-        planned = plan_project(project, workspace_snapshot(project), targets, force=force)
+        planned = plan_project(project, workspace_snapshot(project), targets, force=force, outside=outside)
         return {decision.stage.address: decision for decision in planned}
 
     def actions(self) -> dict[str, str]:
