@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
@@ -105,7 +105,7 @@ class Observer:
     def leave(self, stage: Stage) -> bool:
         """Let a stage be as it is for those after it, whatever should be done with it; say whether it is up to date."""
         try:
-            decision = self.decide(stage)
+            decision = self.decide(stage, judging=True)
         except MlxError:  # what keeps it from running does not keep others from taking what is here
             decision = Decision(stage, Action.RUN, (), Wanted((), {}), None, None)
         try:
@@ -351,9 +351,8 @@ def open_observer(
     ):
         outlook = Outlook(project, snapshot, graph, data=data, code=code)
         forms = NormalForms(project)
-        yield Observer(
-            project, snapshot, graph, outlook, forms, run_cache=run_cache, provision=provision, outside=outside
-        )
+        options: dict[str, Any] = {"run_cache": run_cache, "provision": provision, "outside": outside}
+        yield Observer(project, snapshot, graph, outlook, forms, **options)
         forms.save()
 
 

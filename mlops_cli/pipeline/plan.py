@@ -170,8 +170,8 @@ def decide(
     changes = (*input_changes(stage, wanted, lock, evidence.describe),)
     fresh = lock is not None and not changes
     if stage.frozen:
-        return _decide_frozen(stage, wanted, evidence, changes, force=force)
-    damage = _output_changes(lock, evidence) if fresh else ()
+        return _decide_frozen(stage, wanted, evidence, changes, flag if force else "")
+    damage = output_changes(lock, evidence.present, evidence.describe) if fresh and lock else ()
     if force:
         return Decision(stage, Action.RUN, (f"asked for with `{flag}`", *changes, *damage), wanted, key, None)
     if stage.always and not judging:
@@ -198,9 +198,7 @@ def decide(
     return Decision(stage, Action.RUN, changes, wanted, key, None)
 
 
-def _decide_frozen(
-    stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], *, force: bool
-) -> Decision:
+def _decide_frozen(stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], flag: str) -> Decision:
     """Return what is to be done with a stage that is never run: at most, what its lock records is brought back."""
     if evidence.lock is None:
         raise RecordError(
@@ -210,11 +208,12 @@ def _decide_frozen(
         )
     declared = {out.path for out in stage.outs}
     lock = replace(evidence.lock, outs=tuple(out for out in evidence.lock.outs if out.path in declared))
-    damage = _output_changes(lock, evidence)
+    damage = output_changes(lock, evidence.present, evidence.describe)
     lost = tuple(out.path for out in lock.outs if not _as_recorded(out, evidence) and not evidence.holds(out))
-    held = (*(["`--force` does not run it"] if force else []), *changes, *_accepted(lock))
-    if away := _away(lock, evidence):
-        return Decision(stage, Action.SKIP, (FROZEN, f"not here: {naming(away)}", *held), wanted, None, lock.outs, lock)
+    held = (*([f"`{flag}` does not run it"] if flag else []), *changes, *_accepted(lock))
+    if damage and (away := _away(lock, evidence)):
+        reasons = (FROZEN, f"not here: {naming(away)}", *held)
+        return Decision(stage, Action.SKIP, reasons, wanted, None, lock.outs, evidence.lock)
     action = Action.RESTORE if damage else Action.SKIP
     return Decision(stage, action, (*damage, FROZEN, *held), wanted, None, lock.outs, evidence.lock, lost)
 
@@ -406,15 +405,18 @@ def _named(change: str, files: Iterable[str]) -> str:
     return f"environment: {change}" if change.startswith(tuple(f"`{path}` " for path in files)) else change
 
 
-def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:
+def output_changes(
+    lock: Lock, there: Mapping[str, Present | OutputRecord | None], describe: Describe
+) -> tuple[str, ...]:
+    """Return every way in which the outputs that are `there` differ from those the lock recorded, in words."""
     changes: list[str] = []
-    for out in lock.outs if lock else ():
-        present = evidence.present.get(out.path)
+    for out in lock.outs:
+        present = there.get(out.path)
         if present is None:
             changes.append(f"output `{out.path}` is missing")
         elif present.digest != out.digest:
-            changes.append(f"output `{out.path}` is not what the run made: {evidence.describe(out, present)}")
-        elif not _as_recorded(out, evidence):
+            changes.append(f"output `{out.path}` is not what the run made: {describe(out, present)}")
+        elif present.executable != out.executable:
             changes.append(f"output `{out.path}` is {'no longer' if out.executable else 'now'} executable")
     return tuple(changes)
 

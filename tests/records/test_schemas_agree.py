@@ -111,6 +111,12 @@ VALID: dict[str, list[dict[str, Any]]] = {
         {
             "mlx": 1,
             "stages": {
+                "n": {
+                    "matrix": {"a": [1, "b"], "exclude": [{"a": "b"}], "include": [{"a": 1, "d": 2}, {"d": [3]}]},
+                    "cmd": "x",
+                },
+                "f": {"foreach": [1, "b", 2], "cmd": "x"},
+                "g": {"foreach": {"a": None, "b": {"c": 1}}, "cmd": "x"},
                 "s": {
                     "cmd": "x",
                     "deps": ["y", {"z": {"optional": True, "normalize": "notebook"}}, {"w": None}],
@@ -207,6 +213,11 @@ BEYOND_SCHEMAS = (
     "that mlx uses itself",
     "would both be named",
     "which cannot stand within",
+    "which is no axis",
+    "matches nothing",
+    "leaves no combination",
+    "to name a stage by",
+    "`foreach` holds an empty value",
     "`when`: ",
 )
 
