@@ -51,6 +51,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Pipelines": {
         "run": "run",
+        "logs": "logs",
         "stage": "stages",
         "graph": "pipeline",
         "why": "pipeline",

@@ -26,6 +26,7 @@ from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.records.environment import NOTHING, EnvironmentRecord, differences
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
+from mlops_cli.records.normalizers import Normalizer
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
 from mlops_cli.records.urls import UrlInput
@@ -33,8 +34,8 @@ from mlops_cli.words import naming, quoted
 
 Describe = Callable[[SomeObject, SomeObject], str]
 
-FROZEN = "frozen"
 CACHE_HAS_IT = "the cache has what the last run made"
+FROZEN = "frozen"
 
 
 class Action(StrEnum):
@@ -45,6 +46,13 @@ class Action(StrEnum):
     SKIP = "skip"
 
 
+class Normalized(NamedTuple):
+    """What passes over edits of a dependency, and the `fault` for which the bytes of it, or of a file in it, count."""
+
+    by: Normalizer
+    fault: str = ""
+
+
 class Wanted(NamedTuple):
     """A stage's inputs as they are now.
 
@@ -53,6 +61,7 @@ class Wanted(NamedTuple):
     `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `without` are
     optional dependencies that are not there. `off` maps those of `lost` that a stage would make to that stage, which is
     off. `urls` are what their places told; of those that are `unasked` it is what the lock recorded, if it did.
+    `normalized` are the dependencies of which not every byte counts.
     """
 
     deps: tuple[Input, ...]
@@ -67,6 +76,7 @@ class Wanted(NamedTuple):
     urls: tuple[UrlInput, ...] = ()
     unasked: tuple[str, ...] = ()
     environment: EnvironmentRecord = NOTHING
+    normalized: Mapping[str, Normalized] = MappingProxyType({})
 
 
 class Present(NamedTuple):
@@ -168,12 +178,12 @@ def decide(
         return Decision(stage, Action.RUN, (*changes, *damage, "`always`"), wanted, key, None)
     if fresh and lock is not None:
         if not damage:
-            reasons = ("nothing changed", *_accepted(lock), *(["`always`: `mlx run` runs it"] if stage.always else []))
+            always = ["`always`: `mlx run` runs it"] if stage.always else []
+            reasons = ("nothing changed", *_passed_over(wanted, lock), *_accepted(lock), *always)
             return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         if away := _away(lock, evidence):
-            return Decision(
-                stage, Action.SKIP, (f"nothing changed; not here: {naming(away)}",), wanted, key, lock.outs, lock
-            )
+            reasons = (f"nothing changed; not here: {naming(away)}", *_accepted(lock))
+            return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         lost = tuple(out.path for out in lock.outs if not evidence.holds(out) and not _as_recorded(out, evidence))
         if not lost:
             reasons = (*damage, CACHE_HAS_IT)
@@ -323,11 +333,30 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
         elif path not in new:
             if path not in wanted.lost and not _is_unknown(path, wanted):
                 changes.append(f"`{path}` is no longer a dependency")
-        elif old[path].digest != new[path].digest:
-            changes.append(f"`{path}` changed: {describe(old[path], new[path])}")
+        elif not new[path].counts_as(old[path]):
+            changes.append(_word_change(old[path], new[path], wanted, describe))
         elif old[path].executable != new[path].executable:
             changes.append(f"`{path}` changed: it is {'now' if new[path].executable else 'no longer'} executable")
     return [*changes, *_absence_changes(wanted, lock)]
+
+
+def _word_change(old: Input, new: Input, wanted: Wanted, describe: Describe) -> str:
+    told, how = describe(old, new), wanted.normalized.get(new.path)
+    if how is None:
+        return f"`{new.path}` changed: {told}"
+    fault = f" (its bytes count: {how.fault})" * bool(how.fault)
+    if new.normal is None or old.normal is None:
+        return f"`{new.path}` changed: {told}{fault or ' (its bytes count: no normal form is known)'}"
+    return f"`{new.path}` changed in more than {how.by.passed_over}: {told}{fault}"
+
+
+def _passed_over(wanted: Wanted, lock: Lock) -> Iterator[str]:
+    """Yield what differs and does not count."""
+    then = {dep.path: dep for dep in lock.deps}
+    for dep in wanted.deps if wanted.normalized else ():
+        how = wanted.normalized.get(dep.path)
+        if how is not None and dep.path in then and dep.digest != then[dep.path].digest:
+            yield f"`{dep.path}` differs in {how.by.passed_over} only"
 
 
 def _absence_changes(wanted: Wanted, lock: Lock) -> Iterator[str]:

@@ -20,12 +20,14 @@ from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.inputs import Observer
+from mlops_cli.pipeline.notebooks import refuse_without_libraries
 from mlops_cli.pipeline.outlook import and_above
 from mlops_cli.pipeline.outside import refuse_unasked
 from mlops_cli.pipeline.persisted import keep_in_place, record_of, start_of, tell_start
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.processes import Group, kill_group
 from mlops_cli.pipeline.publishing import publish
+from mlops_cli.pipeline.usage import Spent
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batches import open_batch
@@ -45,6 +47,9 @@ class Noting(Protocol):
 
     def write(self, stage: str, data: bytes) -> None:
         """The command of the stage at an address wrote `data`; called from another thread."""
+
+    def spent(self, stage: str, spent: Spent) -> None:
+        """The commands of the stage at an address took so much; called from another thread."""
 
     def note(self, message: str) -> None:
         """Something the user should know, that stops nothing."""
@@ -73,6 +78,8 @@ class StageWork:
 
     def check(self, decision: Decision) -> None:
         """Raise what keeps a decision from being carried out, before anything is touched."""
+        if decision.action is Action.RUN:
+            refuse_without_libraries(decision.stage)
         provided = decision.action is Action.RUN and self.observer.provide(decision)
         check_decision(self.project, self.snapshot, decision, provided=provided)
 
@@ -109,6 +116,7 @@ class StageWork:
                 started=started,
                 note=self.listener.note,
                 cancelled=cancelled,
+                spent=partial(self.listener.spent, stage.address),
             )
         finally:
             self._groups.pop(stage.address, None)

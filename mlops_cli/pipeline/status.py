@@ -28,18 +28,23 @@ if TYPE_CHECKING:
 
 
 class ProjectStatus(NamedTuple):
-    """The state of every tracked path, the decision for every stage, and what keeps some of them from being known."""
+    """The state of every tracked path, the decision for every stage, and what keeps some of them from being known.
+
+    Where data `may_be_missing`, it is no difference that none of it is here.
+    """
 
     data: tuple[DataStatus, ...]
     stages: tuple[Decision, ...]
     problems: tuple[MlxError, ...] = ()
+    may_be_missing: bool = False
 
     @property
     def clean(self) -> bool:
         """Whether the workspace is what the records say."""
         if self.problems:
             return False
-        data = all(status.state is DataState.OK for status in self.data)
+        fine = {DataState.OK, *((DataState.MISSING, DataState.NOT_CACHED) if self.may_be_missing else ())}
+        data = all(status.state in fine for status in self.data)
         return data and all(decision.action is Action.SKIP for decision in self.stages)
 
 
@@ -61,20 +66,28 @@ def project_status(
     reporter: Reporter = SILENT,
     targets: Sequence[str] = (),
     folder: str = "",
+    provision: Provision | None = None,
     outside: Outside = AS_RECORDED,
 ) -> ProjectStatus:
     """Return how the workspace differs from its records, as far as these can be read; changes nothing, asks no server.
 
     With `targets`, typed in `folder` of the project, only of what they name: stages, tracked paths and what lies in
     folders; UsageError for one that names nothing. Where a `mlx.yaml` that matters cannot be read, nothing is said of
-    any stage: it may make what the others take.
+    any stage: it may make what the others take. With a `provision`, data may be missing, and what that brings is asked
+    for.
     """
     with project.cache.offline():
-        return _project_status(project, reporter, targets, folder, outside)
+        found = _project_status(project, reporter, targets, folder, provision, outside)
+    return found._replace(may_be_missing=provision is not None)
 
 
 def _project_status(
-    project: Project, reporter: Reporter, targets: Sequence[str], folder: str, outside: Outside
+    project: Project,
+    reporter: Reporter,
+    targets: Sequence[str],
+    folder: str,
+    provision: Provision | None,
+    outside: Outside,
 ) -> ProjectStatus:
     snapshot = workspace_snapshot(project)
     tell_unfinished(project, reporter)
@@ -87,11 +100,10 @@ def _project_status(
         with open_scanner(project, reporter=reporter) as scanner:
             data, problems = data_status(project, snapshot, scanner.look, scanner, scope.data)
         return ProjectStatus(data, (), tuple({error.message: error for error in (*told.values(), *problems)}.values()))
-    stages = scope.graph.stages
+    graph, stages = scope.graph, scope.graph.stages
     _tell_unasked((stages[address] for address in scope.order), reporter)
-    # What stages read is seen once.
-    with open_observer(project, snapshot, scope.graph, reporter=reporter, outside=outside) as observer:
-        data, problems = data_status(project, snapshot, observer.look, observer.trees, scope.data)
+    with open_observer(project, snapshot, graph, reporter=reporter, provision=provision, outside=outside) as observer:
+        data, problems = data_status(project, snapshot, observer.look, observer.trees, scope.data)  # each is seen once
         told |= {error.message: error for error in problems}
         judged = [_judge(observer, stages[address], told) for address in scope.order]
     shown = tuple(decision for decision in judged if decision.stage.address in scope.shown)
@@ -209,7 +221,7 @@ def plan_survey(
     if not selected.order:
         return Plan(survey, ())
     if provision is not None:
-        provision.named = selected.named if targets else frozenset()
+        provision.named = frozenset(selected.named if targets else ())
     with open_observer(
         project, snapshot, graph, reporter=reporter, run_cache=run_cache, provision=provision, outside=outside
     ) as observer:

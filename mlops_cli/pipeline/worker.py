@@ -22,6 +22,7 @@ from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes, inputs_key
 from mlops_cli.pipeline.stage_work import StageWork
 from mlops_cli.pipeline.turn import exclusive
+from mlops_cli.pipeline.usage import Spent
 from mlops_cli.progress import Reporter
 from mlops_cli.records.config import with_cache
 from mlops_cli.records.jobs import Job
@@ -76,9 +77,13 @@ class _Heard:
     def __init__(self, output: Write, reporter: Reporter) -> None:
         self._output = output
         self.note = reporter.note
+        self.took: Spent | None = None
 
     def write(self, stage: str, data: bytes) -> None:  # noqa: ARG002  # one stage runs
         self._output(data)
+
+    def spent(self, stage: str, spent: Spent) -> None:  # noqa: ARG002
+        self.took = spent
 
 
 @dataclass(frozen=True, slots=True)

@@ -535,8 +535,8 @@ def test_a_conflict_in_a_pointer_and_a_lock_ends_as_the_hints_say(project: Proje
         refuse(project, *args, **told)
     report(project, **told)
     done = project.must("resolve")
-    stands = "ours stands, and its inputs are not what both sides come to: `mlx run` does what is to be done"
-    assert done.stdout == f"took ours {LOCK}: {stands}\n"
+    kept = "ours is kept; nobody ran it with the inputs of the merge yet: `mlx run` does"
+    assert done.stdout == f"took ours {LOCK}: {kept}\n"
     assert done.stderr == "next: `git commit`, then `mlx run`\n"
     project.must("checkout", "data.csv")
     project.must("run")
@@ -1462,9 +1462,8 @@ def test_a_command_that_fails_costs_nothing(command: str, error: str, kept: str 
     result = project("run")
 
     failed = project.root / ".git" / "mlx" / "failed" / "main" / "train"
-    (log,) = (project.root / ".git" / "mlx" / "runs").glob("*/train.log")
     assert result.code == 1
-    assert last_said(result) == said(error, f"its output is in `{log}`")
+    assert last_said(result) == said(error, "`mlx logs train` shows its output")
     assert "note: the outputs that `train` had before are back\n" in result.stderr
     assert {path: data for path, data in picture(project.root).items() if "/failed/" not in path} == before
     if kept is None:
@@ -1498,11 +1497,10 @@ def test_a_stage_that_finds_no_python_is_told_where_one_is(
 
     result = project("run", env={"PATH": str(path)})
 
-    (log,) = (project.root / ".git" / "mlx" / "runs").glob("*/train.log")
     activate = f"`. '{environment}/activate'` puts the `python` of mlx on PATH; " if told else ""
     assert result.code == 1
     assert last_said(result) == said(
-        "stage `train` failed: command not found (exit code 127)", f"{activate}its output is in `{log}`"
+        "stage `train` failed: command not found (exit code 127)", f"{activate}`mlx logs train` shows its output"
     )
 
 

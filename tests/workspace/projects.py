@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlops_cli.errors import RecordError
+from mlops_cli.errors import MlxError, RecordError
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Decision
@@ -21,6 +21,7 @@ from mlops_cli.pipeline.reproduce import reproduce
 from mlops_cli.pipeline.runner import Manner, StageResult, run_project
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.pipeline.turn import exclusive
+from mlops_cli.pipeline.usage import Spent
 from mlops_cli.pipeline.verdicts import STRICT, Reproduction, Standard
 from mlops_cli.progress import Silent
 from mlops_cli.words import spelled
@@ -45,12 +46,20 @@ class Notes(Silent):
     def note(self, message: str) -> None:
         self.notes.append(spelled(message))
 
+    def expect(self, stages: int) -> None: ...
+
     def begin(self, decision: Decision) -> None: ...
 
     def write(self, stage: str, data: bytes) -> None:
         self.output += data
 
     def ended(self, stage: str) -> None: ...
+
+    def spent(self, stage: str, spent: Spent) -> None: ...
+
+    def failed(self, stage: str, error: MlxError) -> None: ...
+
+    def wait(self) -> None: ...
 
     def done(self, result: StageResult) -> None: ...
 
