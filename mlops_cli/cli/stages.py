@@ -131,6 +131,41 @@ def show(
     output.result("stage-show", {"stages": shown}, lines)
 
 
+Frozen = Annotated[
+    str, typer.Argument(metavar="STAGE", help="A stage, or a group (train for train@*)", autocompletion=complete_stages)
+]
+
+
+def freeze(context: typer.Context, name: Frozen, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Have a stage never run: its lock says what it made
+
+    Writes `frozen: true` into its mlx.yaml; everything else there stays as it is.
+    """
+    _freeze(context, name, frozen=True, dry_run=dry_run, as_json=as_json)
+
+
+def unfreeze(context: typer.Context, name: Frozen, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Let a frozen stage run again
+
+    Takes `frozen: true` out of its mlx.yaml; everything else there stays as it is.
+    """
+    _freeze(context, name, frozen=False, dry_run=dry_run, as_json=as_json)
+
+
+def _freeze(context: typer.Context, name: str, *, frozen: bool, dry_run: bool, as_json: bool) -> None:
+    from mlops_cli.pipeline.declare import freeze_stages
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    folder = project.relative(session.cwd)
+    found = freeze_stages(project, name, frozen=frozen, folder=folder, dry_run=dry_run)
+    verb = "freeze" if frozen else "unfreeze"
+    value = {"dry_run": dry_run, "stages": list(found.stages), "files": list(found.files)}
+    done = f"would {verb}" if dry_run else "froze" if frozen else "unfroze"
+    lines = [f"{done} {address}" for address in found.stages] or [f"nothing to {verb}"]
+    output.result(f"stage-{verb}", value, lines)
+
+
 _ADD_EXAMPLE = """\
 mlx stage add train --cmd "python train.py" -d train.py -d data/raw \\
       -p train.lr -o model.joblib -m metrics.json"""
@@ -142,6 +177,8 @@ COMMANDS = {
             "add": command(add, _ADD_EXAMPLE),
             "list": command(list_, "mlx stage list"),
             "show": command(show, "mlx stage show train"),
+            "freeze": command(freeze, "mlx stage freeze train"),
+            "unfreeze": command(unfreeze, "mlx stage unfreeze train"),
         },
     )
 }

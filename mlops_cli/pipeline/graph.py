@@ -150,9 +150,7 @@ def _refuse_own_inputs(stages: Iterable[Stage]) -> None:
             for out in stage.outs:
                 if has_magic(dep) or not _overlap(dep, out.path):
                     continue
-                goes_on = (
-                    f"take it out of `deps`: with `{dep}: {{persist: true}}` in `outs` it goes on from what is there"
-                )
+                goes_on = f"with `{dep}: {{persist: true}}` in `outs`, and not in `deps`, it goes on from what is there"
                 raise _error(
                     stage,
                     f"stage `{stage.address}` depends on `{dep}` and makes `{out.path}`: it would wait for itself",
