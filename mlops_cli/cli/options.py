@@ -33,6 +33,9 @@ Targets = Annotated[
     list[str] | None,
     typer.Argument(metavar="[PATH]...", help="Tracked paths, or paths inside them", autocompletion=complete_paths),
 ]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Do not ask what the URLs that stages read have now: the locks count")
+]
 Stages = Annotated[
     list[str] | None,
     typer.Argument(

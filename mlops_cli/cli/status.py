@@ -11,6 +11,7 @@ from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_targets
 from mlops_cli.cli.options import AllowMissing, Check, Json
 from mlops_cli.cli.output import Output
+from mlops_cli.cli.run_view import and_more
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
 from mlops_cli.errors import RecordError, UsageError
@@ -47,6 +48,8 @@ def status(
     --check and --remote, that is a test for a clone without data of whether the locks fit the code and everything is
     pushed.
     """
+    from mlops_cli.pipeline.interpreter import Python
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.status import project_status
 
     if remote and targets:
@@ -55,7 +58,10 @@ def status(
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter:
         provision = _open_provision(project, reporter, remote=remote) if allow_missing else None
-        found = project_status(project, reporter, targets or (), project.relative(session.cwd), provision)
+        outside = Outside(python=Python(session.environ.get("PATH"), project.root))
+        found = project_status(
+            project, reporter, targets or (), project.relative(session.cwd), provision=provision, outside=outside
+        )
         there, steps = _unpushed(project, output, reporter) if remote else ([], [])
     lacking = any(each["lacking"] for each in there)
     value = {
@@ -125,6 +131,11 @@ _STATES = {"not_cached": "not here"}  # the others are words as they are
 
 def _status_text(found: ProjectStatus) -> list[str]:
     away = [_away_text(item) for item in found.data if item.away]
+    away += [
+        f"frozen {each.stage.address}: {each.reasons[1]}{and_more(each.reasons[2:])}"
+        for each in found.stages
+        if each.stage.frozen and each.action == "skip" and len(each.reasons) > 1
+    ]
     if found.clean:
         parts = [count(len(found.data), "data path")] if found.data else []
         off = sum(decision.stage.is_off for decision in found.stages)

@@ -116,7 +116,7 @@ class Provision:
             may_stay_away=may_stay_away,
         )
         decision = judge(wider)
-        while decision.action is Action.RESTORE and (missing := _lacking(decision, evidence)):
+        while decision.action is Action.RESTORE and not decision.missing and (missing := _lacking(decision, evidence)):
             if self._bring_outputs(decision, missing):
                 whence = f"{self._label(missing)} has what that run made"
                 reasons = (*(reason for reason in decision.reasons if reason != CACHE_HAS_IT), whence)
@@ -235,7 +235,7 @@ def _lacking(decision: Decision, evidence: Evidence) -> list[Tracked]:
     for out in decision.source.outs:
         present = evidence.present.get(out.path)
         is_here = present is not None and (present.digest, present.executable) == (out.digest, out.executable)
-        if not (is_here or out.path in decision.missing or evidence.holds(out)):
+        if not (is_here or evidence.holds(out)):
             found.append(_as_declared(decision.stage, out))
     return found
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, folders_above
 from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Action, Decision, Wanted
 from mlops_cli.pipeline.selection import PLAINLY, Reach, meant_paths
 from mlops_cli.pipeline.survey import Survey, leave_stages, names_stages, survey_stages
@@ -66,6 +67,7 @@ def project_status(
     targets: Sequence[str] = (),
     folder: str = "",
     provision: Provision | None = None,
+    outside: Outside = AS_RECORDED,
 ) -> ProjectStatus:
     """Return how the workspace differs from its records, as far as these can be read; changes nothing, asks no server.
 
@@ -75,12 +77,17 @@ def project_status(
     for.
     """
     with project.cache.offline():
-        found = _project_status(project, reporter, targets, folder, provision)
+        found = _project_status(project, reporter, targets, folder, provision, outside)
     return found._replace(may_be_missing=provision is not None)
 
 
 def _project_status(
-    project: Project, reporter: Reporter, targets: Sequence[str], folder: str, provision: Provision | None
+    project: Project,
+    reporter: Reporter,
+    targets: Sequence[str],
+    folder: str,
+    provision: Provision | None,
+    outside: Outside,
 ) -> ProjectStatus:
     snapshot = workspace_snapshot(project)
     tell_unfinished(project, reporter)
@@ -94,13 +101,21 @@ def _project_status(
             data, problems = data_status(project, snapshot, scanner.look, scanner, scope.data)
         return ProjectStatus(data, (), tuple({error.message: error for error in (*told.values(), *problems)}.values()))
     graph, stages = scope.graph, scope.graph.stages
-    with open_observer(project, snapshot, graph, reporter=reporter, provision=provision) as observer:
+    _tell_unasked((stages[address] for address in scope.order), reporter)
+    with open_observer(project, snapshot, graph, reporter=reporter, provision=provision, outside=outside) as observer:
         data, problems = data_status(project, snapshot, observer.look, observer.trees, scope.data)  # each is seen once
         told |= {error.message: error for error in problems}
         judged = [_judge(observer, stages[address], told) for address in scope.order]
     shown = tuple(decision for decision in judged if decision.stage.address in scope.shown)
     untracked = untracked_outputs(project, snapshot, (decision.stage for decision in shown))
     return ProjectStatus((*data, *untracked), shown, tuple(told.values()))
+
+
+def _tell_unasked(stages: Iterable[Stage], reporter: Reporter) -> None:
+    urls = {url for stage in stages if not stage.is_off for url in stage.urls}
+    if urls:
+        what = f"`{next(iter(urls))}` counts as its lock" if len(urls) == 1 else f"{len(urls)} URLs count as the locks"
+        reporter.note(f"{what} recorded {'it' if len(urls) == 1 else 'them'}: `mlx run --dry-run` asks for more")
 
 
 class _Scope(NamedTuple):
@@ -173,10 +188,11 @@ def plan_project(
     run_cache: bool = True,
     provision: Provision | None = None,
     reporter: Reporter = SILENT,
+    outside: Outside = AS_RECORDED,
 ) -> tuple[Decision, ...]:
     """Return the decision for each stage that `targets` (none: all) and `reach` mean, in run order."""
-    options: dict[str, Any] = {"force": force, "run_cache": run_cache, "provision": provision}
-    return plan_survey(project, snapshot, targets, reach, reporter=reporter, **options).decisions
+    options: dict[str, Any] = {"force": force, "run_cache": run_cache, "provision": provision, "outside": outside}
+    return plan_survey(project, snapshot, targets, reach, **options, reporter=reporter).decisions
 
 
 class Plan(NamedTuple):
@@ -196,6 +212,7 @@ def plan_survey(
     run_cache: bool = True,
     provision: Provision | None = None,
     reporter: Reporter = SILENT,
+    outside: Outside = AS_RECORDED,
 ) -> Plan:
     """Return the plan for the stages that `targets` (none: all) and `reach` mean; changes nothing."""
     tell_unfinished(project, reporter)
@@ -206,8 +223,9 @@ def plan_survey(
     if provision is not None:
         provision.named = frozenset(selected.named if targets else ())
     with open_observer(
-        project, snapshot, graph, reporter=reporter, run_cache=run_cache, provision=provision
+        project, snapshot, graph, reporter=reporter, run_cache=run_cache, provision=provision, outside=outside
     ) as observer:
+        outside.prepare(graph.stages[address] for address in (*selected.left, *selected.order))
         leave_stages(observer, survey, reporter.note)
         planned = plan_stages(observer, graph, selected.order, selected.forced(force=force))
         for decision in planned if provision is not None else ():
