@@ -66,11 +66,18 @@ class RunListener:
             with self._above():
                 self.output.say(f"skip {decision.stage.address}: {decision.reasons[0]}")
         if decision.action == "skip":
+            self._tell_skipped(decision)
             return
         with self._above():
             self._tell(decision)
         if self.live is not None:
             self.live.begin(decision.stage.address)
+
+    def _tell_skipped(self, decision: Decision) -> None:
+        reasons = decision.reasons
+        if decision.stage.frozen and not decision.stage.is_off and len(reasons) > 1:
+            with self._above():
+                self.output.say(f"frozen {decision.stage.address}: {reasons[1]}{and_more(reasons[2:])}")
 
     def _tell(self, decision: Decision) -> None:
         reasons = decision.reasons
@@ -158,6 +165,11 @@ class Costs(NamedTuple):
     seconds: float | None = None
     spent: Mapping[str, Spent] = {}
     saved: Mapping[str, float] = {}
+
+
+def and_more(reasons: Sequence[str]) -> str:
+    """Return what ends a line that has room for one reason only."""
+    return f" (and {count(len(reasons), 'more reason')}: `mlx why`)" if reasons else ""
 
 
 def show_run(

@@ -11,6 +11,7 @@ from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_targets
 from mlops_cli.cli.options import AllowMissing, Check, Json
 from mlops_cli.cli.output import Output
+from mlops_cli.cli.run_view import and_more
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
 from mlops_cli.errors import RecordError, UsageError
@@ -130,6 +131,11 @@ _STATES = {"not_cached": "not here"}  # the others are words as they are
 
 def _status_text(found: ProjectStatus) -> list[str]:
     away = [_away_text(item) for item in found.data if item.away]
+    away += [
+        f"frozen {each.stage.address}: {each.reasons[1]}{and_more(each.reasons[2:])}"
+        for each in found.stages
+        if each.stage.frozen and each.action == "skip" and len(each.reasons) > 1
+    ]
     if found.clean:
         parts = [count(len(found.data), "data path")] if found.data else []
         off = sum(decision.stage.is_off for decision in found.stages)

@@ -55,6 +55,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "stage": "stages",
         "graph": "pipeline",
         "why": "pipeline",
+        "accept": "acceptance",
         "reproduce": "reproduction",
         "job": "jobs",
     },

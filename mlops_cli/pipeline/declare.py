@@ -76,6 +76,7 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "delay": stage.conduct.delay,
         "when": stage.when._asdict() | {"values": dict(stage.when.values)} if stage.when else None,
         "optional": [dep.path for dep in stage.deps if dep.optional],
+        "normalize": {dep.path: dep.normalize.value for dep in stage.deps if dep.normalize},
         "persist": [out.path for out in stage.outs if out.persist],
         "always": stage.always,
         "frozen": stage.frozen,

@@ -16,6 +16,7 @@ from mlops_cli.errors import RecordError, StageFailed
 from mlops_cli.pipeline.aside import open_up
 from mlops_cli.pipeline.command_environ import command_environ
 from mlops_cli.pipeline.executor import TimedOut, Write, execute
+from mlops_cli.pipeline.notebooks import open_lines
 from mlops_cli.pipeline.processes import Group
 from mlops_cli.pipeline.run_record import log_file
 from mlops_cli.pipeline.usage import Spent
@@ -82,30 +83,31 @@ def run_commands(
             hint=f"see `wdir` in {stage.file}:{stage.line}",
         )
     try:
-        status = execute(
-            stage.cmd,
-            folder=folder,
-            environ=command_environ(stage, surroundings.environ),
-            log=log,
-            output=output,
-            started=started,
-            left_behind=lambda: note(
-                f"the command of stage `{stage.address}` left processes behind; they were stopped "
-                "(end it with `wait` to let them finish)"
-            ),
-            timeout=stage.conduct.timeout,
-            cancelled=cancelled,
-            spent=spent,
-        )
+        with open_lines(project, stage, log) as lines:
+            status = execute(
+                lines.commands,
+                folder=folder,
+                environ=command_environ(stage, surroundings.environ),
+                log=log,
+                output=output,
+                started=started,
+                left_behind=lambda: note(
+                    f"the command of stage `{stage.address}` left processes behind; they were stopped "
+                    "(end it with `wait` to let them finish)"
+                ),
+                timeout=stage.conduct.timeout,
+                cancelled=cancelled,
+                spent=spent,
+            )
+            failure, further = lines.failure() or describe_status(status), lines.to_look_at()
     except TimedOut as error:
         raise StageFailed(
             f"stage `{stage.address}` took longer than its `timeout` of {stage.conduct.timeout:g} s, and was stopped",
             hint=f"{_shown(stage, surroundings)}; `timeout` is in {stage.file}:{stage.line}",
         ) from error
     if status:
-        raise StageFailed(
-            f"stage `{stage.address}` failed: {describe_status(status)}", hint=_shown(stage, surroundings)
-        )
+        hint = f"{_shown(stage, surroundings)}{further}"
+        raise StageFailed(f"stage `{stage.address}` failed: {failure}", hint=hint)
 
 
 def _shown(stage: Stage, surroundings: Surroundings) -> str:

@@ -10,15 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
+from mlops_cli.pipeline.normal_forms import NormalForms
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
 from mlops_cli.pipeline.outside import AS_RECORDED, Outside
-from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, leave_off, spell
+from mlops_cli.pipeline.plan import Action, Decision, Evidence, Normalized, Present, Wanted, decide, leave_off, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.environment import UNSAID
@@ -44,6 +45,7 @@ class Observer:
         snapshot: Snapshot,
         graph: Graph,
         outlook: Outlook,
+        forms: NormalForms,
         *,
         run_cache: bool = True,
         provision: Provision | None = None,
@@ -54,6 +56,7 @@ class Observer:
         self._graph = graph
         self._outlook = outlook
         self._run_cache = run_cache
+        self._forms = forms
         self._provision = provision
         self._outs = sorted(graph.maker)
         self._outside = outside
@@ -102,7 +105,7 @@ class Observer:
     def leave(self, stage: Stage) -> bool:
         """Let a stage be as it is for those after it, whatever should be done with it; say whether it is up to date."""
         try:
-            decision = self.decide(stage)
+            decision = self.decide(stage, judging=True)
         except MlxError:  # what keeps it from running does not keep others from taking what is here
             decision = Decision(stage, Action.RUN, (), Wanted((), {}), None, None)
         try:
@@ -191,6 +194,7 @@ class Observer:
             lost=tuple(found.lost),
             unread=tuple(found.unread),
             without=tuple(found.without),
+            normalized=found.normalized,
             off={
                 path: maker for path in found.lost for maker in self._makers(path) if self._graph.stages[maker].is_off
             },
@@ -207,7 +211,7 @@ class Observer:
         except (MlxError, OSError):  # one cannot be read any more, or does not hold still: it changed
             unreadable = tuple(dep.path for dep in wanted.deps if not self._can_look(dep.path))
             return unreadable or tuple(file.path for file in stage.params) or tuple(dep.path for dep in wanted.deps)
-        old, new = ({dep.path: (dep.digest, dep.executable) for dep in side.deps} for side in (wanted, now))
+        old, new = ({dep.path: (dep.identity, dep.executable) for dep in side.deps} for side in (wanted, now))
         deps = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
         params = (path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path)))
         return (*deps, *params, *self._outside.changed(stage, wanted.urls))
@@ -229,7 +233,7 @@ class Observer:
         for path in paths:
             entry = self._outlook.entry(path, found)
             if entry is not None:
-                found.deps[path] = Input(path, _kind(entry), entry.digest, entry.size, entry.kind == Kind.EXECUTABLE)
+                self._take(path, entry, dep, stage, found)
             elif not any(is_in(path, folder) for folder in found.unread):
                 if dep.optional:
                     found.without[path] = None
@@ -237,6 +241,25 @@ class Observer:
                     found.lost.append(path)
         if not paths and not found.unread and not dep.optional:
             found.lost.append(dep.path)
+
+    def _take(self, path: str, entry: Entry, dep: Dependency, stage: Stage, found: Found) -> None:
+        """Note what is at `path`, which `dep` stands for; of what is named twice the bytes count, if either says so."""
+        new = Input(path, _kind(entry), entry.digest, entry.size, entry.kind == Kind.EXECUTABLE)
+        by = dep.normalize
+        if by is not None and (path == dep.path or path.endswith(by.suffix)) and entry.kind != Kind.SYMLINK:
+            form = self._forms.of(by, path, entry, self._outlook.scanner(path))
+            new = new._replace(normal=form.digest or (None if form.fault else self._recorded_form(stage, new)))
+            found.normalized[path] = Normalized(by, form.fault)
+        known = found.deps.get(path)
+        if known is not None and known.normal != new.normal:
+            new = new._replace(normal=None)
+            found.normalized.pop(path, None)
+        found.deps[path] = new
+
+    def _recorded_form(self, stage: Stage, dep: Input) -> Digest | None:
+        """Return the normal form that the lock has of these very bytes, which are not here to be read."""
+        lock = self._snapshot.lock(stage)
+        return next((old.normal for old in (lock.deps if lock else ()) if old[:3] == dep[:3]), None)
 
     def _expand(self, glob: str, stage: Stage, found: Found) -> Sequence[str]:
         """Return the files that `glob` matches, on disk and among what is recorded and not on disk."""
@@ -327,7 +350,10 @@ def open_observer(
         open_scanner(project, reporter=reporter, as_code=True) as code,
     ):
         outlook = Outlook(project, snapshot, graph, data=data, code=code)
-        yield Observer(project, snapshot, graph, outlook, run_cache=run_cache, provision=provision, outside=outside)
+        forms = NormalForms(project)
+        options: dict[str, Any] = {"run_cache": run_cache, "provision": provision, "outside": outside}
+        yield Observer(project, snapshot, graph, outlook, forms, **options)
+        forms.save()
 
 
 def plan_stages(

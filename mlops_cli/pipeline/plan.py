@@ -26,6 +26,7 @@ from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.records.environment import NOTHING, EnvironmentRecord, differences
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
+from mlops_cli.records.normalizers import Normalizer
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
 from mlops_cli.records.urls import UrlInput
@@ -45,6 +46,13 @@ class Action(StrEnum):
     SKIP = "skip"
 
 
+class Normalized(NamedTuple):
+    """What passes over edits of a dependency, and the `fault` for which the bytes of it, or of a file in it, count."""
+
+    by: Normalizer
+    fault: str = ""
+
+
 class Wanted(NamedTuple):
     """A stage's inputs as they are now.
 
@@ -53,6 +61,7 @@ class Wanted(NamedTuple):
     `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `without` are
     optional dependencies that are not there. `off` maps those of `lost` that a stage would make to that stage, which is
     off. `urls` are what their places told; of those that are `unasked` it is what the lock recorded, if it did.
+    `normalized` are the dependencies of which not every byte counts.
     """
 
     deps: tuple[Input, ...]
@@ -67,6 +76,7 @@ class Wanted(NamedTuple):
     urls: tuple[UrlInput, ...] = ()
     unasked: tuple[str, ...] = ()
     environment: EnvironmentRecord = NOTHING
+    normalized: Mapping[str, Normalized] = MappingProxyType({})
 
 
 class Present(NamedTuple):
@@ -160,15 +170,16 @@ def decide(
     changes = (*input_changes(stage, wanted, lock, evidence.describe),)
     fresh = lock is not None and not changes
     if stage.frozen:
-        return _decide_frozen(stage, wanted, evidence, changes, force=force)
-    damage = _output_changes(lock, evidence) if fresh else ()
+        return _decide_frozen(stage, wanted, evidence, changes, flag if force else "")
+    damage = output_changes(lock, evidence.present, evidence.describe) if fresh and lock else ()
     if force:
         return Decision(stage, Action.RUN, (f"asked for with `{flag}`", *changes, *damage), wanted, key, None)
     if stage.always and not judging:
         return Decision(stage, Action.RUN, (*changes, *damage, "`always`"), wanted, key, None)
     if fresh and lock is not None:
         if not damage:
-            reasons = ("nothing changed", *_accepted(lock), *(["`always`: `mlx run` runs it"] if stage.always else []))
+            always = ["`always`: `mlx run` runs it"] if stage.always else []
+            reasons = ("nothing changed", *_passed_over(wanted, lock), *_accepted(lock), *always)
             return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         if away := _away(lock, evidence):
             reasons = (f"nothing changed; not here: {naming(away)}", *_accepted(lock))
@@ -187,9 +198,7 @@ def decide(
     return Decision(stage, Action.RUN, changes, wanted, key, None)
 
 
-def _decide_frozen(
-    stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], *, force: bool
-) -> Decision:
+def _decide_frozen(stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], flag: str) -> Decision:
     """Return what is to be done with a stage that is never run: at most, what its lock records is brought back."""
     if evidence.lock is None:
         raise RecordError(
@@ -199,11 +208,12 @@ def _decide_frozen(
         )
     declared = {out.path for out in stage.outs}
     lock = replace(evidence.lock, outs=tuple(out for out in evidence.lock.outs if out.path in declared))
-    damage = _output_changes(lock, evidence)
+    damage = output_changes(lock, evidence.present, evidence.describe)
     lost = tuple(out.path for out in lock.outs if not _as_recorded(out, evidence) and not evidence.holds(out))
-    held = (*(["`--force` does not run it"] if force else []), *changes, *_accepted(lock))
-    if away := _away(lock, evidence):
-        return Decision(stage, Action.SKIP, (FROZEN, f"not here: {naming(away)}", *held), wanted, None, lock.outs, lock)
+    held = (*([f"`{flag}` does not run it"] if flag else []), *changes, *_accepted(lock))
+    if damage and (away := _away(lock, evidence)):
+        reasons = (FROZEN, f"not here: {naming(away)}", *held)
+        return Decision(stage, Action.SKIP, reasons, wanted, None, lock.outs, evidence.lock)
     action = Action.RESTORE if damage else Action.SKIP
     return Decision(stage, action, (*damage, FROZEN, *held), wanted, None, lock.outs, evidence.lock, lost)
 
@@ -323,11 +333,30 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
         elif path not in new:
             if path not in wanted.lost and not _is_unknown(path, wanted):
                 changes.append(f"`{path}` is no longer a dependency")
-        elif old[path].digest != new[path].digest:
-            changes.append(f"`{path}` changed: {describe(old[path], new[path])}")
+        elif not new[path].counts_as(old[path]):
+            changes.append(_word_change(old[path], new[path], wanted, describe))
         elif old[path].executable != new[path].executable:
             changes.append(f"`{path}` changed: it is {'now' if new[path].executable else 'no longer'} executable")
     return [*changes, *_absence_changes(wanted, lock)]
+
+
+def _word_change(old: Input, new: Input, wanted: Wanted, describe: Describe) -> str:
+    told, how = describe(old, new), wanted.normalized.get(new.path)
+    if how is None:
+        return f"`{new.path}` changed: {told}"
+    fault = f" (its bytes count: {how.fault})" * bool(how.fault)
+    if new.normal is None or old.normal is None:
+        return f"`{new.path}` changed: {told}{fault or ' (its bytes count: no normal form is known)'}"
+    return f"`{new.path}` changed in more than {how.by.passed_over}: {told}{fault}"
+
+
+def _passed_over(wanted: Wanted, lock: Lock) -> Iterator[str]:
+    """Yield what differs and does not count."""
+    then = {dep.path: dep for dep in lock.deps}
+    for dep in wanted.deps if wanted.normalized else ():
+        how = wanted.normalized.get(dep.path)
+        if how is not None and dep.path in then and dep.digest != then[dep.path].digest:
+            yield f"`{dep.path}` differs in {how.by.passed_over} only"
 
 
 def _absence_changes(wanted: Wanted, lock: Lock) -> Iterator[str]:
@@ -376,15 +405,18 @@ def _named(change: str, files: Iterable[str]) -> str:
     return f"environment: {change}" if change.startswith(tuple(f"`{path}` " for path in files)) else change
 
 
-def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:
+def output_changes(
+    lock: Lock, there: Mapping[str, Present | OutputRecord | None], describe: Describe
+) -> tuple[str, ...]:
+    """Return every way in which the outputs that are `there` differ from those the lock recorded, in words."""
     changes: list[str] = []
-    for out in lock.outs if lock else ():
-        present = evidence.present.get(out.path)
+    for out in lock.outs:
+        present = there.get(out.path)
         if present is None:
             changes.append(f"output `{out.path}` is missing")
         elif present.digest != out.digest:
-            changes.append(f"output `{out.path}` is not what the run made: {evidence.describe(out, present)}")
-        elif not _as_recorded(out, evidence):
+            changes.append(f"output `{out.path}` is not what the run made: {describe(out, present)}")
+        elif present.executable != out.executable:
             changes.append(f"output `{out.path}` is {'no longer' if out.executable else 'now'} executable")
     return tuple(changes)
 

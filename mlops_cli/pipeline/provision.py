@@ -115,7 +115,7 @@ class Provision:
             may_stay_away=may_stay_away,
         )
         decision = judge(wider)
-        while decision.action is Action.RESTORE and (missing := _lacking(decision, evidence)):
+        while decision.action is Action.RESTORE and not decision.missing and (missing := _lacking(decision, evidence)):
             if self._bring_outputs(missing):
                 whence = f"{self._label(missing)} has what that run made"
                 reasons = (*(reason for reason in decision.reasons if reason != CACHE_HAS_IT), whence)

@@ -6,6 +6,7 @@ import re
 
 from mlops_cli.documents import Fields, Place
 from mlops_cli.records.filling import PARAMS_SUFFIXES, Filled, ValueReader, spell_place
+from mlops_cli.records.normalizers import Normalizer
 from mlops_cli.records.paths import project_path
 from mlops_cli.records.sources import holds_password, holds_secret
 from mlops_cli.records.stages import PARAMS_FILE, Dependency, ParamsFile
@@ -28,8 +29,9 @@ def read_deps(reader: ValueReader, fields: Fields) -> tuple[tuple[Dependency, ..
         dep = Dependency(reader.path(text, at, project_path))
         if about is not None:
             told = Fields(reader.document, (*at, str(raw)))
-            told.only(("optional",))
-            dep = dep._replace(optional=told.boolean("optional", default=False))
+            told.only(("optional", "normalize"))
+            normalize = told.parsed("normalize", _parse_normalizer) if told.has("normalize") else None
+            dep = dep._replace(optional=told.boolean("optional", default=False), normalize=normalize)
         if found.setdefault(dep.path, dep) != dep:
             raise reader.document.error(f"`{dep.path}` is in `deps` twice, with other options", at, "name it once")
     return tuple(found.values()), tuple(urls)
@@ -44,6 +46,12 @@ def _check_url(reader: ValueReader, text: str, at: Place, about: object) -> str:
     if about is not None:
         raise reader.document.error(f"{spell_place(at)}: a URL takes no options", at, f"write `- {url}`")
     return url
+
+
+def _parse_normalizer(text: str) -> Normalizer:
+    if text not in tuple(Normalizer):
+        raise ValueError(f"`{text}` is none of {', '.join(f'`{name}`' for name in Normalizer)}")
+    return Normalizer(text)
 
 
 def read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]:

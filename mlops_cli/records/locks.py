@@ -27,13 +27,23 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Input(NamedTuple):
-    """A dependency as it was when the stage ran; `size` in bytes."""
+    """A dependency as it was when the stage ran; `size` in bytes, `normal` the digest of its normal form, if any."""
 
     path: str
     kind: ObjectKind
     digest: Digest
     size: int
     executable: bool = False
+    normal: Digest | None = None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What decides whether the stage takes this for what it had before, but for the executable bit."""
+        return (self.digest,) if self.normal is None else (self.normal, "normal")
+
+    def counts_as(self, other: Input) -> bool:
+        """Whether the stage takes both for the same: equal bytes, or equal normal forms."""
+        return self.digest == other.digest or (self.normal is not None and self.normal == other.normal)
 
 
 class OutputRecord(NamedTuple):
@@ -101,7 +111,7 @@ class Lock:
         """Return the canonical file for a stage whose `mlx.yaml` is in `folder`."""
         values: dict[str, object] = {
             "cmd": self.cmd[0] if len(self.cmd) == 1 else list(self.cmd),
-            "deps": _by_path(_entry(dep, folder) for dep in self.deps),
+            "deps": _by_path(_input_entry(dep, folder) for dep in self.deps),
             "globs": sorted(written_path(pattern, folder) for pattern in self.globs),
             "urls": [entry.to_entry() for entry in self.urls],
             "params": _by_file(self.params, folder),
@@ -126,7 +136,7 @@ def inputs_of(lock: Lock) -> dict[str, object]:
     environment = {"environment": lock.environment.to_value()} if lock.environment != NOTHING else {}
     return {
         "cmd": list(lock.cmd),
-        "deps": [[dep.path, dep.digest, *(["executable"] if dep.executable else [])] for dep in lock.deps],
+        "deps": [[dep.path, *dep.identity, *(["executable"] if dep.executable else [])] for dep in lock.deps],
         "params": {path: dict(values) for path, values in lock.params.items()},
         "env": dict(lock.env),
         "wdir": lock.wdir,
@@ -145,6 +155,13 @@ def _acceptance_entry(each: Acceptance) -> Inline:
 def _entry(entry: Input | OutputRecord, folder: str) -> Inline:
     written: dict[str, object] = {"path": written_path(entry.path, folder), entry.kind.value: entry.digest}
     return Inline(written | {"size": entry.size} | ({"executable": True} if entry.executable else {}))
+
+
+def _input_entry(dep: Input, folder: str) -> Inline:
+    written = _entry(dep, folder)
+    if dep.normal is not None:
+        written["normal"] = dep.normal
+    return written
 
 
 def _output_entry(out: OutputRecord, folder: str) -> Inline:
@@ -221,9 +238,10 @@ def _entries(fields: Fields, key: str, folder: str, resolve: Callable[[str, str]
 
 
 def _read_input(fields: Fields, path: str) -> Input:
-    fields.only(("path", "tree", "blob", "size", "executable"))
+    fields.only(("path", "tree", "blob", "size", "executable", "normal"))
     kind, digest = read_object(fields)
-    return Input(path, kind, digest, fields.integer("size"), read_details(fields, kind))
+    normal = fields.parsed("normal", parse_digest) if fields.has("normal") else None
+    return Input(path, kind, digest, fields.integer("size"), read_details(fields, kind), normal)
 
 
 def _read_output(fields: Fields, path: str) -> OutputRecord:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mlops_cli.records.conduct import PLAIN, Conduct
 from mlops_cli.records.environment import UNSAID, Environment
+from mlops_cli.records.normalizers import Normalizer
 
 PARAMS_FILE = "params.yaml"
 
@@ -30,10 +31,14 @@ class ParamsFile(NamedTuple):
 
 
 class Dependency(NamedTuple):
-    """A path or glob that the stage reads; one that is `optional` need not be there."""
+    """A path or glob that the stage reads; one that is `optional` need not be there.
+
+    With `normalize`, what differs only in what that passes over counts as the same.
+    """
 
     path: str
     optional: bool = False
+    normalize: Normalizer | None = None
 
 
 class Output(NamedTuple):
@@ -128,7 +133,10 @@ class Pipeline(NamedTuple):
 
 
 class NewStage(NamedTuple):
-    """A stage to be written into a file: paths relative to that file, `${name}` still in place."""
+    """A stage to be written into a file: paths relative to that file, `${name}` still in place.
+
+    `optional` are dependencies beside `deps`.
+    """
 
     name: str
     cmd: tuple[str, ...]
@@ -140,6 +148,9 @@ class NewStage(NamedTuple):
     env: tuple[tuple[str, str], ...] = ()
     wdir: str = ""
     desc: str = ""
+    optional: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+    when: str = ""
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

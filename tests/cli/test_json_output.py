@@ -98,6 +98,7 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "graph": [([], 0)],
     "why": [([], 0), (["train@forest"], 0)],
     "logs": [([], 0), (["train"], 0), (["--list"], 0)],
+    "accept": [(["prepare", "--reason", "r"], 0)],
     "job make": [(["prepare"], 0), (["train@forest", "-o", "train.yaml", "--remote", "backup"], 0)],
     "job run": [(["job.yaml"], 0), (["job.yaml", "--force", "--folder", "worker"], 0)],
     "reproduce": [(["v1"], 0), (["HEAD", "prepare", "--metrics-only"], 0)],

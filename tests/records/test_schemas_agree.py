@@ -111,9 +111,15 @@ VALID: dict[str, list[dict[str, Any]]] = {
         {
             "mlx": 1,
             "stages": {
+                "n": {
+                    "matrix": {"a": [1, "b"], "exclude": [{"a": "b"}], "include": [{"a": 1, "d": 2}, {"d": [3]}]},
+                    "cmd": "x",
+                },
+                "f": {"foreach": [1, "b", 2], "cmd": "x"},
+                "g": {"foreach": {"a": None, "b": {"c": 1}}, "cmd": "x"},
                 "s": {
                     "cmd": "x",
-                    "deps": ["y", {"z": {"optional": True}}, {"w": None}],
+                    "deps": ["y", {"z": {"optional": True, "normalize": "notebook"}}, {"w": None}],
                     "params": [{"z.py": ["a.b"]}],
                     "when": True,
                     "pass_env": ["CUDA_*"],
@@ -145,7 +151,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "changed_during_run": ["s3://b/x"],
             "environment": {"python": "3.12.1", "packages": {"torch": "2.1"}, "image": "i"},
         },
-        {"mlx": 1, "cmd": "x", "without": ["z"]},
+        {"mlx": 1, "cmd": "x", "deps": [{"path": "a", "blob": DIGEST, "size": 1, "normal": DIGEST}], "without": ["z"]},
     ],
 }
 
@@ -207,6 +213,11 @@ BEYOND_SCHEMAS = (
     "that mlx uses itself",
     "would both be named",
     "which cannot stand within",
+    "which is no axis",
+    "matches nothing",
+    "leaves no combination",
+    "to name a stage by",
+    "`foreach` holds an empty value",
     "`when`: ",
 )
 
