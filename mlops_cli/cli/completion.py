@@ -39,10 +39,10 @@ def complete_stages(context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_runs(context: typer.Context, incomplete: str) -> list[str]:
     """Return the ids of the runs whose logs are kept, the newest first."""
-    from mlops_cli.pipeline.run_history import list_runs, runs_folder
+    from mlops_cli.pipeline.run_history import runs_of
 
     project = _project(context)
-    return _beginning(incomplete, (folder.name for folder in list_runs(runs_folder(project))) if project else ())
+    return _beginning(incomplete, (folder.name for folder in runs_of(project)) if project else ())
 
 
 def complete_paths(context: typer.Context, incomplete: str) -> list[str]:

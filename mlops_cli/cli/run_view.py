@@ -89,6 +89,8 @@ class RunListener:
                 self.output.say(f"  $ {line}")
 
     def write(self, stage: str, data: bytes) -> None:
+        if self.output.quiet or self.output.json:
+            return
         if self.live is not None:
             self.live.hear(stage, data)
         if not self.several:
