@@ -55,6 +55,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "graph": "pipeline",
         "why": "pipeline",
         "reproduce": "reproduction",
+        "job": "jobs",
     },
     "Tracking": {
         "metrics": "tracking",

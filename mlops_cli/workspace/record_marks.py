@@ -110,7 +110,7 @@ def _in_pointer(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:
 def _in_lock(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:
     """Return what a lock needs, and what of that remotes are to have: a dependency may be in no store at all."""
     lock = read_run_record(data, name)
-    entries: list[Input | OutputRecord] = [*lock.deps, *lock.outs]
+    entries: list[Input | OutputRecord] = [*lock.deps, *lock.started_from, *lock.outs]
     roots: _Roots = [(entry.digest, entry.kind is ObjectKind.TREE) for entry in entries]
     return roots, {entry.digest for entry in lock.outs if entry.push and not entry.git}
 

@@ -106,6 +106,7 @@ FIRST: dict[str, Callable[[Project], object]] = {
     "remote gc": lambda project: project.must("config", "set", "remotes.storage.owner", "single"),
     "import": add_neighbours,
     "get": add_neighbours,
+    "job run": lambda project: project.must("job", "make", "prepare", "-o", "prepare.yaml"),
     "config unset": lambda project: project.must("config", "set", "cache.link", "copy"),
 }
 

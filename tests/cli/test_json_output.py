@@ -97,6 +97,8 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "stage show": [(["train"], 0), (["prepare"], 0)],
     "graph": [([], 0)],
     "why": [([], 0), (["train@forest"], 0)],
+    "job make": [(["prepare"], 0), (["train@forest", "-o", "train.yaml", "--remote", "backup"], 0)],
+    "job run": [(["job.yaml"], 0), (["job.yaml", "--force", "--folder", "worker"], 0)],
     "reproduce": [(["v1"], 0), (["HEAD", "prepare"], 0)],
     "metrics show": [([], 0), (["v1"], 0)],
     "metrics diff": [(["v1"], 0), (["v1", "HEAD", "--all"], 0)],
@@ -133,6 +135,8 @@ def test_the_result_is_a_document_of_the_commands_schema(
 
     if name == "remote check":
         project("remote", "add", "scratch", "../scratch")
+    if name == "job run":
+        project("job", "make", "prepare")
     if name == "remote gc":
         project("config", "set", "remotes.storage.owner", "single")
 
