@@ -36,13 +36,16 @@ def make(
     runs it wherever the remote can be reached; the result goes there too, and `mlx run --pull` takes it from there.
     """
     from mlops_cli.files import write_atomic
+    from mlops_cli.pipeline.interpreter import Python
     from mlops_cli.pipeline.jobs import make_job
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.turn import exclusive
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter, exclusive(project, "mlx job make", reporter):
-        made = make_job(project, stage, remote=remote, jobs=jobs, reporter=reporter)
+        outside = Outside(ask=True, note=reporter.note, python=Python(session.environ.get("PATH"), project.root))
+        made = make_job(project, stage, remote=remote, jobs=jobs, reporter=reporter, outside=outside)
         write_atomic(session.cwd / file, made.job.to_bytes())
     value = {
         "stage": made.job.stage,

@@ -51,9 +51,11 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Pipelines": {
         "run": "run",
+        "logs": "logs",
         "stage": "stages",
         "graph": "pipeline",
         "why": "pipeline",
+        "accept": "acceptance",
         "reproduce": "reproduction",
         "job": "jobs",
     },

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
 from mlops_cli.pipeline.outlook import is_in
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside, refuse_unasked
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.selection import choose
 from mlops_cli.pipeline.stage_work import refuse_absent_inputs
@@ -45,7 +46,13 @@ class MadeJob:
 
 
 def make_job(
-    project: Project, target: str, *, remote: str | None = None, jobs: int = 0, reporter: Reporter = SILENT
+    project: Project,
+    target: str,
+    *,
+    remote: str | None = None,
+    jobs: int = 0,
+    reporter: Reporter = SILENT,
+    outside: Outside = AS_RECORDED,
 ) -> MadeJob:
     """Return the job of running the stage at `target`, with all that it needs on `remote` (None: the default one).
 
@@ -59,9 +66,10 @@ def make_job(
         raise UsageError(f"`{target}` means {len(chosen)} stages", hint="a job is one stage: `mlx stage list`")
     _refuse_unrepeatable(graph.stages[chosen[0]])
     name, store = open_project_remote(project, remote, reporter)
-    with open_observer(project, snapshot, graph, reporter=reporter, run_cache=False) as observer:
+    with open_observer(project, snapshot, graph, reporter=reporter, run_cache=False, outside=outside) as observer:
         *above, decision = plan_stages(observer, graph, graph.above(chosen))
         _refuse_stale(above, chosen[0])
+        refuse_unasked(decision)
         if decision.key is None:
             refuse_absent_inputs(project, snapshot, decision)
             raise UsageError(f"nobody can tell yet what stage `{chosen[0]}` takes", hint=f"`mlx run {chosen[0]}`")

@@ -16,10 +16,13 @@ from threading import Event
 from mlops_cli.errors import Inconclusive, RecordError, UsageError
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.jobs import as_tracked, code_of
+from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes, inputs_key
 from mlops_cli.pipeline.stage_work import StageWork
 from mlops_cli.pipeline.turn import exclusive
+from mlops_cli.pipeline.usage import Spent
 from mlops_cli.progress import Reporter
 from mlops_cli.records.config import with_cache
 from mlops_cli.records.jobs import Job
@@ -74,9 +77,13 @@ class _Heard:
     def __init__(self, output: Write, reporter: Reporter) -> None:
         self._output = output
         self.note = reporter.note
+        self.took: Spent | None = None
 
     def write(self, stage: str, data: bytes) -> None:  # noqa: ARG002  # one stage runs
         self._output(data)
+
+    def spent(self, stage: str, spent: Spent) -> None:  # noqa: ARG002
+        self.took = spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +209,11 @@ def _run(project: Project, job: Job, surroundings: Surroundings, heard: _Heard, 
     stage = graph.stages.get(job.stage)
     if stage is None:
         raise RecordError(f"the code of the job has no stage `{job.stage}`", hint="`mlx job make` makes it anew")
+    python = Python(surroundings.environ.get("PATH"), project.root)
+    outside = Outside(ask=True, note=reporter.note, python=python)
     with (
         exclusive(project, "mlx job run", reporter),
-        open_observer(project, snapshot, graph, reporter=reporter, run_cache=False) as observer,
+        open_observer(project, snapshot, graph, reporter=reporter, run_cache=False, outside=outside) as observer,
     ):
         wanted = observer.wanted(stage)
         _refuse_other_inputs(job, stage, wanted, observer)

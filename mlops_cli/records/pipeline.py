@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from mlops_cli.documents import Fields, Place, check_version, describe, parse_yaml
 from mlops_cli.records.conditions import read_when
 from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
+from mlops_cli.records.environment import UNSAID
+from mlops_cli.records.environment_reading import read_environment
 from mlops_cli.records.filling import ValueReader
 from mlops_cli.records.input_reading import read_deps, read_env, read_params, read_pass_env
 from mlops_cli.records.instances import FOREACH, MATRIX, read_instances, refuse_do, shared_output
@@ -43,6 +45,7 @@ _STAGE_KEYS = (
     *KEYS,
     "always",
     "frozen",
+    "environment",
 )
 
 
@@ -57,7 +60,7 @@ def read_pipeline(
     document = parse_yaml(data, name)
     fields = Fields(document, what=f"`{name}`")
     check_version(fields)
-    fields.only(("mlx", "vars", "stages", "metrics", "resources"))
+    fields.only(("mlx", "vars", "stages", "metrics", "resources", "environment"))
     parsed = {} if parsed is None else parsed
     names = read_names(fields, data, folder, read_file, parsed)
     reader = ValueReader(document, folder, names, params_of(folder, read_file, parsed))
@@ -65,6 +68,8 @@ def read_pipeline(
     stages = tuple(
         stage for key in (declared.values if declared else ()) for stage in _read_group(reader, ("stages", key), key)
     )
+    if (general := read_environment(reader, fields)) != UNSAID:
+        stages = tuple(stage._replace(environment=stage.environment.over(general)) for stage in stages)
     return Pipeline(stages, read_metrics_files(reader, fields), name, read_resources(reader, fields))
 
 
@@ -94,13 +99,14 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         raise fields.error(f"stage name `{name[:40]}…` is longer than {MAX_NAME} characters", hint="use shorter names")
     metrics, plots = read_metrics_files(reader, fields), read_plots(reader, fields)
     always, frozen = read_repetition(fields)
+    deps, urls = read_deps(reader, fields)
     stage = Stage(
         address=f"{folder}:{name}" if folder else name,
         name=name,
         folder=folder,
         group=name.partition("@")[0],
         cmd=_read_cmd(reader, fields),
-        deps=read_deps(reader, fields),
+        deps=deps,
         params=read_params(reader, fields),
         outs=read_outputs(reader, fields, [*metrics, *(plot.path for plot in plots)]),
         metrics=metrics,
@@ -115,6 +121,8 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         pass_env=read_pass_env(reader, fields),
         always=always,
         frozen=frozen,
+        urls=urls,
+        environment=read_environment(reader, fields),
     )
     return with_notebooks(fields, stage)
 
