@@ -472,6 +472,8 @@ BY_HAND = "keep the lines that are right, and remove those that Git added (`<<<<
         (b"a:\n  b: 1\n c: 2\n", "3: this line does not fit the lines above it", None),
         (b"- a\nb: 1\n", "2: this line does not fit the list above it", "check the indentation"),
         (b"a: [1, 2\nb: 3\n", "2: a list opened with `[` is not closed", "end it with `]`"),
+        (b"a:\n- [b, x ${c}]\n", "2: text with `${` within `[ ]` or `{ }` needs quotes", 'such as `["${name}"]`'),
+        (b"a: {b: ${c}}\n", "1: text with `${` within `[ ]` or `{ }` needs quotes", 'such as `["${name}"]`'),
         (b"a: {b: 1\nc: 3\n", "2: a mapping opened with `{` is not closed", "end it with `}`"),
         (b"a: @x\n", "1: text cannot begin with this character", "put the text in quotes"),
         (b"a: !<x\n", "1: not valid YAML: did not find the expected '>'", None),
