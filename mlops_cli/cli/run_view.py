@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlops_cli.cli.groups import Told, fold_decisions
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session
 from mlops_cli.cli.text import count
@@ -98,7 +99,7 @@ def show_run(
         ],
         "logs": None if logs is None else str(logs),
     }
-    lines = [line for decision in decisions for line in _decision_lines(decision)] if dry_run else []
+    lines = [line for told in fold_decisions(decisions) for line in _decision_lines(told)] if dry_run else []
     numbers = {
         action: sum(decision.action == action for decision in decisions) for action in ("run", "restore", "skip")
     }
@@ -117,6 +118,6 @@ def decision_value(decision: Decision) -> dict[str, Any]:
     return {"stage": decision.stage.address, "action": decision.action.value, "reasons": list(decision.reasons)}
 
 
-def _decision_lines(decision: Decision) -> list[str]:
-    head = f"{decision.action.value:<8}{decision.stage.address}"
-    return [head, *(f"          {reason}" for reason in decision.reasons)] if decision.action != "skip" else [head]
+def _decision_lines(told: Told) -> list[str]:
+    head = f"{told.action:<8}{told.name}"
+    return [head, *(f"          {reason}" for reason in told.reasons)] if told.action != "skip" else [head]
