@@ -19,11 +19,12 @@ MANY = 8  # instances of a group that are shown one by one
 
 
 class Told(NamedTuple):
-    """What is told of a stage, or of many of one group."""
+    """What is told of a stage, or of many of one group; off is what its `when` says no to."""
 
     name: str
     action: str
     reasons: tuple[str, ...]
+    is_off: bool = False
 
 
 def fold_names(stages: Iterable[Stage], *, most: int = MANY) -> dict[str, str]:
@@ -52,17 +53,17 @@ def fold_decisions(decisions: Sequence[Decision]) -> list[Told]:
     """Return what is told of decisions: one entry for all of a group with one action, where there are many of it."""
     groups = {decision.stage.address: _group(decision.stage) for decision in decisions}
     sizes = Counter(groups.values())
-    together: dict[tuple[str, str], list[Decision]] = {}
+    together: dict[tuple[str, str, bool], list[Decision]] = {}
     for decision in decisions:
         key = groups[decision.stage.address] or decision.stage.address
-        together.setdefault((key, decision.action.value), []).append(decision)
+        together.setdefault((key, decision.action.value, decision.stage.is_off), []).append(decision)
     told: list[Told] = []
-    for (group, action), alike in together.items():
+    for (group, action, is_off), alike in together.items():
         if len(alike) <= MANY:
-            told += [Told(each.stage.address, action, each.reasons) for each in alike]
+            told += [Told(each.stage.address, action, each.reasons, is_off) for each in alike]
             continue
         of = "" if len(alike) == sizes[group] else f" of {sizes[group]:,}"
-        told.append(Told(f"{group} ({len(alike):,}{of} stages)", action, _common_reasons(group, alike)))
+        told.append(Told(f"{group} ({len(alike):,}{of} stages)", action, _common_reasons(group, alike), is_off))
     return told
 
 

@@ -49,6 +49,8 @@ class RunListener:
 
     def begin(self, decision: Decision) -> None:
         self.commands += decision.stage.cmd
+        if decision.stage.is_off:
+            self.output.say(f"skip {decision.stage.address}: {decision.reasons[0]}")
         if decision.action == "skip":
             return
         reasons = decision.reasons
@@ -110,7 +112,8 @@ def show_run(
     if not decisions:
         ends = NO_STAGES
     elif numbers["skip"] == len(decisions):
-        ends = f"nothing to do: {count(len(decisions), 'stage')} up to date"
+        off = sum(decision.stage.is_off for decision in decisions)
+        ends = f"nothing to do: {count(len(decisions) - off, 'stage')} up to date" + f", {off} off" * bool(off)
     output.result("run", value, [*lines, ends])
 
 
@@ -120,4 +123,5 @@ def decision_value(decision: Decision) -> dict[str, Any]:
 
 def _decision_lines(told: Told) -> list[str]:
     head = f"{told.action:<8}{told.name}"
-    return [head, *(f"          {reason}" for reason in told.reasons)] if told.action != "skip" else [head]
+    is_plain = told.action == "skip" and not told.is_off
+    return [head] if is_plain else [head, *(f"          {reason}" for reason in told.reasons)]

@@ -115,8 +115,10 @@ def _status_text(found: ProjectStatus) -> list[str]:
     away = [_away_text(item) for item in found.data if item.away]
     if found.clean:
         parts = [count(len(found.data), "data path")] if found.data else []
-        parts += [count(len(found.stages), "stage")] if found.stages else []
-        return [f"clean: {', '.join(parts)} as recorded" if parts else "clean: nothing is tracked yet", *away]
+        off = sum(decision.stage.is_off for decision in found.stages)
+        parts += [count(len(found.stages) - off, "stage")] if found.stages else []
+        left = f", {count(off, 'stage')} off" * bool(off)
+        return [f"clean: {', '.join(parts)} as recorded{left}" if parts else "clean: nothing is tracked yet", *away]
     lines = away
     if changed := [item for item in found.data if item.state != "ok"]:
         lines.append("data:")

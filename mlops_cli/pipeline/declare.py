@@ -72,8 +72,11 @@ def describe_stage(stage: Stage) -> dict[str, object]:
         "timeout": stage.conduct.timeout,
         "retries": stage.conduct.retries,
         "delay": stage.conduct.delay,
+        "when": stage.when._asdict() | {"values": dict(stage.when.values)} if stage.when else None,
+        "optional": [dep.path for dep in stage.deps if dep.optional],
     }
-    return {key: value for key, value in values.items() if value}
+    passed = {} if stage.pass_env is None else {"pass_env": list(stage.pass_env)}  # empty: it inherits next to nothing
+    return {key: value for key, value in values.items() if value} | passed
 
 
 def parse_resources(words: Sequence[str]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from threading import Event
 from mlops_cli.documents import parse_values
 from mlops_cli.errors import RecordError, StageFailed
 from mlops_cli.pipeline.aside import open_up
+from mlops_cli.pipeline.command_environ import command_environ
 from mlops_cli.pipeline.executor import TimedOut, Write, execute
 from mlops_cli.pipeline.processes import Group
 from mlops_cli.records.stages import Stage
@@ -76,7 +77,7 @@ def run_commands(
         status = execute(
             stage.cmd,
             folder=folder,
-            environ={"PYTHONUNBUFFERED": "1", **surroundings.environ, **dict(stage.env)},
+            environ=command_environ(stage, surroundings.environ),
             log=log,
             output=output,
             started=started,

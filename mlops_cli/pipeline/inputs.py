@@ -15,12 +15,12 @@ from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
-from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, spell
+from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, leave_off, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind, SomeObject
-from mlops_cli.records.stages import ParamsFile, Stage, has_magic
+from mlops_cli.records.stages import Dependency, ParamsFile, Stage, has_magic
 from mlops_cli.store.trees import Entry, Kind, diff
 from mlops_cli.workspace.compare import describe_change
 from mlops_cli.workspace.project import Project
@@ -43,6 +43,8 @@ class Observer:
 
     def decide(self, stage: Stage, *, force: bool = False, flag: str = "--force") -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
+        if stage.is_off:
+            return self.note(leave_off(stage, self._snapshot.lock(stage)))
         evidence = Evidence(
             lock=self._snapshot.lock(stage),
             present={out.path: _present(self.look(out.path)) for out in stage.outs},
@@ -128,7 +130,7 @@ class Observer:
         found = Found()
         for dep in stage.deps:
             if dep.path not in waiting:
-                self._gather(dep.path, stage, found)
+                self._gather(dep, stage, found)
         params = {
             file.path: values
             for file in stage.params
@@ -142,6 +144,10 @@ class Observer:
             absent=tuple(found.absent),
             lost=tuple(found.lost),
             unread=tuple(found.unread),
+            without=tuple(found.without),
+            off={
+                path: maker for path in found.lost for maker in self._makers(path) if self._graph.stages[maker].is_off
+            },
         )
 
     def changed(self, stage: Stage, wanted: Wanted) -> tuple[str, ...]:
@@ -160,21 +166,27 @@ class Observer:
         return {
             name: maker
             for name in stage.reads
-            for maker in makers_of(name, self._graph.maker, self._outs)
+            for maker in self._makers(name)
             if maker != stage.address and (decision := self._outlook.decision(maker)) and decision.outs is None
         }
 
-    def _gather(self, dep: str, stage: Stage, found: Found) -> None:
+    def _makers(self, name: str) -> tuple[str, ...]:
+        return makers_of(name, self._graph.maker, self._outs)
+
+    def _gather(self, dep: Dependency, stage: Stage, found: Found) -> None:
         """Add what `dep` stands for to `found`."""
-        paths = self._expand(dep, stage, found) if has_magic(dep) else [dep]
+        paths = self._expand(dep.path, stage, found) if has_magic(dep.path) else [dep.path]
         for path in paths:
             entry = self._outlook.entry(path, found)
             if entry is not None:
                 found.deps[path] = Input(path, _kind(entry), entry.digest, entry.size, entry.kind == Kind.EXECUTABLE)
             elif not any(is_in(path, folder) for folder in found.unread):
-                found.lost.append(path)
-        if not paths and not found.unread:
-            found.lost.append(dep)
+                if dep.optional:
+                    found.without[path] = None
+                else:
+                    found.lost.append(path)
+        if not paths and not found.unread and not dep.optional:
+            found.lost.append(dep.path)
 
     def _expand(self, glob: str, stage: Stage, found: Found) -> Sequence[str]:
         """Return the files that `glob` matches, on disk and among what is recorded and not on disk."""

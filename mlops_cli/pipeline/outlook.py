@@ -34,6 +34,7 @@ class Found:
         self.absent: dict[str, None] = {}
         self.lost: list[str] = []
         self.unread: dict[str, None] = {}
+        self.without: dict[str, None] = {}
 
 
 class Outlook:

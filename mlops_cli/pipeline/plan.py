@@ -40,7 +40,9 @@ class Wanted(NamedTuple):
 
     `waiting` maps a dependency whose bytes cannot be known yet to the stage that will make it. `absent` are recorded
     paths that are not in the workspace: what the record says counts. `lost` are dependencies that nothing knows, and
-    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them.
+    `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `without` are
+    optional dependencies that are not there. `off` maps those of `lost` that a stage would make to that stage, which is
+    off.
     """
 
     deps: tuple[Input, ...]
@@ -50,6 +52,8 @@ class Wanted(NamedTuple):
     absent: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    off: Mapping[str, str] = MappingProxyType({})
 
 
 class Present(NamedTuple):
@@ -110,6 +114,7 @@ def draft_lock(stage: Stage, wanted: Wanted) -> Lock:
         wdir=stage.wdir,
         outs=(),
         metrics={},
+        without=wanted.without,
     )
 
 
@@ -141,6 +146,14 @@ def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = Fa
             reasons = (*changes, "an earlier run had the same inputs")
             return Decision(stage, Action.RESTORE, reasons, wanted, key, earlier.outs, earlier)
     return Decision(stage, Action.RUN, changes, wanted, key, None)
+
+
+def leave_off(stage: Stage, lock: Lock | None) -> Decision:
+    """Return the decision for a stage whose condition does not hold: its lock and outputs stay as they are."""
+    assert stage.when is not None
+    told = ", ".join(f"`{name}` is {spell(value)}" for name, value in stage.when.values)
+    reason = f"off: its `when` is `{stage.when.text}`" + (f", and {told}" if told else "")
+    return Decision(stage, Action.SKIP, (reason,), Wanted((), {}), None, lock.outs if lock else (), lock)
 
 
 def same_inputs(stage: Stage, wanted: Wanted, lock: Lock) -> bool:
@@ -184,7 +197,9 @@ def _declaration_changes(stage: Stage, lock: Lock) -> Iterator[str]:
 
 def _absences(wanted: Wanted) -> list[str]:
     unread = [f"`{path}` is not here, nor is the listing of what it holds" for path in wanted.unread]
-    return [*(f"`{path}` does not exist" for path in wanted.lost), *unread]
+    why = {path: f": stage `{maker}`, which makes it, is off" for path, maker in wanted.off.items()}
+    lost = [f"`{path}` does not exist{why.get(path, '')}" for path in wanted.lost]
+    return [*lost, *unread]
 
 
 def _is_unknown(path: str, wanted: Wanted) -> bool:
@@ -200,8 +215,12 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
     for path in sorted(old.keys() | new.keys() | wanted.waiting.keys()):
         if path in wanted.waiting:
             changes.append(f"`{path}` may change: stage `{wanted.waiting[path]}` runs first")
+        elif path in lock.without and path in new:
+            changes.append(f"`{path}` is there now, and was not when the stage ran")
         elif path not in old:
             changes.append(f"`{path}` is a new dependency")
+        elif path in wanted.without:
+            changes.append(f"`{path}` is gone, which the stage ran with")
         elif path not in new:
             if path not in wanted.lost and not _is_unknown(path, wanted):
                 changes.append(f"`{path}` is no longer a dependency")
@@ -209,7 +228,15 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
             changes.append(f"`{path}` changed: {describe(old[path], new[path])}")
         elif old[path].executable != new[path].executable:
             changes.append(f"`{path}` changed: it is {'now' if new[path].executable else 'no longer'} executable")
-    return changes
+    return [*changes, *_absence_changes(wanted, lock)]
+
+
+def _absence_changes(wanted: Wanted, lock: Lock) -> Iterator[str]:
+    """Yield what became of optional dependencies that are not there, or were not."""
+    then = {*(dep.path for dep in lock.deps), *lock.without}
+    yield from (f"`{path}` is a new dependency, which is not there" for path in wanted.without if path not in then)
+    now = {*(dep.path for dep in wanted.deps), *wanted.without, *wanted.waiting, *wanted.lost}
+    yield from (f"`{path}` is no longer a dependency" for path in lock.without if path not in now)
 
 
 def _param_changes(new: Mapping[str, Mapping[str, object]], old: Mapping[str, Mapping[str, object]]) -> list[str]:

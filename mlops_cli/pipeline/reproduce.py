@@ -121,7 +121,12 @@ def reproduce(
         rerun = _Rerun(project, scratch, snapshot, graph, surroundings, output, remote, reporter)
         verdicts: list[StageVerdict] = []
         chosen = choose(graph, targets)
-        stages = [stage for address, stage in graph.stages.items() if address in chosen]
+        stages = [stage for address, stage in graph.stages.items() if address in chosen and not stage.is_off]
+        if not stages:
+            raise Inconclusive(
+                f"all that was asked for is off in revision `{revision}`",
+                hint="a stage whose `when` is false there has not run: name others, or choose another revision",
+            )
         rerun.refuse_in_vain(stages)
         for stage in stages:
             begin(stage.address)

@@ -282,7 +282,9 @@ def _refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decisi
         path = wanted.lost[0]
         raise RecordError(
             f"{stage.file}:{stage.line}: dependency `{path}` of stage `{stage.address}` does not exist",
-            hint=f"create it, mend `deps`, or `mlx pull {word(path)}` if a remote has it",
+            hint=f"`when` of stage `{wanted.off[path]}`, which makes it, is false: mend it, or make this `optional`"
+            if path in wanted.off
+            else f"create it, mend `deps`, or `mlx pull {word(path)}` if a remote has it",
         )
     absent = list(dict.fromkeys((*wanted.unread, *wanted.absent)))
     if len(absent) > NAMED:  # by a glob: what they are in can be typed

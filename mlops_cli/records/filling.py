@@ -16,15 +16,20 @@ from mlops_cli.records.stages import has_magic
 from mlops_cli.records.templates import TemplateError, expand_text, expand_value, render
 
 VALUE_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
+PARAMS_SUFFIXES = (*VALUE_SUFFIXES, ".py")
 
 
 @dataclass(frozen=True, slots=True)
 class ValueReader:
-    """Turns raw values into text and paths: the names that `${}` may use, and the folder paths start from."""
+    """Turns raw values into text and paths: the names that `${}` may use, and the folder paths start from.
+
+    `params` reads the parameters that conditions may use beside the names.
+    """
 
     document: Document
     folder: str
     names: Mapping[str, object]
+    params: Callable[[], Mapping[str, object]] = dict
 
     def text(self, value: object, at: Place) -> str:
         """Return `value` filled in, without the final newlines that block text has."""
@@ -120,6 +125,11 @@ class ValueReader:
         if not path.lower().endswith(VALUE_SUFFIXES):
             raise self.document.error(f"`{text}` is not a file of values", at, "use a `.yaml`, `.json` or `.toml` file")
         return path
+
+    def params_file(self, text: str, at: Place) -> str:
+        """Return the path of a file of parameters: of values, or Python whose literals are read."""
+        path = self.path(text, at, project_path)
+        return path if path.lower().endswith(PARAMS_SUFFIXES) else self.value_file(text, at)
 
 
 class Filled(str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mlops_cli.documents import Fields, Place
-from mlops_cli.records.filling import VALUE_SUFFIXES, Filled, ValueReader
+from mlops_cli.records.filling import PARAMS_SUFFIXES, Filled, ValueReader
 from mlops_cli.records.paths import project_path
 from mlops_cli.records.stages import PARAMS_FILE, Dependency, ParamsFile
 
@@ -14,8 +14,25 @@ _ENV_NAME = re.compile(r"[^=\0]+\Z")
 
 def read_deps(reader: ValueReader, fields: Fields) -> tuple[Dependency, ...]:
     """Return the dependencies in the order of the file, each once."""
-    paths = dict.fromkeys(reader.path(text, at, project_path) for text, at in reader.listed(fields, "deps"))
-    return tuple(Dependency(path) for path in paths)
+    found: dict[str, Dependency] = {}
+    for item, at in reader.items(fields, "deps"):
+        dep = _read_dep(reader, item, at)
+        if found.setdefault(dep.path, dep) != dep:
+            raise reader.document.error(f"`{dep.path}` is in `deps` twice, with other options", at, "name it once")
+    return tuple(found.values())
+
+
+def _read_dep(reader: ValueReader, item: object, at: Place) -> Dependency:
+    if not isinstance(item, dict):
+        text = item if isinstance(item, Filled) else reader.text(item, at)
+        return Dependency(reader.path(text, at, project_path))
+    raw, value = reader.single(item, at, "`path: {optional: true}`")
+    path = reader.path(reader.text(raw, at), at, project_path)
+    if value is None:
+        return Dependency(path)
+    about = Fields(reader.document, (*at, raw))
+    about.only(("optional",))
+    return Dependency(path, optional=about.boolean("optional", default=False))
 
 
 def read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]:
@@ -29,12 +46,25 @@ def read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]
     return tuple(sorted((key, reader.text(value, (*env.at, key))) for key, value in env.values.items()))
 
 
+def read_pass_env(reader: ValueReader, fields: Fields) -> tuple[str, ...] | None:
+    """Return the names and patterns of the variables that a stage inherits; None when it inherits all."""
+    if not fields.has("pass_env"):
+        return None
+    named: dict[str, None] = {}
+    for text, at in reader.listed(fields, "pass_env"):
+        if not _ENV_NAME.match(text):
+            hint = "`env` sets variables, `pass_env` only names them" if "=" in text else None
+            raise reader.document.error(f"`{text}` cannot be the name of an environment variable", at, hint)
+        named[text] = None
+    return tuple(named)
+
+
 def read_params(reader: ValueReader, fields: Fields) -> tuple[ParamsFile, ...]:
     """Return the files in the order they are first named, keys of one file together."""
     found: dict[str, dict[str, None] | None] = {}
     for item, at in reader.items(fields, "params"):
         text, keys = _read_params_item(reader, item, at)
-        path = reader.value_file(text, at)
+        path = reader.params_file(text, at)
         known = found.setdefault(path, {})
         if keys is None or known is None:
             found[path] = None
@@ -47,7 +77,7 @@ def _read_params_item(reader: ValueReader, item: object, at: Place) -> tuple[str
     """Return the file (as written) and the keys of one item of `params`; None for the whole file."""
     if isinstance(item, str):
         key = item if isinstance(item, Filled) else reader.text(item, at)
-        if key.lower().endswith(VALUE_SUFFIXES):
+        if key.lower().endswith(PARAMS_SUFFIXES):
             hint = f"a file is written `{key}: [key]`, or `{key}:` for all of it"
             raise reader.document.error(
                 f"`{key}` looks like a file, and a key of `{PARAMS_FILE}` stands here", at, hint

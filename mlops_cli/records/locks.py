@@ -16,7 +16,7 @@ from mlops_cli.hashing import Digest
 from mlops_cli.records.paths import path_below, project_folder, project_path, written_path
 from mlops_cli.records.pointers import ObjectKind, read_details, read_object
 
-_KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run")
+_KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run", "without")
 
 
 class Input(NamedTuple):
@@ -49,6 +49,7 @@ class Lock:
     `globs` are the patterns whose files are among `deps`. `params` maps a file to the values of the keys used,
     `metrics` a file to its values. `wdir` is where the command ran; it is written when that is not the stage's folder.
     `changed_during_run` lists the inputs that were edited meanwhile: which version made the outputs, nobody can tell.
+    `without` lists the optional dependencies that were not there.
     """
 
     cmd: tuple[str, ...]
@@ -60,6 +61,7 @@ class Lock:
     outs: tuple[OutputRecord, ...] = ()
     metrics: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     changed_during_run: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Sort what has no order of its own, so that equal facts are equal records."""
@@ -67,6 +69,7 @@ class Lock:
         object.__setattr__(self, "globs", tuple(sorted(self.globs)))
         object.__setattr__(self, "outs", tuple(sorted(self.outs, key=lambda entry: entry.path)))
         object.__setattr__(self, "changed_during_run", tuple(sorted(self.changed_during_run)))
+        object.__setattr__(self, "without", tuple(sorted(self.without)))
 
     def to_bytes(self, folder: str) -> bytes:
         """Return the canonical file for a stage whose `mlx.yaml` is in `folder`."""
@@ -80,6 +83,7 @@ class Lock:
             "outs": _by_path(_output_entry(out, folder) for out in self.outs),
             "metrics": _by_file(self.metrics, folder),
             "changed_during_run": sorted(written_path(path, folder) for path in self.changed_during_run),
+            "without": sorted(written_path(path, folder) for path in self.without),
         }
         return dump_yaml({"mlx": 1} | {key: value for key, value in values.items() if value})
 
@@ -93,6 +97,7 @@ def inputs_of(lock: Lock) -> dict[str, object]:
         "env": dict(lock.env),
         "wdir": lock.wdir,
         "outs": [out.path for out in lock.outs],
+        **({"without": list(lock.without)} if lock.without else {}),
     }
 
 
@@ -144,6 +149,7 @@ def read_lock(data: bytes, name: str, folder: str) -> Lock:
         outs=tuple(_read_output(entry, path) for entry, path in _entries(fields, "outs", folder, path_below)),
         metrics=_read_values(fields, "metrics", folder),
         changed_during_run=_read_paths(fields, "changed_during_run", folder),
+        without=_read_paths(fields, "without", folder),
     )
 
 

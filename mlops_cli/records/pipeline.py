@@ -9,22 +9,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 
 from mlops_cli.documents import Document, Fields, Place, check_version, describe, parse_values, parse_yaml
 from mlops_cli.errors import RecordError
+from mlops_cli.records.conditions import read_when
 from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
 from mlops_cli.records.filling import ValueReader
-from mlops_cli.records.input_reading import read_deps, read_env, read_params
+from mlops_cli.records.input_reading import read_deps, read_env, read_params, read_pass_env
 from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
 from mlops_cli.records.paths import project_folder
-from mlops_cli.records.stages import Pipeline, Stage
+from mlops_cli.records.stages import PARAMS_FILE, Pipeline, Stage
 from mlops_cli.records.templates import NAME, Instance, TemplateError, combine, expand_deep
 
 MAX_NAME = 200  # the lock's file name is the stage's name and `.yaml`
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _AXIS_NAME = re.compile(rf"{NAME}\Z")
-_STAGE_KEYS = ("desc", "matrix", "cmd", "wdir", "deps", "params", "outs", "metrics", "plots", "env", *KEYS)
+_STAGE_KEYS = (
+    "desc",
+    "matrix",
+    "cmd",
+    "wdir",
+    "deps",
+    "params",
+    "outs",
+    "metrics",
+    "plots",
+    "env",
+    "when",
+    "pass_env",
+    *KEYS,
+)
 
 ReadFile = Callable[[str], bytes | None]
 
@@ -38,12 +55,25 @@ def read_pipeline(data: bytes, name: str, *, folder: str, read_file: ReadFile) -
     fields = Fields(document, what=f"`{name}`")
     check_version(fields)
     fields.only(("mlx", "vars", "stages", "metrics", "resources"))
-    reader = ValueReader(document, folder, _read_vars(fields, folder, read_file))
+    reader = ValueReader(document, folder, _read_vars(fields, folder, read_file), _params_of(folder, read_file))
     declared = fields.mapping("stages") if fields.raw("stages") is not None else None
     stages = tuple(
         stage for key in (declared.values if declared else ()) for stage in _read_group(reader, ("stages", key), key)
     )
     return Pipeline(stages, read_metrics_files(reader, fields), name, read_resources(reader, fields))
+
+
+def _params_of(folder: str, read_file: ReadFile) -> Callable[[], Mapping[str, object]]:
+    """Return what reads the parameters of `folder`, once and only when asked for."""
+
+    @cache
+    def read() -> Mapping[str, object]:
+        path = f"{folder}/{PARAMS_FILE}" if folder else PARAMS_FILE
+        data = read_file(path)
+        value = None if data is None else parse_values(data, path).value
+        return value if isinstance(value, dict) else {}
+
+    return read
 
 
 def _read_vars(fields: Fields, folder: str, read_file: ReadFile) -> dict[str, object]:
@@ -106,7 +136,7 @@ def _read_group(reader: ValueReader, at: Place, name: str) -> Iterator[Stage]:
         raise document.error(str(error), (*at, "matrix"), error.hint) from error
     made = []
     for instance in instances:
-        filled = ValueReader(document, reader.folder, {**reader.names, **instance.values})
+        filled = replace(reader, names={**reader.names, **instance.values})
         made.append((instance, _read_stage(filled, fields, f"{name}@{instance.suffix}")))
     _refuse_shared(fields, made)
     yield from (stage for _, stage in made)
@@ -166,6 +196,8 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         line=document.line(fields.at),
         file=document.name,
         conduct=read_conduct(reader, fields),
+        when=read_when(reader, fields),
+        pass_env=read_pass_env(reader, fields),
     )
 
 

@@ -29,9 +29,10 @@ class ParamsFile(NamedTuple):
 
 
 class Dependency(NamedTuple):
-    """A path or glob that the stage reads."""
+    """A path or glob that the stage reads; one that is `optional` need not be there."""
 
     path: str
+    optional: bool = False
 
 
 class Output(NamedTuple):
@@ -52,11 +53,20 @@ class Plot(NamedTuple):
     title: str = ""
 
 
+class When(NamedTuple):
+    """The condition of a stage, whether it holds, and the values it was decided from, by name."""
+
+    text: str
+    holds: bool
+    values: tuple[tuple[str, object], ...] = ()
+
+
 class Stage(NamedTuple):
     """A command with its inputs and outputs, one instance of a matrix if there is one.
 
     `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
-    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it.
+    before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it. `pass_env` are the variables
+    (`*` stands for any characters) that its command inherits beside a few; None: all.
     """
 
     address: str
@@ -75,6 +85,13 @@ class Stage(NamedTuple):
     line: int
     file: str
     conduct: Conduct = PLAIN
+    when: When | None = None
+    pass_env: tuple[str, ...] | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the stage is not to be run or restored, for its condition does not hold."""
+        return self.when is not None and not self.when.holds
 
     @property
     def reads(self) -> tuple[str, ...]:

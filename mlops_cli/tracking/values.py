@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from mlops_cli.documents import flatten, parse_values
+from mlops_cli.documents.python_values import is_python, parse_python
 from mlops_cli.errors import RecordError
 from mlops_cli.workspace.snapshot import Snapshot
 
@@ -59,7 +60,7 @@ def _read(snapshot: Snapshot, path: str) -> dict[str, object]:
     if data is None:
         return {}
     with snapshot.reading():
-        values = parse_values(data, path).value
+        values = parse_python(data, path).values if is_python(path) else parse_values(data, path).value
         if values is None:
             return {}
         if not isinstance(values, dict):

@@ -65,3 +65,11 @@ def test_options():
     for text in ("A", "=1", ""):
         with pytest.raises(UsageError, match="is not NAME=VALUE"):
             parse_env([text])
+
+
+def test_what_is_said_of_dependencies_is_shown(box: Sandbox):
+    box.pipeline("stages:\n  s:\n    cmd: x\n    deps: [a, {b: {optional: true}}]\n")
+    (stage,) = box.snapshot().stages
+    shown = describe_stage(stage)
+    assert shown["deps"] == ["a", "b"]
+    assert shown["optional"] == ["b"]

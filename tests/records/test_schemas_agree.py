@@ -99,6 +99,18 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 "m": {"matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"}, "cmd": "x ${seed}"},
             },
         },
+        {
+            "mlx": 1,
+            "stages": {
+                "s": {
+                    "cmd": "x",
+                    "deps": ["y", {"z": {"optional": True}}, {"w": None}],
+                    "params": [{"z.py": ["a.b"]}],
+                    "when": True,
+                    "pass_env": ["CUDA_*"],
+                },
+            },
+        },
     ],
     "lock": [
         {"mlx": 1, "cmd": "x"},
@@ -116,6 +128,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             ],
             "metrics": {"m.json": {"a": 0.5}},
         },
+        {"mlx": 1, "cmd": "x", "without": ["z"]},
     ],
 }
 
@@ -177,6 +190,7 @@ BEYOND_SCHEMAS = (
     "that mlx uses itself",
     "would both be named",
     "which cannot stand within",
+    "`when`: ",
 )
 
 
