@@ -36,10 +36,10 @@ class Graph(NamedTuple):
         return tuple(address for address in self.stages if address in wanted)
 
     def below(self, addresses: Iterable[str]) -> frozenset[str]:
-        """Return `addresses` and everything that needs one of them."""
+        """Return `addresses` and everything that needs one of them; a stage that is off needs nothing."""
         found = set(addresses)
-        for address in self.stages if found else ():
-            if not found.isdisjoint(self.upstream[address]):
+        for address, stage in self.stages.items() if found else ():
+            if not (stage.is_off or found.isdisjoint(self.upstream[address])):
                 found.add(address)
         return frozenset(found)
 

@@ -64,6 +64,8 @@ class Observer:
             decision = self.decide(stage)
         except MlxError:  # what keeps it from running does not keep others from taking what is here
             decision = Decision(stage, Action.RUN, (), Wanted((), {}), None, None)
+        if stage.is_off:
+            return True
         try:
             lock = self._snapshot.lock(stage)
         except RecordError:

@@ -100,3 +100,21 @@ def test_commands_fold(mlx_in_process: InProcess, tmp_path: Path) -> None:
         "          `prepared` will be made by stage `prepare` first",
     ]
     assert project("status", "train").stdout.splitlines()[1] == "  run        train@* (9 stages)"
+
+
+def test_the_shell_completes_stages_without_reading_many_files(mlx_in_process: InProcess, tmp_path: Path) -> None:
+    box = make_project(tmp_path / "project")
+    box.pipeline("stages: {all: {cmd: echo}}\n")
+    for number in range(25):
+        box.write(f"part{number:02}/mlx.yaml", PIPELINE)
+    box.write("part09/mlx.yaml", "no")
+
+    def complete(line: str, folder: str = "") -> set[str]:
+        env = {"_MLX_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        return set(mlx_in_process(cwd=box.root / folder, env=env).stdout.split())
+
+    assert complete("mlx run ") == {"all", *(f"part{number:02}:" for number in range(25))}
+    assert complete("mlx run part2") >= {"part24:prepare", "part20:train", "part20:train@1"}
+    assert complete("mlx run part03:j") == {"part03:judge", "part03:judge@1", "part03:judge@2"}
+    assert complete("mlx run part0") & {"part09:", "part08:prepare"} == {"part08:prepare"}
+    assert complete("mlx run p", "part04") >= {"prepare"}
