@@ -693,7 +693,9 @@ def test_the_way_out_of_a_conflict_in_a_file_that_nobody_writes() -> None:
     with pytest.raises(RecordError) as caught:
         parse_yaml(b"<<<<<<< ours\n", "a b.yaml", after_merge="`mlx run`")
 
-    assert caught.value.hint == "`git checkout --ours 'a b.yaml'`, or `--theirs` for the other side; then `mlx run`"
+    assert caught.value.hint == (
+        "`mlx resolve 'a b.yaml'` merges both sides, or says what is to be decided; then `mlx run`"
+    )
 
 
 def test_other_suffixes_are_refused() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,11 @@ from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
 from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
+    from mlops_cli.progress import Reporter
+    from mlops_cli.workspace.project import Project
 
 
 def run(
@@ -27,6 +32,13 @@ def run(
     begin: From = None,
     until: Until = None,
     anew: Annotated[bool, typer.Option("--no-run-cache", help="Do not restore results of earlier runs")] = False,
+    pull: Annotated[
+        bool, typer.Option("--pull", help="Fetch from remotes what stages need, and results of others, as it goes")
+    ] = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Skip what is up to date by its lock, though its outputs are not here"),
+    ] = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=0, max=1000, help="Stages at once; 0: one a CPU")
     ] = 1,
@@ -44,6 +56,7 @@ def run(
     restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
     Of what is left above with --single or --downstream, what is not up to date is told, and used as it is.
+    No server is asked without --pull.
     """
     from mlops_cli.pipeline.declare import parse_resources
     from mlops_cli.pipeline.runner import Manner, run_project
@@ -56,21 +69,36 @@ def run(
     names = stages or []
     reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
     how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach)
+    providing = {"pull": pull, "allow_missing": allow_missing}
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
-            planned = plan_project(
-                project, snapshot, names, reach=reach, force=force, run_cache=not anew, reporter=reporter
-            )
-        show_run(output, [(decision, None) for decision in planned], dry_run=True)
+            provision = _open_provision(project, providing, reporter, dry_run=True)
+            options: dict[str, Any] = {"force": force, "run_cache": not anew, "provision": provision}
+            planned = plan_project(project, snapshot, names, reach=reach, **options, reporter=reporter)
+        fetched = provision.told if provision else None
+        show_run(output, [(decision, None) for decision in planned], dry_run=True, fetched=fetched)
         return
     listener = RunListener(output, several=jobs != 1)
     with reporting(output) as reporter, exclusive(project, "mlx run", reporter) as turn:
         surroundings = new_surroundings(session, project)
+        provision = _open_provision(project, providing, reporter)
         with _naming_python(session, listener):
-            results = run_project(project, names, surroundings, listener, turn, how)
+            results = run_project(project, names, surroundings, listener, turn, how, provision)
     logs = surroundings.logs if surroundings.logs.is_dir() else None
-    show_run(output, [(result.decision, result.seconds) for result in results], dry_run=False, logs=logs)
+    done = [(result.decision, result.seconds) for result in results]
+    show_run(output, done, dry_run=False, logs=logs, fetched=provision.told if provision else None)
+
+
+def _open_provision(
+    project: Project, asked: Mapping[str, bool], reporter: Reporter, *, dry_run: bool = False
+) -> Provision | None:
+    """Return what brings data that is not here, or leaves it away; None for a run that needs all of it here."""
+    if not any(asked.values()):
+        return None
+    from mlops_cli.pipeline.provision import Provision
+
+    return Provision(project, **asked, dry_run=dry_run, reporter=reporter)
 
 
 @contextmanager

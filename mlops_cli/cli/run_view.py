@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from mlops_cli.cli.groups import Told, fold_decisions
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session
-from mlops_cli.cli.text import count
+from mlops_cli.cli.text import count, size_text
+from mlops_cli.words import naming
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mlops_cli.pipeline.execution import Surroundings
     from mlops_cli.pipeline.plan import Decision
+    from mlops_cli.pipeline.provision import Provided
     from mlops_cli.pipeline.runner import StageResult
     from mlops_cli.workspace.project import Project
 
@@ -90,7 +92,12 @@ class RunListener:
 
 
 def show_run(
-    output: Output, stages: Sequence[tuple[Decision, float | None]], *, dry_run: bool, logs: Path | None = None
+    output: Output,
+    stages: Sequence[tuple[Decision, float | None]],
+    *,
+    dry_run: bool,
+    logs: Path | None = None,
+    fetched: Provided | None = None,
 ) -> None:
     decisions = [decision for decision, _ in stages]
     value = {
@@ -100,6 +107,7 @@ def show_run(
             for decision, seconds in stages
         ],
         "logs": None if logs is None else str(logs),
+        "fetched": None if fetched is None else _fetched_value(fetched, dry_run=dry_run),
     }
     lines = [line for told in fold_decisions(decisions) for line in _decision_lines(told)] if dry_run else []
     numbers = {
@@ -114,7 +122,32 @@ def show_run(
     elif numbers["skip"] == len(decisions):
         off = sum(decision.stage.is_off for decision in decisions)
         ends = f"nothing to do: {count(len(decisions) - off, 'stage')} up to date" + f", {off} off" * bool(off)
-    output.result("run", value, [*lines, ends])
+    told = [] if fetched is None else _fetched_lines(fetched, dry_run=dry_run)
+    output.result("run", value, [*lines, *told, ends])
+
+
+def _fetched_value(fetched: Provided, *, dry_run: bool) -> dict[str, Any]:
+    remotes = fetched.remotes
+    paths = fetched.paths if dry_run else sorted({path for each in remotes for path in each.paths})
+    return {
+        "paths": list(paths),
+        "objects": None if dry_run else sum(each.objects for each in remotes),
+        "size": fetched.size if dry_run else sum(each.size or 0 for each in remotes),
+        "requests": sum(each.requests for each in remotes),
+        "transferred": sum(each.transferred for each in remotes),
+        "records": fetched.records,
+    }
+
+
+def _fetched_lines(fetched: Provided, *, dry_run: bool) -> list[str]:
+    if dry_run:
+        return [f"would fetch {naming(fetched.paths)} ({size_text(fetched.size)})"] if fetched.paths else []
+    return [
+        f"fetched {count(each.objects, 'object')} ({size_text(each.size or 0)}) from `{each.name}`, in "
+        f"{count(each.requests, 'request')}"
+        for each in fetched.remotes
+        if each.objects
+    ]
 
 
 def decision_value(decision: Decision) -> dict[str, Any]:

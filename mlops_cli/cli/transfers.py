@@ -52,6 +52,14 @@ def push(
     repair: Annotated[
         bool, typer.Option("--repair", help="Read what is there, and send again what is gone or damaged")
     ] = False,
+    run_cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--run-cache/--no-run-cache",
+            show_default=False,
+            help="Send all results that the run cache has, or none (default: those of the locks)",
+        ),
+    ] = None,
     remote: RemoteName = None,
     jobs: Jobs = 0,
     dry_run: DryRun = False,
@@ -61,10 +69,11 @@ def push(
 
     Only what the remote lacks goes up. Without a path, that is all that the pointers and locks of the workspace name,
     or of the revisions that are named instead of it. What it lacks, its index tells: `--verify` and `--repair` do not
-    take its word for it.
+    take its word for it. With the outputs of stages go their run records, by which `mlx run --pull` restores them
+    elsewhere.
     """
     from mlops_cli.workspace.pushing import push as push_data
-    from mlops_cli.workspace.transfers import Pushing, Trust
+    from mlops_cli.workspace.transfers import Pushing, Runs, Trust
     from mlops_cli.workspace.versions import Versions
 
     session = session_of(context)
@@ -72,8 +81,9 @@ def push(
     targets = session.targets(project, paths)
     versions = Versions(tuple(revisions or ()), branches, tags)
     trust = Trust.NOTHING if repair else Trust.FILES if verify else Trust.INDEX
+    runs = Runs.CURRENT if run_cache is None else Runs.ALL if run_cache else Runs.NONE
     with reporting(output) as reporter, _meaning_paths("push", project, paths):
-        result = push_data(project, targets, Pushing(versions, remote, jobs, dry_run, trust, reporter))
+        result = push_data(project, targets, Pushing(versions, remote, jobs, dry_run, trust, reporter, runs))
     verb = "would push" if dry_run else "pushed"
     _show(output, "push", result, verb, "to", dry_run=dry_run)
     for line in (line for each in result.remotes for line in each.remedies):
@@ -181,7 +191,9 @@ def _show(
         value["unlisted"] = result.unlisted._asdict()
     if restored is not None:
         value["restored"] = restored
-    moved = [_moved_text(kind, each, verb, way, dry_run=dry_run) for each in result.remotes if each.objects]
+    moved = [
+        _moved_text(kind, each, verb, way, dry_run=dry_run) for each in result.remotes if each.objects or each.runs
+    ]
     sent = sum(each.repaired for each in result.remotes if each.objects)
     if sent:
         being = ("is", "was") if sent == 1 else ("are", "were")
@@ -198,7 +210,7 @@ def _show(
 
 
 _TOLD = ("objects", "size", "requests", "transferred")
-_COUNTED = {"push": (*_TOLD, "repaired"), "fetch": _TOLD, "pull": _TOLD}
+_COUNTED = {"push": (*_TOLD, "repaired", "runs"), "fetch": _TOLD, "pull": _TOLD}
 
 
 def _moved_text(kind: str, moved: Moved, verb: str, way: str, *, dry_run: bool) -> str:
@@ -206,7 +218,10 @@ def _moved_text(kind: str, moved: Moved, verb: str, way: str, *, dry_run: bool) 
     size = size_text(moved.known if moved.size is None else moved.size)
     if moved.size and not dry_run and moved.transferred < moved.size // 2:
         size += f", {size_text(moved.transferred)} transferred"
-    text = f"{verb} {count(moved.objects, 'object')} ({size}) {way} `{moved.name}`"
+    runs = f"{count(moved.runs, 'run record')}" if moved.runs else ""
+    if not moved.objects:
+        return f"{verb} {runs} {way} `{moved.name}`"
+    text = f"{verb} {count(moved.objects, 'object')} ({size}){runs and f' and {runs}'} {way} `{moved.name}`"
     if moved.unlisted.listings:
         _, files, below = moved.unlisted
         text = f"{verb} at least {count(moved.objects, 'object')} ({size}) {way} `{moved.name}`"

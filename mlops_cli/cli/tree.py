@@ -22,6 +22,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "demo": "demo",
         "doctor": "settings",
         "config": "settings",
+        "install": "merging",
     },
     "Data": {
         "add": "data",
@@ -29,6 +30,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "checkout": "data",
         "unprotect": "data",
         "diff": "data",
+        "resolve": "merging",
         "push": "transfers",
         "pull": "transfers",
         "fetch": "transfers",

@@ -7,7 +7,16 @@ What the values mean is for `records` to say.
 
 from __future__ import annotations
 
-from mlops_cli.documents.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, Document, Place, nearest, suggest
+from mlops_cli.documents.document import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_NODES,
+    Document,
+    Place,
+    has_conflict,
+    nearest,
+    suggest,
+)
 from mlops_cli.documents.fields import MAX_INTEGER, Fields, check_version, describe, quote_hint
 from mlops_cli.documents.parsing import parse_json, parse_toml, parse_values, parse_yaml
 from mlops_cli.documents.scalars import parse_scalar
@@ -28,6 +37,7 @@ __all__ = [
     "describe",
     "dump_yaml",
     "flatten",
+    "has_conflict",
     "nearest",
     "parse_json",
     "parse_scalar",

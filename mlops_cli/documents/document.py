@@ -58,7 +58,7 @@ def located(name: str, line: int, message: str, hint: str | None = None) -> Reco
 def decode(data: bytes, name: str, *, after_merge: str | None = None) -> str:
     """Return the text of a file of at most `MAX_BYTES`; RecordError names a line not UTF-8, or of a conflict.
 
-    With `after_merge`, the hint is to take one side as it is, and then to do that.
+    With `after_merge`, the hint is to let `mlx resolve` mend it, and then to do that.
     """
     if len(data) > MAX_BYTES:
         raise located(name, 1, f"the file is larger than {MAX_BYTES >> 20} MiB ({len(data):,} bytes)")
@@ -72,6 +72,11 @@ def decode(data: bytes, name: str, *, after_merge: str | None = None) -> str:
     return text
 
 
+def has_conflict(data: bytes) -> bool:
+    """Say whether a file has the markers that Git leaves where it cannot merge."""
+    return _CONFLICT.search(data.decode("utf-8", "replace")) is not None
+
+
 def _refuse_conflict(text: str, name: str, after_merge: str | None) -> None:
     if "<<<<<<< " not in text and ">>>>>>> " not in text:
         return
@@ -80,7 +85,7 @@ def _refuse_conflict(text: str, name: str, after_merge: str | None) -> None:
         return
     hint = "keep the lines that are right, and remove those that Git added (`<<<<<<<`, `=======`, `>>>>>>>`)"
     if after_merge is not None:
-        hint = f"`git checkout --ours {words.word(name)}`, or `--theirs` for the other side; then {after_merge}"
+        hint = f"`mlx resolve {words.word(name)}` merges both sides, or says what is to be decided; then {after_merge}"
     line = text.count("\n", 0, found.start()) + 1
     raise located(name, line, "the file has merge conflict markers of Git", hint)
 

@@ -42,7 +42,7 @@ def parse_values(data: bytes, name: str) -> Document:
 def parse_yaml(data: bytes, name: str, *, after_merge: str | None = None) -> Document:
     """Parse one YAML document; an empty file is None. RecordError says `name:line` and what is wrong.
 
-    `after_merge` is for files that nobody writes by hand: what to do once Git took one side of a conflict in it.
+    `after_merge` is for files that nobody writes by hand: what to do once a conflict in it is resolved.
     """
     plain = read_plain(data)
     if plain is not None:

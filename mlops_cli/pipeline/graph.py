@@ -25,14 +25,16 @@ class Graph(NamedTuple):
     maker: Mapping[str, str]
 
     def above(self, addresses: Iterable[str]) -> tuple[str, ...]:
-        """Return `addresses` and everything they need, in run order; a stage that is off needs nothing."""
+        """Return `addresses` and everything they need, in run order; one that is off or frozen needs nothing."""
         wanted: set[str] = set()
         pending = list(addresses)
         while pending:
             address = pending.pop()
             if address not in wanted:
                 wanted.add(address)
-                pending.extend(() if self.stages[address].is_off else self.upstream[address])
+                pending.extend(
+                    () if self.stages[address].is_off or self.stages[address].frozen else self.upstream[address]
+                )
         return tuple(address for address in self.stages if address in wanted)
 
     def below(self, addresses: Iterable[str]) -> frozenset[str]:

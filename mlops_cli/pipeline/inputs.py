@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
@@ -27,21 +28,32 @@ from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, track
 
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
+
 
 class Observer:
     """Answers, for one run of one command, what each stage wants and what is to be done with it."""
 
     def __init__(
-        self, project: Project, snapshot: Snapshot, graph: Graph, outlook: Outlook, *, run_cache: bool = True
+        self,
+        project: Project,
+        snapshot: Snapshot,
+        graph: Graph,
+        outlook: Outlook,
+        *,
+        run_cache: bool = True,
+        provision: Provision | None = None,
     ) -> None:
         self._project = project
         self._snapshot = snapshot
         self._graph = graph
         self._outlook = outlook
         self._run_cache = run_cache
+        self._provision = provision
         self._outs = sorted(graph.maker)
 
-    def decide(self, stage: Stage, *, force: bool = False, flag: str = "--force") -> Decision:
+    def decide(self, stage: Stage, *, force: bool = False, flag: str = "--force", judging: bool = False) -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
         if stage.is_off:
             return self.note(leave_off(stage, self._snapshot.lock(stage)))
@@ -52,7 +64,31 @@ class Observer:
             holds=self._holds,
             describe=self.describe,
         )
-        return self.note(decide(stage, self.wanted(stage), evidence, force=force, flag=flag))
+        wanted, provision = self.wanted(stage), self._provision
+        if provision is None:
+            return self.note(decide(stage, wanted, evidence, force=force, flag=flag, judging=judging))
+        if wanted.unread and self._bring_unread(stage, wanted, provision):
+            wanted = self.wanted(stage)
+        options = {"force": force, "flag": flag, "judging": judging}
+        return self.note(provision.decide(stage, wanted, evidence, run_cache=self._run_cache, **options))
+
+    def provide(self, decision: Decision) -> bool:
+        """Bring the inputs of a stage that are recorded and not here, if this run may; say whether all are here now."""
+        wanted = decision.wanted
+        if self._provision is None or wanted.lost or wanted.unread or not wanted.absent:
+            return False
+        chosen = self._outlook.whereabouts(wanted.absent)
+        if not chosen or not self._provision.bring_inputs(chosen):
+            return False
+        self._outlook.renew()
+        return True
+
+    def _bring_unread(self, stage: Stage, wanted: Wanted, provision: Provision) -> bool:
+        """Bring what it takes to know the inputs of a stage: listings of folders, and files with parameters."""
+        files = {file.path for file in stage.params}
+        listings = self._outlook.whereabouts(path for path in wanted.unread if path not in files)
+        whole = self._outlook.whereabouts(path for path in wanted.unread if path in files)
+        return provision.bring_listings(listings or (), whole or ())
 
     def note(self, decision: Decision) -> Decision:
         """Remember a decision, which the stages after it are judged on, and return it."""
@@ -264,7 +300,13 @@ def stage_graph(snapshot: Snapshot) -> Graph:
 
 @contextmanager
 def open_observer(
-    project: Project, snapshot: Snapshot, graph: Graph, *, reporter: Reporter = SILENT, run_cache: bool = True
+    project: Project,
+    snapshot: Snapshot,
+    graph: Graph,
+    *,
+    reporter: Reporter = SILENT,
+    run_cache: bool = True,
+    provision: Provision | None = None,
 ) -> Iterator[Observer]:
     """Yield an observer of the workspace; what it sees goes to the state index when the block ends well."""
     with (
@@ -272,7 +314,7 @@ def open_observer(
         open_scanner(project, reporter=reporter, as_code=True) as code,
     ):
         outlook = Outlook(project, snapshot, graph, data=data, code=code)
-        yield Observer(project, snapshot, graph, outlook, run_cache=run_cache)
+        yield Observer(project, snapshot, graph, outlook, run_cache=run_cache, provision=provision)
 
 
 def plan_stages(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mlops_cli.errors import MissingObject
 from mlops_cli.pipeline.graph import Graph
@@ -177,6 +177,25 @@ class Outlook:
         if self.is_pending(path) or not os.path.lexists(self._root / path):
             return self._promised(path)
         return None
+
+    def whereabouts(self, paths: Iterable[str]) -> list[tuple[Tracked, str]] | None:
+        """Return the tracked paths, and what of them, that are meant by `paths` that are not, or not all, here.
+
+        What a stage made comes as a whole: its lock names no part. None when nothing records one of them.
+        """
+        chosen: dict[tuple[str, str], tuple[Tracked, str]] = {}
+        for path in paths:
+            owner = next((above for above in and_above(path) if above in self.pointers or above in self._maker), None)
+            tracked = None if owner is None else self._promised(owner)
+            if owner is None or tracked is None:
+                return None
+            parts = [path[len(owner) + 1 :]]
+            if owner not in self.pointers:
+                tracked, parts = tracked._replace(stage=self._maker[owner]), [""]
+            elif os.path.lexists(self._root / path):
+                parts = [file[len(owner) + 1 :] for file in self.away(owner, Found()) if is_in(file, path)]
+            chosen.update({(owner, part): (tracked, part) for part in parts})
+        return [pair for (owner, part), pair in chosen.items() if not part or (owner, "") not in chosen]
 
     def is_pending(self, path: str) -> bool:
         """Say whether `path` is an output that a stage before will restore, and has not yet."""

@@ -8,23 +8,31 @@ disagree.
     lock equals wanted inputs, outputs as recorded             skip
     lock or run cache has the wanted inputs, bytes are stored  restore
     anything else                                              run
+
+A stage that is `always` is run whatever there is; of one that is `frozen`, its lock says what its outputs are.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
 from mlops_cli.documents import flatten
+from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, fingerprint
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
+from mlops_cli.words import naming, quoted
 
 Describe = Callable[[SomeObject, SomeObject], str]
+
+FROZEN = "frozen"
+CACHE_HAS_IT = "the cache has what the last run made"
 
 
 class Action(StrEnum):
@@ -86,7 +94,8 @@ class Evidence(NamedTuple):
     """What a decision is made from, beside the stage and its wanted inputs.
 
     `recall` returns the run cache's entry for a key; `holds` says whether the cache has an output's bytes; `describe`
-    words how one object became another.
+    words how one object became another. `may_stay_away` says whether a recorded output that is not in the workspace
+    need not be.
     """
 
     lock: Lock | None
@@ -94,11 +103,15 @@ class Evidence(NamedTuple):
     recall: Callable[[str], Lock | None]
     holds: Callable[[OutputRecord], bool]
     describe: Describe
+    may_stay_away: Callable[[OutputRecord], bool] = lambda _: False
 
 
 def inputs_key(stage: Stage, wanted: Wanted) -> str | None:
-    """Return the fingerprint (xxh3-128, hex) under which the run cache keeps a run with these inputs."""
-    if wanted.waiting or wanted.lost or wanted.unread:
+    """Return the fingerprint (xxh3-128, hex) under which the run cache keeps a run with these inputs.
+
+    None when they are not all known yet, or when the run cache is not to know this stage.
+    """
+    if wanted.waiting or wanted.lost or wanted.unread or not stage.repeatable:
         return None
     return fingerprint(_inputs(draft_lock(stage, wanted), stage))
 
@@ -122,21 +135,41 @@ def _inputs(lock: Lock, stage: Stage | None = None) -> dict[str, object]:
     return {**inputs_of(lock), "outs": sorted(out.path for out in (stage or lock).outs)}
 
 
-def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = False, flag: str = "--force") -> Decision:
-    """Return what is to be done with `stage`; with `force`, because `flag` asks for it, it runs."""
+def decide(
+    stage: Stage,
+    wanted: Wanted,
+    evidence: Evidence,
+    *,
+    force: bool = False,
+    flag: str = "--force",
+    judging: bool = False,
+) -> Decision:
+    """Return what is to be done with `stage`; with `force`, because `flag` asks for it, it runs.
+
+    With `judging`, one that is `always` is judged like any other.
+    """
     key = inputs_key(stage, wanted)
     lock = evidence.lock
     changes = (*input_changes(stage, wanted, lock, evidence.describe),)
     fresh = lock is not None and not changes
+    if stage.frozen:
+        return _decide_frozen(stage, wanted, evidence, changes, force=force)
     damage = _output_changes(lock, evidence) if fresh else ()
     if force:
         return Decision(stage, Action.RUN, (f"asked for with `{flag}`", *changes, *damage), wanted, key, None)
+    if stage.always and not judging:
+        return Decision(stage, Action.RUN, (*changes, *damage, "`always`"), wanted, key, None)
     if fresh and lock is not None:
         if not damage:
-            return Decision(stage, Action.SKIP, ("nothing changed",), wanted, key, lock.outs, lock)
+            reasons = ("nothing changed", *_accepted(lock), *(["`always`: `mlx run` runs it"] if stage.always else []))
+            return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
+        if away := _away(lock, evidence):
+            return Decision(
+                stage, Action.SKIP, (f"nothing changed; not here: {naming(away)}",), wanted, key, lock.outs, lock
+            )
         lost = tuple(out.path for out in lock.outs if not evidence.holds(out) and not _as_recorded(out, evidence))
         if not lost:
-            reasons = (*damage, "the cache has what the last run made")
+            reasons = (*damage, CACHE_HAS_IT)
             return Decision(stage, Action.RESTORE, reasons, wanted, key, lock.outs, lock)
         reasons = (*damage, *(f"output `{path}` is not in the cache either" for path in lost))
         return Decision(stage, Action.RUN, reasons, wanted, key, None, missing=lost)
@@ -146,6 +179,29 @@ def decide(stage: Stage, wanted: Wanted, evidence: Evidence, *, force: bool = Fa
             reasons = (*changes, "an earlier run had the same inputs")
             return Decision(stage, Action.RESTORE, reasons, wanted, key, earlier.outs, earlier)
     return Decision(stage, Action.RUN, changes, wanted, key, None)
+
+
+def _decide_frozen(
+    stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], *, force: bool
+) -> Decision:
+    """Return what is to be done with a stage that is never run: at most, what its lock records is brought back."""
+    if evidence.lock is None:
+        raise RecordError(
+            f"{stage.file}:{stage.line}: stage `{stage.address}` is frozen and has no lock: nothing says what its "
+            "outputs are",
+            hint=f"take `frozen` out and `mlx run {quoted(stage.address)}`, or `mlx accept` what is there",
+        )
+    declared = {out.path for out in stage.outs}
+    lock = replace(evidence.lock, outs=tuple(out for out in evidence.lock.outs if out.path in declared))
+    damage = _output_changes(lock, evidence)
+    lost = tuple(out.path for out in lock.outs if not _as_recorded(out, evidence) and not evidence.holds(out))
+    held = (*(["`--force` does not run it"] if force else []), *changes, *_accepted(lock))
+    action = Action.RESTORE if damage else Action.SKIP
+    return Decision(stage, action, (*damage, FROZEN, *held), wanted, None, lock.outs, evidence.lock, lost)
+
+
+def _accepted(lock: Lock) -> tuple[str, ...]:
+    return tuple(f"accepted without running: {each.reason}" for each in lock.accepted)
 
 
 def leave_off(stage: Stage, lock: Lock | None) -> Decision:
@@ -159,7 +215,7 @@ def leave_off(stage: Stage, lock: Lock | None) -> Decision:
 def same_inputs(stage: Stage, wanted: Wanted, lock: Lock) -> bool:
     """Say whether `lock` recorded exactly these inputs, field by field (a fingerprint alone is never believed)."""
     now, then = _inputs(draft_lock(stage, wanted), stage), _inputs(lock)
-    return not lock.changed_during_run and spell(now) == spell(then)
+    return not (lock.changed_during_run or lock.accepted) and spell(now) == spell(then)
 
 
 def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Describe) -> list[str]:
@@ -178,6 +234,11 @@ def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Des
     changes.extend((*_dep_changes(wanted, lock, describe), *_absences(wanted)))
     changes.extend(_declaration_changes(stage, lock))
     changes.extend(f"`{path}` changed while the stage last ran" for path in lock.changed_during_run)
+    changes.extend(
+        f"the last run went on from what `{out.path}` was before, and it is not `persist` now"
+        for out in lock.started_from
+        if out.path in {own.path for own in stage.outs if not own.persist}
+    )
     return changes
 
 
@@ -273,6 +334,13 @@ def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:
         elif not _as_recorded(out, evidence):
             changes.append(f"output `{out.path}` is {'no longer' if out.executable else 'now'} executable")
     return tuple(changes)
+
+
+def _away(lock: Lock, evidence: Evidence) -> list[str]:
+    """Return the outputs that are not here and need not be, when all the others are as recorded."""
+    away = [out for out in lock.outs if evidence.present.get(out.path) is None]
+    rest = (_as_recorded(out, evidence) for out in lock.outs if out not in away)
+    return [out.path for out in away] if all(map(evidence.may_stay_away, away)) and all(rest) else []
 
 
 def _as_recorded(out: OutputRecord, evidence: Evidence) -> bool:

@@ -38,6 +38,7 @@ from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.destinations import Destinations
 from mlops_cli.workspace.litter import is_alive
+from mlops_cli.workspace.owning import own_files
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.scan import is_stored, open_scanner
@@ -121,12 +122,13 @@ def reproduce(
         rerun = _Rerun(project, scratch, snapshot, graph, surroundings, output, remote, reporter)
         verdicts: list[StageVerdict] = []
         chosen = choose(graph, targets)
-        stages = [stage for address, stage in graph.stages.items() if address in chosen and not stage.is_off]
-        if not stages:
+        asked = [stage for address, stage in graph.stages.items() if address in chosen and not stage.is_off]
+        if not asked:
             raise Inconclusive(
                 f"all that was asked for is off in revision `{revision}`",
                 hint="a stage whose `when` is false there has not run: name others, or choose another revision",
             )
+        stages = _comparable(asked, reporter, named=bool(targets))
         rerun.refuse_in_vain(stages)
         for stage in stages:
             begin(stage.address)
@@ -218,7 +220,7 @@ class _Rerun:
                 observer.settle(made)
         remade: set[str] = set()
         for stage, lock in zip(stages, locks, strict=True):
-            for tracked in self._inputs(stage, lock):
+            for tracked in (*self._inputs(stage, lock), *_start(lock)):
                 if tracked.stage not in remade and not is_stored(self.project.cache, as_entry(tracked)):
                     self._refuse_absent(tracked, stage)
             remade.add(stage.address)
@@ -238,7 +240,9 @@ class _Rerun:
             self._place(tracked, stage)
         with open_observer(self.project, self.snapshot, self.graph, run_cache=False) as observer:
             self._refuse_stale(stage, lock, observer)
-        self._execute(stage)
+        for each in lock.accepted:
+            self.reporter.note(f"what stage `{stage.address}` recorded was accepted without running: {each.reason}")
+        self._execute(stage, lock)
         with open_scanner(self.project, reporter=self.reporter) as scanner:
             made = {out.path: scanner.look(out.path) for out in stage.outs}
         outs = tuple(_output_verdict(stage, out, made[out.path]) for out in lock.outs if out.path in made)
@@ -311,8 +315,11 @@ class _Rerun:
                     hint="it was edited by hand: choose a commit made after `mlx run`",
                 )
 
-    def _execute(self, stage: Stage) -> None:
+    def _execute(self, stage: Stage, lock: Lock) -> None:
         clear_outputs(self.project, [out.path for out in stage.outs])
+        for tracked in _start(lock):
+            self._place(tracked, stage)
+            own_files(self.project, [tracked.path])
         try:
             run_commands(
                 self.project,
@@ -339,6 +346,27 @@ class _Rerun:
 
     def _note_group(self, group: Group) -> None:
         write_atomic(_group_file(self.project.git.top), json.dumps([group.number, group.started]).encode())
+
+
+def _comparable(stages: Sequence[Stage], reporter: Reporter, *, named: bool) -> list[Stage]:
+    """Return the stages that are run again: not those without outputs, nor, unless `named`, frozen ones.
+
+    Inconclusive when none is left.
+    """
+    for stage in stages:
+        if not stage.outs:
+            reporter.note(f"stage `{stage.address}` makes no output to compare, and is not run")
+        elif stage.frozen and not named:
+            reporter.note(f"stage `{stage.address}` is frozen, and is not run: what it recorded counts")
+    chosen = [stage for stage in stages if stage.outs and (named or not stage.frozen)]
+    if stages and not chosen:
+        raise Inconclusive("no stage of these makes an output that a run can be compared with", hint="name another one")
+    return chosen
+
+
+def _start(lock: Lock) -> list[Tracked]:
+    """Return what the command of a persisted stage found, and went on from."""
+    return [track(out.path, out) for out in lock.started_from]
 
 
 def _absence(tracked: Tracked, stage: Stage) -> str:

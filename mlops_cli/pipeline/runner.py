@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mlops_cli.errors import MlxError, StageFailed
 from mlops_cli.files import translate_os_error
@@ -36,6 +36,9 @@ from mlops_cli.workspace import git
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reservations import Reservation
 from mlops_cli.workspace.snapshot import workspace_snapshot
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
 
 _MOST_JOBS = 1000
 _SPELL_SECONDS = 0.5
@@ -94,10 +97,12 @@ def run_project(
     listener: Listener,
     turn: Turn,
     how: Manner = PLAINLY,
+    provision: Provision | None = None,
 ) -> tuple[StageResult, ...]:
     """Bring the stages that `targets` (none: all) and the reach mean up to date; results in run order.
 
-    It has its `turn`, and hands it over while it waits for commands. StageFailed when a command fails or does not write
+    It has its `turn`, and hands it over while it waits for commands. What is not here, `provision` leaves away or
+    brings, and is told. StageFailed when a command fails or does not write
     its outputs; MissingObject when an input is not here; UsageError when a stage takes more than there is.
     """
     snapshot = workspace_snapshot(project)
@@ -105,7 +110,9 @@ def run_project(
     graph, selected = survey.graph, survey.selected
     if not selected.order:
         return ()
-    with open_observer(project, snapshot, graph, run_cache=how.run_cache) as observer:
+    if provision is not None:
+        provision.named = selected.named if targets else frozenset()
+    with open_observer(project, snapshot, graph, run_cache=how.run_cache, provision=provision) as observer:
         leave_stages(observer, survey, listener.note)
         order = selected.order
         schedule = Schedule(

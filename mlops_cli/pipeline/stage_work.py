@@ -21,10 +21,10 @@ from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.inputs import Observer
 from mlops_cli.pipeline.outlook import and_above
+from mlops_cli.pipeline.persisted import keep_in_place, record_of, start_of, tell_start
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.processes import Group, kill_group
 from mlops_cli.records.locks import Lock, OutputRecord
-from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.trees import Entry, Kind
@@ -56,6 +56,7 @@ class Attempt:
     decision: Decision
     unfinished: journal.Unfinished
     kept: Mapping[str, Entry | None]
+    started_from: tuple[OutputRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,10 @@ class StageWork:
 
     def check(self, decision: Decision) -> None:
         """Raise what keeps a decision from being carried out, before anything is touched."""
-        if decision.action is Action.RUN:
+        if decision.action is Action.RUN and not self.observer.provide(decision):
             _refuse_absent_inputs(self.project, self.snapshot, decision)
         if decision.action is not Action.SKIP:
+            _refuse_absent_outputs(decision)
             _refuse_outputs_in_git(self.project, decision.stage)
             _refuse_links(self.project, decision.stage)
 
@@ -81,8 +83,13 @@ class StageWork:
         """Take the outputs of a stage away, whose commands are to run; they come back if this fails."""
         self.observer.flush()
         attempt = Attempt(decision, *self._begin(decision))
+        start = start_of(decision.stage, attempt.kept, attempt.unfinished)
+        attempt = replace(attempt, started_from=start.found)
+        if note := tell_start(decision.stage, attempt.kept, self.snapshot.lock(decision.stage)):
+            self.listener.note(note)
         try:
-            clear_outputs(self.project, attempt.kept, kept=attempt.kept)
+            clear_outputs(self.project, start.cleared, kept=attempt.kept)
+            keep_in_place(self.project, start)
         except BaseException as error:
             self.give_up(attempt, error)
             raise
@@ -119,6 +126,7 @@ class StageWork:
         decision = attempt.decision
         try:
             lock = self._judge_inputs(decision, self._collect(decision))
+            lock = replace(lock, started_from=attempt.started_from)
             attempt = replace(attempt, unfinished=self._announce(attempt.unfinished, decision.stage, lock))
             self._record(decision, lock)
         except BaseException as error:
@@ -140,7 +148,7 @@ class StageWork:
         assert decision.source is not None
         stage = decision.stage
         unfinished, kept = self._begin(decision)
-        wanted = {out.path: as_entry(track(out.path, out)) for out in decision.source.outs}
+        wanted = {out.path: as_entry(track(out.path, out)) for out in decision.outs or ()}
         try:
             with open_scanner(self.project) as scanner:
                 restore(self.project, scanner, wanted, kept=kept)
@@ -171,10 +179,13 @@ class StageWork:
     def _relock(self, decision: Decision, source: Lock) -> Lock:
         """Return the lock of a stage whose outputs were restored from `source`."""
         stage = decision.stage
+        if stage.frozen:
+            return source
         declared = {out.path: out for out in stage.outs}
         outs = tuple(out._replace(git=declared[out.path].git, push=declared[out.path].push) for out in source.outs)
         metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
-        return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
+        lock = replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
+        return replace(lock, started_from=source.started_from, accepted=source.accepted)
 
     def _announce(self, unfinished: journal.Unfinished, stage: Stage, lock: Lock) -> journal.Unfinished:
         """Tell the journal which lock is about to be written: once that is there, the outputs stay."""
@@ -195,7 +206,7 @@ class StageWork:
             raise _ignoring(UsageError, decision.stage, looking.ignoring[0])
         unheld = [path for path, entry in before.items() if entry is not None and cache.missing([entry.digest])]
         with open_batch(cache) as batch, open_scanner(self.project, batch=batch) as scanner:
-            kept = {out.path: scanner.look(out.path, copied=out.git) for out in decision.stage.outs}
+            kept = {out.path: scanner.look(out.path, copied=out.git or out.persist) for out in decision.stage.outs}
         for path in unheld:
             entry = kept[path]
             if entry is not None and entry.files:
@@ -236,20 +247,7 @@ class StageWork:
                         hint="make the command write the file or folder itself, or a copy of it",
                     )
             metrics = {path: read_metrics(self.project, stage, path) for path in stage.metrics}
-        outs = tuple(
-            OutputRecord(
-                path=out.path,
-                kind=ObjectKind.TREE if entry.kind == Kind.FOLDER else ObjectKind.BLOB,
-                digest=entry.digest,
-                size=entry.size,
-                files=entry.files if entry.kind == Kind.FOLDER else None,
-                executable=entry.kind == Kind.EXECUTABLE,
-                git=out.git,
-                push=out.push,
-            )
-            for out in stage.outs
-            if (entry := entries[out.path]) is not None
-        )
+        outs = tuple(record_of(out, entry) for out in stage.outs if (entry := entries[out.path]) is not None)
         return replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
 
     def _judge_inputs(self, decision: Decision, lock: Lock) -> Lock:
@@ -274,6 +272,16 @@ class StageWork:
         if self.snapshot.files.read(path) != data:
             (self.project.root / path).parent.mkdir(exist_ok=True)
             write_atomic(self.project.root / path, data)
+
+
+def _refuse_absent_outputs(decision: Decision) -> None:
+    """Refuse to bring back what no store here holds: of a stage that is frozen, whose command would make it anew."""
+    if decision.action is Action.RESTORE and decision.missing:
+        raise MissingObject(
+            f"stage `{decision.stage.address}` is frozen, and {naming(decision.missing)} that its lock records "
+            f"{'is' if len(decision.missing) == 1 else 'are'} not here",
+            hint=f"`mlx pull {words(decision.missing[:NAMED])}`{so_for(decision.missing[NAMED:])}",
+        )
 
 
 def _refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decision) -> None:

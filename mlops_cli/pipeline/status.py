@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, folders_above
@@ -21,6 +21,9 @@ from mlops_cli.workspace.removed import find_left_lines, tell_left_lines
 from mlops_cli.workspace.reservations import find_reservations
 from mlops_cli.workspace.scan import open_scanner
 from mlops_cli.workspace.snapshot import Snapshot, workspace_snapshot
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
 
 
 class ProjectStatus(NamedTuple):
@@ -141,7 +144,7 @@ def _tracked_at(snapshot: Snapshot, target: str, folder: str) -> list[str]:
 def _judge(observer: Observer, stage: Stage, told: dict[str, MlxError]) -> Decision:
     """Return the decision for a stage; `told` gets what keeps it from being made, as it will keep it from running."""
     try:
-        return observer.decide(stage)
+        return observer.decide(stage, judging=True)
     except UsageError as error:
         told.setdefault(error.message, error)
         return observer.note(Decision(stage, Action.RUN, (error.message,), Wanted((), {}), None, None))
@@ -155,11 +158,12 @@ def plan_project(
     reach: Reach = PLAINLY,
     force: bool = False,
     run_cache: bool = True,
+    provision: Provision | None = None,
     reporter: Reporter = SILENT,
 ) -> tuple[Decision, ...]:
     """Return the decision for each stage that `targets` (none: all) and `reach` mean, in run order."""
-    found = plan_survey(project, snapshot, targets, reach, force=force, run_cache=run_cache, reporter=reporter)
-    return found.decisions
+    options: dict[str, Any] = {"force": force, "run_cache": run_cache, "provision": provision}
+    return plan_survey(project, snapshot, targets, reach, **options, reporter=reporter).decisions
 
 
 class Plan(NamedTuple):
@@ -177,6 +181,7 @@ def plan_survey(
     *,
     force: bool = False,
     run_cache: bool = True,
+    provision: Provision | None = None,
     reporter: Reporter = SILENT,
 ) -> Plan:
     """Return the plan for the stages that `targets` (none: all) and `reach` mean; changes nothing."""
@@ -185,6 +190,14 @@ def plan_survey(
     graph, selected = survey.graph, survey.selected
     if not selected.order:
         return Plan(survey, ())
-    with open_observer(project, snapshot, graph, reporter=reporter, run_cache=run_cache) as observer:
+    if provision is not None:
+        provision.named = selected.named if targets else frozenset()
+    with open_observer(
+        project, snapshot, graph, reporter=reporter, run_cache=run_cache, provision=provision
+    ) as observer:
         leave_stages(observer, survey, reporter.note)
-        return Plan(survey, plan_stages(observer, graph, selected.order, selected.forced(force=force)))
+        planned = plan_stages(observer, graph, selected.order, selected.forced(force=force))
+        for decision in planned if provision is not None else ():
+            if decision.action is Action.RUN:
+                observer.provide(decision)
+    return Plan(survey, planned)

@@ -7,16 +7,21 @@ to the folder of the stage's `mlx.yaml`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mlops_cli.documents import Fields, Inline, check_version, dump_yaml, parse_yaml
-from mlops_cli.hashing import Digest
+from mlops_cli.hashing import Digest, parse_digest
 from mlops_cli.records.paths import path_below, project_folder, project_path, written_path
 from mlops_cli.records.pointers import ObjectKind, read_details, read_object
 
-_KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run", "without")
+_KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run")
+_LATER_KEYS = ("without", "started_from", "accepted")
+MAX_REASON = 500
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Input(NamedTuple):
@@ -42,6 +47,16 @@ class OutputRecord(NamedTuple):
     executable: bool = False
 
 
+class Acceptance(NamedTuple):
+    """That somebody said of the outputs, without running, that they belong to the inputs; `reason` is why.
+
+    `replaced` is the digest of the lock file that was there before, None when there was none.
+    """
+
+    reason: str
+    replaced: Digest | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Lock:
     """What one stage ran with and what came out; entries are kept sorted by path.
@@ -50,6 +65,8 @@ class Lock:
     `metrics` a file to its values. `wdir` is where the command ran; it is written when that is not the stage's folder.
     `changed_during_run` lists the inputs that were edited meanwhile: which version made the outputs, nobody can tell.
     `without` lists the optional dependencies that were not there.
+    `started_from` is what persisted outputs were before the command went on from them. `accepted` lists, oldest first,
+    what people said of the outputs since the run that made them.
     """
 
     cmd: tuple[str, ...]
@@ -62,6 +79,8 @@ class Lock:
     metrics: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     changed_during_run: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    started_from: tuple[OutputRecord, ...] = ()
+    accepted: tuple[Acceptance, ...] = ()
 
     def __post_init__(self) -> None:
         """Sort what has no order of its own, so that equal facts are equal records."""
@@ -70,6 +89,7 @@ class Lock:
         object.__setattr__(self, "outs", tuple(sorted(self.outs, key=lambda entry: entry.path)))
         object.__setattr__(self, "changed_during_run", tuple(sorted(self.changed_during_run)))
         object.__setattr__(self, "without", tuple(sorted(self.without)))
+        object.__setattr__(self, "started_from", tuple(sorted(self.started_from, key=lambda entry: entry.path)))
 
     def to_bytes(self, folder: str) -> bytes:
         """Return the canonical file for a stage whose `mlx.yaml` is in `folder`."""
@@ -84,6 +104,8 @@ class Lock:
             "metrics": _by_file(self.metrics, folder),
             "changed_during_run": sorted(written_path(path, folder) for path in self.changed_during_run),
             "without": sorted(written_path(path, folder) for path in self.without),
+            "started_from": _by_path(_output_entry(out, folder) for out in self.started_from),
+            "accepted": [_acceptance_entry(each) for each in self.accepted],
         }
         return dump_yaml({"mlx": 1} | {key: value for key, value in values.items() if value})
 
@@ -98,7 +120,12 @@ def inputs_of(lock: Lock) -> dict[str, object]:
         "wdir": lock.wdir,
         "outs": [out.path for out in lock.outs],
         **({"without": list(lock.without)} if lock.without else {}),
+        **({"started_from": [[out.path, out.digest] for out in lock.started_from]} if lock.started_from else {}),
     }
+
+
+def _acceptance_entry(each: Acceptance) -> Inline:
+    return Inline({"reason": each.reason} | ({"from": each.replaced} if each.replaced else {}))
 
 
 def _entry(entry: Input | OutputRecord, folder: str) -> Inline:
@@ -138,7 +165,7 @@ def read_lock(data: bytes, name: str, folder: str) -> Lock:
     """Read the lock in `data` of a stage whose `mlx.yaml` is in `folder`; RecordError when it is anything else."""
     fields = Fields(parse_yaml(data, name, after_merge="`mlx run`"), what="this lock")
     check_version(fields)
-    fields.only(_KEYS)
+    fields.only((*_KEYS, *_LATER_KEYS))
     return Lock(
         cmd=_read_cmd(fields),
         deps=tuple(_read_input(entry, path) for entry, path in _entries(fields, "deps", folder, project_path)),
@@ -150,6 +177,10 @@ def read_lock(data: bytes, name: str, folder: str) -> Lock:
         metrics=_read_values(fields, "metrics", folder),
         changed_during_run=_read_paths(fields, "changed_during_run", folder),
         without=_read_paths(fields, "without", folder),
+        started_from=tuple(
+            _read_start(entry, path) for entry, path in _entries(fields, "started_from", folder, path_below)
+        ),
+        accepted=tuple(_read_acceptances(fields)),
     )
 
 
@@ -186,6 +217,32 @@ def _read_output(fields: Fields, path: str) -> OutputRecord:
     files = fields.integer("files", default=None)
     git, push = fields.boolean("git", default=False), fields.boolean("push", default=True)
     return OutputRecord(path, kind, digest, size, files, git, push, executable)
+
+
+def _read_start(fields: Fields, path: str) -> OutputRecord:
+    fields.only(("path", "tree", "blob", "size", "files", "executable"))
+    return _read_output(fields, path)
+
+
+def _read_acceptances(fields: Fields) -> Iterator[Acceptance]:
+    for index in range(len(fields.items("accepted"))):
+        entry = Fields(fields.document, (*fields.at, "accepted", index), what=f"`accepted[{index}]`")
+        entry.only(("reason", "from"))
+        yield Acceptance(
+            entry.parsed("reason", check_reason), entry.parsed("from", parse_digest) if entry.has("from") else None
+        )
+
+
+def check_reason(text: str) -> str:
+    """Return the reason of an acceptance without blanks around it; ValueError unless it is one line of text."""
+    reason = text.strip()
+    if not reason:
+        raise ValueError("a reason must not be empty")
+    if len(reason) > MAX_REASON:
+        raise ValueError(f"a reason is one line of at most {MAX_REASON} characters, not {len(reason):,}")
+    if _CONTROL.search(reason):
+        raise ValueError("a reason is one line of text, without tabs and other control characters")
+    return reason
 
 
 def _read_paths(fields: Fields, key: str, folder: str) -> tuple[str, ...]:

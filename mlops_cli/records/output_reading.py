@@ -20,6 +20,15 @@ def read_plots(reader: ValueReader, fields: Fields) -> tuple[Plot, ...]:
     return tuple(_read_plot(reader, item, at) for item, at in reader.items(fields, "plots"))
 
 
+def read_repetition(fields: Fields) -> tuple[bool, bool]:
+    """Return whether the stage is run `always`, and whether it is `frozen`."""
+    always, frozen = fields.boolean("always", default=False), fields.boolean("frozen", default=False)
+    if always and frozen:
+        hint = "drop one of the two: `frozen` keeps what there is"
+        raise fields.error(f"{fields.what} cannot be run always and be frozen", "frozen", hint)
+    return always, frozen
+
+
 def read_outputs(reader: ValueReader, fields: Fields, in_git: Sequence[str]) -> tuple[Output, ...]:
     """Return all outputs of the stage: those at `outs`, and the metrics and plots, which are `in_git`."""
     outs = [_read_output(reader, item, at) for item, at in reader.items(fields, "outs")]
@@ -42,8 +51,13 @@ def _read_output(reader: ValueReader, item: object, at: Place) -> Output:
     path, about = _read_described(reader, item, at, "`path: {push: false}`")
     if about is None:
         return Output(path)
-    about.only(("push", "desc"))
-    return Output(path, push=about.boolean("push", default=True), desc=reader.optional_text(about, "desc"))
+    about.only(("push", "desc", "persist"))
+    return Output(
+        path,
+        push=about.boolean("push", default=True),
+        desc=reader.optional_text(about, "desc"),
+        persist=about.boolean("persist", default=False),
+    )
 
 
 def _read_plot(reader: ValueReader, item: object, at: Place) -> Plot:

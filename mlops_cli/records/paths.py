@@ -14,6 +14,14 @@ OWN_NAMES = frozenset({"mlx.yaml", ".gitignore", ".mlxignore"})
 OWN_FOLDERS = frozenset({".mlx", "mlx.lock"})
 
 
+def is_record(path: str) -> bool:
+    """Say whether a path from the top of a repository is that of a pointer or a lock."""
+    parts = path.split("/")
+    if path.endswith(".mlx"):
+        return ".mlx" not in parts
+    return len(parts) > 1 and parts[-2] == "mlx.lock" and path.endswith(".yaml")
+
+
 def project_path(text: str, folder: str) -> str:
     """Return `text`, written in a file in `folder`, relative to the project; `..` may not leave the project.
 

@@ -18,7 +18,7 @@ from mlops_cli.records.conditions import read_when
 from mlops_cli.records.conduct_reading import KEYS, read_conduct, read_resources
 from mlops_cli.records.filling import ValueReader
 from mlops_cli.records.input_reading import read_deps, read_env, read_params, read_pass_env
-from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots
+from mlops_cli.records.output_reading import read_metrics_files, read_outputs, read_plots, read_repetition
 from mlops_cli.records.paths import project_folder
 from mlops_cli.records.stages import PARAMS_FILE, Pipeline, Stage
 from mlops_cli.records.templates import NAME, Instance, TemplateError, combine, expand_deep
@@ -41,6 +41,8 @@ _STAGE_KEYS = (
     "when",
     "pass_env",
     *KEYS,
+    "always",
+    "frozen",
 )
 
 ReadFile = Callable[[str], bytes | None]
@@ -179,6 +181,7 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
     if len(name) > MAX_NAME:
         raise fields.error(f"stage name `{name[:40]}…` is longer than {MAX_NAME} characters", hint="use shorter names")
     metrics, plots = read_metrics_files(reader, fields), read_plots(reader, fields)
+    always, frozen = read_repetition(fields)
     return Stage(
         address=f"{folder}:{name}" if folder else name,
         name=name,
@@ -198,6 +201,8 @@ def _read_stage(reader: ValueReader, fields: Fields, name: str) -> Stage:
         conduct=read_conduct(reader, fields),
         when=read_when(reader, fields),
         pass_env=read_pass_env(reader, fields),
+        always=always,
+        frozen=frozen,
     )
 
 

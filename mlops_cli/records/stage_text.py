@@ -93,6 +93,7 @@ def _params_items(params: ParamsFile) -> list[object]:
 
 def _output_item(out: Output) -> object:
     about: dict[str, object] = ({} if out.push else {"push": False}) | ({"desc": out.desc} if out.desc else {})
+    about |= {"persist": True} if out.persist else {}
     return {out.path: Inline(about)} if about else out.path
 
 

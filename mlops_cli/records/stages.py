@@ -36,12 +36,16 @@ class Dependency(NamedTuple):
 
 
 class Output(NamedTuple):
-    """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots)."""
+    """A path that the stage writes; with `git` Git keeps the file itself (metrics and plots).
+
+    With `persist`, the command finds what was there before, and goes on from it.
+    """
 
     path: str
     push: bool = True
     desc: str = ""
     git: bool = False
+    persist: bool = False
 
 
 class Plot(NamedTuple):
@@ -67,6 +71,7 @@ class Stage(NamedTuple):
     `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
     before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it. `pass_env` are the variables
     (`*` stands for any characters) that its command inherits beside a few; None: all.
+    One that is `always` is run every time, one that is `frozen` never.
     """
 
     address: str
@@ -92,6 +97,17 @@ class Stage(NamedTuple):
     def is_off(self) -> bool:
         """Whether the stage is not to be run or restored, for its condition does not hold."""
         return self.when is not None and not self.when.holds
+
+    always: bool = False
+    frozen: bool = False
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether equal inputs mean equal outputs, so that those of an earlier run can stand for a new one.
+
+        Not so when it goes on from what is there, looks at what nothing declares, or is run for what it does elsewhere.
+        """
+        return bool(self.outs) and not self.always and not any(out.persist for out in self.outs)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ from mlops_cli.store.remote_marker import (
 )
 from mlops_cli.store.remote_reading import ObjectReader
 from mlops_cli.store.remote_survey import Survey, survey
+from mlops_cli.store.run_notes import RunNotes
 from mlops_cli.store.tree_format import TREE_LIMIT
 from mlops_cli.store.upload import Upload
 
@@ -85,6 +86,7 @@ class Remote:
         self.index = RemoteIndex(bucket, kept)
         self.trash = RemoteIndex(bucket, f"{kept}/trash", TRASH)
         self._everything = Everything(self.index, self.trash)
+        self.run_notes = RunNotes(f"{kept}/runs")
         self._reliance = Reliance(bucket, self.index, self.trash)
         self._asked: list[Collection[Digest]] = []
         self._held: set[Digest] = set()

@@ -69,6 +69,12 @@ def _linked(top: Path, marker: Path) -> Checkout:
 
 
 def _git(folder: Path, *arguments: str, given: bytes = b"", fine: Sequence[int] = (0,)) -> bytes:
+    return _ended(folder, *arguments, given=given, fine=fine).stdout
+
+
+def _ended(
+    folder: Path, *arguments: str, given: bytes = b"", fine: Sequence[int] = (0,)
+) -> subprocess.CompletedProcess[bytes]:
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=False, input=given)
     except FileNotFoundError as error:
@@ -77,7 +83,7 @@ def _git(folder: Path, *arguments: str, given: bytes = b"", fine: Sequence[int] 
         command = next(word for word in arguments if not word.startswith("--"))
         said = _complaint(done.stderr.decode(errors="replace")) or f"exit code {done.returncode}"
         raise OutsideError(f"`git {command}` failed: {said}", hint=f"run `git status` in `{folder}` to see why")
-    return done.stdout
+    return done
 
 
 def _complaint(text: str) -> str:
@@ -134,6 +140,58 @@ def unpublished_files(folder: Path, paths: Sequence[str]) -> list[str]:
         changed += _git(folder, "--literal-pathspecs", *command, "--", *paths, fine=(0, 128))  # 128: no commit yet
     found = set(changed.split(b"\0"))
     return [path for path in paths if os.fsencode(path) in found]
+
+
+class Unmerged(NamedTuple):
+    """A version of a file in Git's index: stage 1 is the base of a merge, 2 is ours, 3 is theirs."""
+
+    path: str
+    stage: int
+    mode: str
+    blob: str
+
+
+def unmerged_files(folder: Path) -> list[Unmerged]:
+    """Return every version of the files below `folder` that a merge could not join, relative to it."""
+    found = []
+    for line in filter(None, _git(folder, "ls-files", "-z", "--unmerged").split(b"\0")):
+        meta, _, path = line.partition(b"\t")
+        mode, blob, stage = meta.decode().split(" ")
+        found.append(Unmerged(path.decode("utf-8", "surrogateescape"), int(stage), mode, blob))
+    return found
+
+
+def stage_files(folder: Path, paths: Sequence[str]) -> None:
+    """Put files (relative to `folder`) into Git's index as they are, or out of it when they are gone."""
+    given = b"".join(os.fsencode(path) + b"\0" for path in paths)
+    _git(folder, "update-index", "--add", "--remove", "-z", "--stdin", given=given)
+
+
+def merge_lines(folder: Path, files: tuple[str, str, str], marker_size: int) -> tuple[bytes, bool]:
+    """Return what Git makes of the lines of three files (ours, base, theirs), and whether that is without a conflict.
+
+    OutsideError for what is no text.
+    """
+    labels = (word for name in ("ours", "base", "theirs") for word in ("-L", name))
+    command = ("merge-file", "-p", f"--marker-size={marker_size}", *labels, "--", *files)
+    done = _ended(folder, *command, fine=range(128))
+    return done.stdout, done.returncode == 0
+
+
+def read_setting(folder: Path, name: str) -> str | None:
+    """Return a setting of this clone, not of its user; None when it has none."""
+    value = _git(folder, "config", "--local", "-z", "--get", name, fine=(0, 1))
+    return value.decode("utf-8", "surrogateescape").removesuffix("\0") if value else None
+
+
+def write_setting(folder: Path, name: str, value: str) -> None:
+    """Set a setting of this clone."""
+    _git(folder, "config", "--local", "--replace-all", name, value)
+
+
+def remove_settings(folder: Path, section: str) -> None:
+    """Remove a section of this clone's settings, which must be there."""
+    _git(folder, "config", "--local", "--remove-section", section)
 
 
 def list_refs(folder: Path, kind: str) -> list[str]:

@@ -44,6 +44,18 @@ def show_to_git(root: Path, paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(changed)
 
 
+def merge_ignored(base: bytes, ours: bytes, theirs: bytes) -> bytes | None:
+    """Return what two versions of a `.gitignore` come to; None when they differ in more than lines that name paths."""
+    was, here, there = (data.split(b"\n") for data in (base, ours, theirs))
+    added = [line for line in there if line not in was]
+    removed = {line for line in was if line not in there}
+    changed = [*added, *removed, *(set(here) ^ set(was))]
+    if any(line.startswith(b"!") for line in (*here, *there)) or not all(line[:1] == b"/" for line in changed if line):
+        return None
+    kept = b"\n".join(line for line in here if line not in removed or not line)
+    return _with(kept, [line for line in added if line and line not in here])
+
+
 def find_hidden(root: Path, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield those of `paths` that a line of `hide_from_git` hides, each with its `.gitignore` file."""
     for folder, names in _by_folder(paths).items():

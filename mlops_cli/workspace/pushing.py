@@ -28,6 +28,7 @@ from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.reach import Reach, reach, trees_above
 from mlops_cli.workspace.remote_projects import announce
 from mlops_cli.workspace.remotes import is_cache
+from mlops_cli.workspace.run_sharing import RunsToShare, SharedRun, find_sendable, send_runs
 from mlops_cli.workspace.shortfalls import damaged_on_the_way, refuse_gone, unpushable, unreadable, untrue
 from mlops_cli.workspace.snapshot import Tracked
 from mlops_cli.workspace.transfers import Moved, Pushing, SyncResult, Trust, paths_of
@@ -43,9 +44,11 @@ def push(project: Project, targets: Sequence[str] = (), how: Pushing = PLAINLY) 
     UsageError, before anything is sent, for what must not go where it would; MissingObject when the cache does not hold
     it either; CorruptObject when the cache's bytes are damaged; RemoteError.
     """
-    chosen = _pushable(select_versions(project, targets, how.versions), targets)
+    gathered = RunsToShare(project, how.runs)
+    chosen = _pushable(select_versions(project, targets, how.versions, gathered.visit), targets)
     destinations = Destinations(project, select_rules(project, how.versions))
     division = destinations.divide(chosen, how.remote, targets, sending=True)
+    runs = gathered.divide(destinations, how.remote, chosen, named=bool(targets))
     moved = []
     plans = []
     for name, share in division.shares.items():
@@ -53,7 +56,7 @@ def push(project: Project, targets: Sequence[str] = (), how: Pushing = PLAINLY) 
             options: dict[str, Any] = {"dry_run": how.dry_run, "jobs": how.jobs, "reporter": how.reporter}
             moved.append(forget_lost(project, project.cache, share, **options))
             continue
-        plan = _plan_push(project, name, share, how, named=bool(targets))
+        plan = _plan_push(project, name, share, runs.get(name, ()), destinations, how, named=bool(targets))
         destinations.refuse_split(project.cache, name, plan.share, set(plan.ordered))
         plans.append(plan)
     for plan in plans:
@@ -61,13 +64,13 @@ def push(project: Project, targets: Sequence[str] = (), how: Pushing = PLAINLY) 
             _send(project, plan, how.jobs or project.config.core_jobs, how.reporter)
             if how.trust is Trust.NOTHING:
                 _mend_parts(project, plan, how)
-        moved.append(plan.moved())
+        moved.append(_tell_runs(project, plan, how))
     return SyncResult(tuple(moved), division.left)
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is to go to one remote: the objects of `ordered`, each after what it names."""
+    """What is to go to one remote: the objects of `ordered`, each after what it names, then the records of `runs`."""
 
     name: str
     store: Remote
@@ -75,14 +78,15 @@ class _Plan:
     needed: Reach
     ordered: Sequence[Digest]
     faults: Sequence[Fault]
+    runs: Sequence[SharedRun]
 
     @property
     def size(self) -> int:
         """The bytes of the objects."""
         return sum(self.needed.sizes[digest] for digest in self.ordered)
 
-    def moved(self) -> Moved:
-        """Return what this came to, or in a dry run would come to."""
+    def moved(self, runs: int) -> Moved:
+        """Return what this came to, or in a dry run would come to, with so many run records."""
         traffic = self.store.bucket.traffic
         return Moved(
             self.name,
@@ -94,16 +98,25 @@ class _Plan:
             traffic.sent + traffic.received,
             len(self.faults),
             tuple(sorted({self.needed.owners[digest] for digest in self.needed.unread})),
+            runs=runs,
         )
 
 
 def _plan_push(
-    project: Project, name: str, share: Sequence[tuple[Tracked, str]], how: Pushing, *, named: bool
+    project: Project,
+    name: str,
+    share: Sequence[tuple[Tracked, str]],
+    runs: Iterable[SharedRun],
+    destinations: Destinations,
+    how: Pushing,
+    *,
+    named: bool,
 ) -> _Plan:
     _, store = open_project_remote(project, name, how.reporter)
     if not named:
         share = leave_pinned(project.cache, store, share, how.reporter)
-    needed = reach(Sendable(project.cache), share)
+    new = find_sendable(project, destinations, store, runs, anew=how.trust is Trust.NOTHING)
+    needed = reach(Sendable(project.cache), [*share, *(pair for run in new for pair in run.pairs)])
     imports = {tracked.path for tracked, _ in share if is_pinned(tracked)}
     faults = _distrust(project.cache, store, needed, how)
     missing = store.missing({*needed.sizes, *needed.unread})
@@ -111,7 +124,7 @@ def _plan_push(
         refuse_gone(store)
         raise unreadable(needed, store.label, missing & needed.unread, imports)
     # A tree that is on the remote already came after everything beneath it.
-    return _Plan(name, store, share, needed, [digest for digest in needed.sizes if digest in missing], faults)
+    return _Plan(name, store, share, needed, [digest for digest in needed.sizes if digest in missing], faults, new)
 
 
 def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
@@ -133,6 +146,15 @@ def _send(project: Project, plan: _Plan, jobs: int, reporter: Reporter) -> None:
     except DamagedObjects as error:
         hint = "`mlx add {path}` or `mlx run` makes a good one again"
         raise damaged_on_the_way(needed, error, hint) from error
+
+
+def _tell_runs(project: Project, plan: _Plan, how: Pushing) -> Moved:
+    """Tell the remote of the runs whose outputs it has now; returns what all of the plan came to."""
+    if not plan.runs or how.dry_run:
+        return plan.moved(len(plan.runs))
+    announce(project, plan.store.bucket, plan.store.url)
+    sent = send_runs(plan.store, plan.runs, how.jobs, how.reporter)
+    return plan.moved(sent)
 
 
 def _mend_parts(project: Project, plan: _Plan, how: Pushing) -> None:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest, raw_digest
 from mlops_cli.records.locks import Input, OutputRecord
-from mlops_cli.records.pointers import SUFFIX, ObjectKind, is_meant, read_pointer
+from mlops_cli.records.pointers import ObjectKind, is_meant, read_pointer
 from mlops_cli.workspace.marks import Doubts, Marks
 from mlops_cli.workspace.run_records import read_run_record
 
@@ -101,14 +101,6 @@ class RecordMarks:
         return True
 
 
-def is_record(path: str) -> bool:
-    """Say whether a path from the top of a repository is that of a pointer or a lock."""
-    parts = path.split("/")
-    if path.endswith(SUFFIX):
-        return SUFFIX not in parts
-    return len(parts) > 1 and parts[-2] == "mlx.lock" and path.endswith(".yaml")
-
-
 def _in_pointer(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:
     """Return what a pointer needs, and what of that remotes are to have."""
     pointer = read_pointer(data, name)
@@ -118,7 +110,7 @@ def _in_pointer(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:
 def _in_lock(data: bytes, name: str) -> tuple[_Roots, set[Digest]]:
     """Return what a lock needs, and what of that remotes are to have: a dependency may be in no store at all."""
     lock = read_run_record(data, name)
-    entries: list[Input | OutputRecord] = [*lock.deps, *lock.outs]
+    entries: list[Input | OutputRecord] = [*lock.deps, *lock.started_from, *lock.outs]
     roots: _Roots = [(entry.digest, entry.kind is ObjectKind.TREE) for entry in entries]
     return roots, {entry.digest for entry in lock.outs if entry.push and not entry.git}
 

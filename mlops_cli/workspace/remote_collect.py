@@ -298,7 +298,7 @@ def _find_useless_runs(store: Remote, needed: Collection[bytes], before: float) 
             continue
         with suppress(RecordError):  # one of another version, say
             lock = read_run_record(store.read_run(name) or b"", stored.key)
-            if any(raw_digest(out.digest) not in needed for out in lock.outs if out.push and not out.git):
+            if any(raw_digest(out.digest) not in needed for out in lock.outs):
                 yield stored.key
 
 

@@ -19,6 +19,7 @@ from mlops_cli.errors import Inconclusive, OutsideError, RecordError
 from mlops_cli.files import POLL_SECONDS, TEMPORARY_PREFIX, translate_os_error
 from mlops_cli.hashing import Digest, parse_digest, raw_digest
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.paths import is_record
 from mlops_cli.records.pointers import SUFFIX
 from mlops_cli.store.cache import Cache
 from mlops_cli.store.contents import Run
@@ -28,7 +29,7 @@ from mlops_cli.workspace import repository
 from mlops_cli.workspace.clients import find_owner, is_there, list_registered
 from mlops_cli.workspace.git import READ_AT_MOST, Checkout, find_checkout
 from mlops_cli.workspace.marks import Doubts, Marks
-from mlops_cli.workspace.record_marks import RecordMarks, Source, is_record
+from mlops_cli.workspace.record_marks import RecordMarks, Source
 from mlops_cli.workspace.snapshot import WorkspaceFiles
 from mlops_cli.workspace.symlinks import linked_objects
 

@@ -32,6 +32,11 @@ def read_run_record(data: bytes, name: str) -> Lock:
     return read_lock(data, name, _DEEP)
 
 
+def outs_as_written(lock: Lock) -> frozenset[str]:
+    """Return the paths of the outputs of a lock that was read from a run record, as they are written there."""
+    return frozenset(out.path.removeprefix(f"{_DEEP}/") for out in lock.outs)
+
+
 def check_run_records(cache: Cache, *, dry_run: bool) -> RunRecords:
     """Read every run record; a damaged one goes to `quarantine/`, unless `dry_run`: its stage runs once more, then.
 

@@ -34,10 +34,18 @@ class Trust(Enum):
     NOTHING = "nothing"
 
 
+class Runs(Enum):
+    """Which run records a push sends: those of the locks of what it pushes, all that stages could use, or none."""
+
+    CURRENT = "current"
+    ALL = "all"
+    NONE = "none"
+
+
 class Pushing(NamedTuple):
     """How to push: data of which `versions`, to which `remote` (None: where it belongs), how many things at once.
 
-    What a remote lacks, its index tells; `trust` says whether that is believed.
+    What a remote lacks, its index tells; `trust` says whether that is believed. `runs` are the run records that go too.
     """
 
     versions: Versions = THE_WORKSPACE
@@ -46,6 +54,7 @@ class Pushing(NamedTuple):
     dry_run: bool = False
     trust: Trust = Trust.INDEX
     reporter: Reporter = SILENT
+    runs: Runs = Runs.CURRENT
 
 
 class Lacking(NamedTuple):
@@ -65,7 +74,8 @@ class Moved:
     that it did not have as they were written.
     `unread` are tracked paths with a folder whose listing only the remote has: what it lists was not looked for there.
     `unlisted` is what a dry run cannot count among the objects, and `known` their bytes as far as they are known.
-    `remedies` say what stores again what the cache behind a URL has lost, where it was to be repaired.
+    `remedies` say what stores again what the cache behind a URL has lost, where it was to be repaired. `runs` is how
+    many run records went.
     """
 
     name: str
@@ -80,6 +90,7 @@ class Moved:
     unlisted: Unlisted = NOTHING_UNLISTED
     known: int = 0
     remedies: tuple[str, ...] = ()
+    runs: int = 0
 
     def plus(self, other: Moved) -> Moved:
         """Return what two fetches from the same remote came to."""
@@ -140,6 +151,11 @@ class SyncResult:
     def repaired(self) -> int:
         """How many objects were named by an index and not there as they were written."""
         return sum(each.repaired for each in self.remotes)
+
+    @property
+    def runs(self) -> int:
+        """How many run records went."""
+        return sum(each.runs for each in self.remotes)
 
     @property
     def unread(self) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from mlops_cli.errors import UsageError
 from mlops_cli.records import config as settings
 from mlops_cli.workspace import git
 from mlops_cli.workspace.project import CONFIG, Project
-from mlops_cli.workspace.snapshot import Tracked, open_snapshot, select
+from mlops_cli.workspace.snapshot import Snapshot, Tracked, open_snapshot, select
 
 
 class Versions(NamedTuple):
@@ -23,8 +23,13 @@ class Versions(NamedTuple):
 THE_WORKSPACE = Versions()
 
 
-def select_versions(project: Project, targets: Sequence[str], versions: Versions) -> list[tuple[Tracked, str]]:
-    """Return what `targets` name in each version, each thing once.
+def select_versions(
+    project: Project,
+    targets: Sequence[str],
+    versions: Versions,
+    visit: Callable[[Snapshot], object] = lambda _: None,
+) -> list[tuple[Tracked, str]]:
+    """Return what `targets` name in each version, each thing once; `visit` sees the records of each version.
 
     UsageError for a target that no version tracks, a revision that is none, and when no branch or tag is there.
     """
@@ -35,6 +40,7 @@ def select_versions(project: Project, targets: Sequence[str], versions: Versions
     for revision in dict.fromkeys(revisions):
         with open_snapshot(project, revision) as snapshot:
             tracked = list(snapshot.tracked())
+            visit(snapshot)
         for wanted in [[target] for target in targets] or [[]]:
             try:
                 chosen = select(tracked, wanted)

@@ -514,21 +514,30 @@ def test_a_conflict_in_a_pointer_and_a_lock_ends_as_the_hints_say(project: Proje
 
     told = {
         "error": f"{POINTER}:3: the file has merge conflict markers of Git",
-        "hint": f"`git checkout --ours {POINTER}`, or `--theirs` for the other side; "
+        "hint": f"`mlx resolve {POINTER}` merges both sides, or says what is to be decided; "
         "then `mlx checkout data.csv` brings its bytes",
     }
     for args in READERS[POINTER]:
         refuse(project, *args, **told)
     report(project, **told)
-    project.git("checkout", "--theirs", POINTER)
+    undecided = project("resolve", POINTER)
+    assert undecided.code == 1
+    assert undecided.stdout == "conflict: data.csv was changed on both sides\n"
+    assert undecided.stderr == (
+        "next: `mlx resolve --ours data.csv`, or `--theirs`; ours is `HEAD`, theirs is the branch that you merge\n"
+    )
+    project.must("resolve", "--theirs", "data.csv")
     told = {
         "error": f"{LOCK}:4: the file has merge conflict markers of Git",
-        "hint": f"`git checkout --ours {LOCK}`, or `--theirs` for the other side; then `mlx run`",
+        "hint": f"`mlx resolve {LOCK}` merges both sides, or says what is to be decided; then `mlx run`",
     }
     for args in (["checkout"], ["run"]):
         refuse(project, *args, **told)
     report(project, **told)
-    project.git("checkout", "--ours", LOCK)
+    done = project.must("resolve")
+    stands = "ours stands, and its inputs are not what both sides come to: `mlx run` does what is to be done"
+    assert done.stdout == f"took ours {LOCK}: {stands}\n"
+    assert done.stderr == "next: `git commit`, then `mlx run`\n"
     project.must("checkout", "data.csv")
     project.must("run")
     assert (project.root / "data.csv").read_text() == (project.root / "model.txt").read_text() == "a,2\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ WIDTH = 80
 LONGEST_SUMMARY = 55
 CHANGES_SOMETHING = {
     "init",
+    "install",
+    "resolve",
     "remote gc",
     "remote optimize",
     "add",
@@ -80,7 +83,20 @@ def add_neighbours(project: Project) -> None:
     other.git("tag", "v1")
 
 
+def conflict(project: Project) -> None:
+    """Merge two branches that both changed one file of a tracked folder, and what a stage made of it."""
+    project.git("checkout", "--quiet", "-b", "theirs")
+    for branch in ("theirs", "main"):
+        project.git("checkout", "--quiet", branch)
+        project.write("data/raw/a.png", f"pixels of {branch}\n")
+        project.must("add", "data/raw")
+        project.git("commit", "--quiet", "--all", f"--message={branch}")
+    done = subprocess.run(["git", "merge", "--quiet", "theirs"], cwd=project.root, capture_output=True, check=False)
+    assert done.returncode == 1
+
+
 FIRST: dict[str, Callable[[Project], object]] = {
+    "resolve": conflict,
     "stage add": lambda project: project.write("mlx.yaml", "mlx: 1\n"),
     "remote add": lambda project: [project.must("remote", "remove", name) for name in ("storage", "backup")],
     "add": add_images,
@@ -311,7 +327,7 @@ def test_colour(args: list[str], env: dict[str, str], colored: bool, project: Pr
 @pytest.mark.parametrize(
     ("line", "names"),
     [
-        ("mlx re", {"remove", "remote", "reproduce"}),
+        ("mlx re", {"remove", "remote", "reproduce", "resolve"}),
         ("mlx remote ", {"add", "list", "default", "remove", "check", "gc", "optimize"}),
         ("mlx stage add --p", {"--param", "--plot"}),
         ("mlx push --remote ", {"storage", "backup"}),

@@ -29,6 +29,8 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "config set": [(["core.jobs", "4"], 0), (["--clone", "cache.link", "copy"], 0), (["core.jobs", "4", "-n"], 0)],
     "config unset": [(["core.remote"], 0), (["core.remote", "--dry-run"], 0)],
     "config list": [([], 0), (["--show-origin"], 0)],
+    "install": [([], 0), (["--dry-run"], 0), (["--uninstall"], 0)],
+    "resolve": [([], 0), (["--dry-run"], 0)],
     "add": [
         (["labels.csv"], 0),
         (["labels.csv", "--to-remote"], 0),
