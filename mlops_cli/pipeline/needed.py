@@ -109,7 +109,7 @@ class _Reading:
             if address in found:
                 continue
             found[address] = stage = self.stages[address]
-            if stage.is_off:
+            if stage.is_off or stage.frozen:
                 continue
             for path in (*stage.reads, *(out.path for out in stage.outs)):
                 self._read_around(path, stage)
