@@ -40,6 +40,9 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "adlfs": (),
     "httpx": ("store.webdav_bucket",),
     "paramiko": ("store.sftp_bucket",),
+    "nbclient": ("pipeline.notebook_process",),
+    "nbformat": ("pipeline.notebook_process",),
+    "jupyter_client": ("pipeline.notebook_process",),
     "pandas": ("tracking", "quality"),
     "sklearn": ("tracking", "quality"),
     "scipy": ("tracking", "quality"),
@@ -48,13 +51,14 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
 
 # What is imported inside the functions that need it, never when a module is loaded.
 HEAVY = frozenset({"adlfs", "fsspec", "gcsfs", "git", "joblib", "jsonschema", "numpy", "pandas", "paramiko", "rich"})
-HEAVY |= {"botocore", "httpx", "obstore", "s3fs", "scipy", "sklearn"}
+HEAVY |= {"botocore", "httpx", "jupyter_client", "nbclient", "nbformat", "obstore", "s3fs", "scipy", "sklearn"}
 
 # What ties code to one process and its terminal.
 TERMINAL = frozenset({"print", "input", "sys.argv", "sys.stdin", "sys.stdout", "sys.stderr", "sys.exit"})
 ENVIRONMENT = frozenset({"os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv", "os.unsetenv"})
 MAY_USE: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(TERMINAL, ("cli", "__main__")),
+    # A process of its own, whose output is that of a stage's command.
+    **dict.fromkeys(TERMINAL, ("cli", "__main__", "pipeline.notebook_process")),
     **dict.fromkeys(ENVIRONMENT, ("cli", "records.config")),
 }
 
@@ -273,12 +277,28 @@ def test_a_package_that_keeps_the_rules_passes() -> None:
             "documents:2: jsonschema is imported",
         ),
         ("tracking.new", "class A:\n    import pandas", "tracking.new:2: pandas is imported when the module is loaded"),
-        ("store.new", "def f():\n    print(1)", "store.new:2: print belongs to cli and __main__"),
-        ("store.new", "import sys\nx = sys.argv", "store.new:2: sys.argv belongs to cli and __main__"),
-        ("store.new", "from sys import stderr", "store.new:1: sys.stderr belongs to cli and __main__"),
+        (
+            "store.new",
+            "def f():\n    print(1)",
+            "store.new:2: print belongs to cli and __main__ and pipeline.notebook_process",
+        ),
+        (
+            "store.new",
+            "import sys\nx = sys.argv",
+            "store.new:2: sys.argv belongs to cli and __main__ and pipeline.notebook_process",
+        ),
+        (
+            "store.new",
+            "from sys import stderr",
+            "store.new:1: sys.stderr belongs to cli and __main__ and pipeline.notebook_process",
+        ),
         ("pipeline.new", "import os\nos.environ['A']", "pipeline.new:2: os.environ belongs to cli and records.config"),
         ("records.new", "from os import getenv", "records.new:1: os.getenv belongs to cli and records.config"),
-        ("records.config", "print(1)", "records.config:1: print belongs to cli and __main__"),
+        (
+            "records.config",
+            "print(1)",
+            "records.config:1: print belongs to cli and __main__ and pipeline.notebook_process",
+        ),
     ],
 )
 def test_a_broken_rule_is_named(module: str, source: str, expected: str) -> None:

@@ -61,7 +61,7 @@ def change(repo: Path) -> Change:
 
     def edit(key: str, value: str) -> None:
         path = repo / "params.yaml"
-        text, count = re.subn(rf"({key}: )\S+", rf"\g<1>{value}", path.read_text(encoding="utf-8"))
+        text, count = re.subn(rf"({key}: )(?:\[.*\]|\S+)", rf"\g<1>{value}", path.read_text(encoding="utf-8"))
         assert count == 1
         path.write_text(text, encoding="utf-8")
 
@@ -137,6 +137,22 @@ def test_wine_is_the_smallest_useful_project(wine: Path, must: Any, git: Any, ch
     assert old < new
 
 
+def test_forecast_is_a_matrix_with_exclusions(repo: Path, mlx_in_process: Any, change: Change) -> None:
+    shutil.copytree(EXAMPLES / "forecast", repo, ignore=MADE, dirs_exist_ok=True)
+    scores = {f"score@{name}" for name in ("mean-2", "mean-7", "mean-28", "trend-7", "trend-28", "last")}
+    mlx_in_process("init")
+
+    first = mlx_in_process("run", "--json")
+
+    assert actions(first.json()) == dict.fromkeys({*scores, "best"}, "run"), first.stderr
+    change("compare", "[worst]")
+    # No stage declares the parameter: it is an input by standing in the command.
+    assert actions(mlx_in_process("run", "--json").json()) == {**dict.fromkeys(scores, "skip"), "best": "run"}
+    assert '"worst"' in (repo / "best.json").read_text(encoding="utf-8")
+    change("from_day", "70")
+    assert actions(mlx_in_process("run", "--dry-run", "--json").json()) == dict.fromkeys({*scores, "best"}, "run")
+
+
 def test_help_and_how_to_speak_of_data_that_digits_has(digits: Path) -> None:
     pages = [page.read_text(encoding="utf-8") for page in HOW_TO.glob("*.md")]
     lines = [line for page in pages for line in re.findall(r"^\$ (mlx .*)", page, re.MULTILINE)]
@@ -150,11 +166,11 @@ def test_help_and_how_to_speak_of_data_that_digits_has(digits: Path) -> None:
     assert {path for path in named if not (digits / path).exists()} == set()
 
 
-@pytest.mark.parametrize("name", ["digits", "wine"])
+@pytest.mark.parametrize("name", ["digits", "forecast", "wine"])
 def test_the_readme_names_every_file(name: str) -> None:
     folder = EXAMPLES / name
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    scripts = {path.name for path in folder.glob("*.py")} if name == "digits" else set()
+    scripts = {path.name for path in folder.glob("*.py")} if name != "wine" else set()
 
     assert {script for script in scripts if f"`{script}`" not in readme} == set()
     assert f"cp -r examples/{name} " in readme

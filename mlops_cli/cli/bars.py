@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mlops_cli.cli.streams import write_error
 from mlops_cli.cli.text import size_text
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 _DRAW_AFTER_SECONDS = 1.0
 _TELL_EVERY_SECONDS = 10.0
+
+
+class Room(Protocol):
+    """What else writes to the terminal while work goes on."""
+
+    def note(self, message: str) -> None:
+        """Tell something that stops nothing."""
+
+    def make_room(self, *, wanted: bool) -> None:
+        """Draw nothing at the foot of the terminal while room is wanted there."""
 
 
 class TerminalReporter:
@@ -32,6 +42,12 @@ class TerminalReporter:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._lock = RLock()
+        self._room: Room | None = None
+
+    def share_with(self, room: Room) -> None:
+        """Tell notes through what else writes to the terminal, and have it make room for the bar."""
+        self._room = room
+        self.tell_note = room.note
 
     def start(self, label: str, total: int | None, unit: str) -> None:
         """Begin a piece of work."""
@@ -64,6 +80,8 @@ class TerminalReporter:
             if self._progress is not None:
                 self._progress.stop()
                 self._progress = None
+                if self._room is not None:
+                    self._room.make_room(wanted=False)
 
     def _so_far(self, now: float) -> str:
         """Return how much is done, and how long the rest takes if it goes on as it did."""
@@ -79,6 +97,8 @@ class TerminalReporter:
         if self._progress is None:
             if now - self._begun < _DRAW_AFTER_SECONDS:
                 return
+            if self._room is not None:
+                self._room.make_room(wanted=True)
             self._progress = _make_bar(self.color, self._unit)
             self._task = self._progress.add_task(self._label, total=self._total)
             self._progress.start()

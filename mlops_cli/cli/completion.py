@@ -65,6 +65,14 @@ def _names(snapshot: Snapshot, folder: str, here: str) -> list[str]:
     return [*dict.fromkeys(name.partition("@")[0] for name in names), *names]
 
 
+def complete_runs(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the ids of the runs whose logs are kept, the newest first."""
+    from mlops_cli.pipeline.run_history import list_runs, runs_folder
+
+    project = _project(context)
+    return _beginning(incomplete, (folder.name for folder in list_runs(runs_folder(project))) if project else ())
+
+
 def complete_paths(context: typer.Context, incomplete: str) -> list[str]:
     """Return the tracked paths and the outputs of stages, as seen from where the command will run."""
     from mlops_cli.workspace.snapshot import workspace_snapshot

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlops_cli.cli.commands import command
+from mlops_cli.cli.completion import complete_paths
 from mlops_cli.cli.options import DryRun, Json, RemoteName
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import reporting, session_of
+from mlops_cli.cli.spelling import advice
 from mlops_cli.cli.text import Line, Style, Styled
 from mlops_cli.errors import MissingObject, UsageError
 from mlops_cli.words import NAMED, and_more, so_for, word, words
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from mlops_cli.workspace.resolve import Resolution, Stuck
 
 Conflicting = Annotated[
-    list[str] | None, typer.Argument(metavar="[PATH]...", help="Tracked paths, files in conflict, or folders")
+    list[str] | None,
+    typer.Argument(metavar="[PATH]...", help="Tracked paths, locks, folders", autocompletion=complete_paths),
 ]
 
 
@@ -55,7 +58,8 @@ def install(
         output.note(f"`{line}` in `{merge_setup.ATTRIBUTES}` stays as it is: those files are not merged by mlx")
     output.result("install", value, _installed_text(done, merge_setup.ATTRIBUTES, undo=undo, dry_run=dry_run))
     if done.attributes_changed and not dry_run:
-        output.say(f"next: `git add {word(merge_setup.ATTRIBUTES)}`, and `mlx install` in every other clone")
+        others = "" if undo else ", and `mlx install` in every other clone"
+        output.say(f"next: `git add {word(merge_setup.ATTRIBUTES)}`{others}")
 
 
 def _program() -> Path | None:
@@ -170,7 +174,7 @@ def _say_next(found: Resolution, output: Output, *, dry_run: bool) -> None:
 
 def _hint(stuck: Stuck, output: Output) -> str:
     assert stuck.error is not None
-    return output.hint(stuck.error) or f"`git checkout --ours {word(stuck.path)}`, or `--theirs`"
+    return advice(stuck.error, output.spelling.cwd) or f"`git checkout --ours {word(stuck.path)}`, or `--theirs`"
 
 
 def _steps(found: Resolution) -> Sequence[str]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.groups import fold_edges, fold_names
-from mlops_cli.cli.options import Json, Stages
+from mlops_cli.cli.options import Json, Offline, Stages
 from mlops_cli.cli.run_view import NO_STAGES, decision_value
 from mlops_cli.cli.selection import Downstream, From, Full, Single, Until, reach_of
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.errors import UsageError
+from mlops_cli.words import NAMED, and_more
+
+if TYPE_CHECKING:
+    from mlops_cli.pipeline.nearest import Nearest
+    from mlops_cli.pipeline.plan import Decision
 
 
 def why(
@@ -23,30 +28,53 @@ def why(
     single: Single = False,
     begin: From = None,
     until: Until = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Say what `mlx run` would do with a stage, and why
 
-    Every reason is told, value by value. Without a name, all stages are; with the options of `mlx run`, those that it
-    would bring up to date.
+    Every reason is told, value by value, and the earlier run that came nearest, if that was not the last. Without a
+    name, all stages are; with the options of `mlx run`, those that it would bring up to date. Of URLs that stages read,
+    their servers are asked for the version, as `mlx run` does.
     """
+    from mlops_cli.pipeline.earlier import nearest_runs
+    from mlops_cli.pipeline.interpreter import Python
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.status import plan_survey
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
+    snapshot = workspace_snapshot(project)
     with reporting(output) as reporter:
-        survey, planned = plan_survey(project, workspace_snapshot(project), stages or [], reach, reporter=reporter)
+        python = Python(session.environ.get("PATH"), project.root)
+        outside = Outside(ask=not offline, note=reporter.note, python=python)
+        survey, planned = plan_survey(project, snapshot, stages or [], reach, reporter=reporter, outside=outside)
     asked = survey.selected.named if reach.is_plain else survey.selected.order
     chosen = [decision for decision in planned if decision.stage.address in asked]
+    nearest = nearest_runs(project, snapshot, chosen)
     lines = []
     for decision in chosen:
         lines.append(f"{decision.stage.address}: {decision.action.value}")
         lines.extend(f"  {reason}" for reason in decision.reasons)
-    output.result("why", {"stages": [decision_value(decision) for decision in chosen]}, lines)
+        lines.extend(_nearest_line(nearest.get(decision.stage.address)))
+    value = [_why_value(decision, nearest.get(decision.stage.address)) for decision in chosen]
+    output.result("why", {"stages": value}, lines)
     if not chosen:
         output.say(NO_STAGES)
+
+
+def _why_value(decision: Decision, nearest: Nearest | None) -> dict[str, Any]:
+    return {**decision_value(decision), "nearest": None if nearest is None else {"changes": list(nearest.changes)}}
+
+
+def _nearest_line(nearest: Nearest | None) -> list[str]:
+    if nearest is None:
+        return []
+    if not nearest.changes:
+        return ["  an earlier run had the same inputs, but what it made is not all in the cache"]
+    return [f"  nearest earlier run: {'; '.join(nearest.changes[:NAMED])}{and_more(nearest.changes)}"]
 
 
 def graph(

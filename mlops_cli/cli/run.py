@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlops_cli.cli.commands import command
-from mlops_cli.cli.options import DryRun, Json, Stages
-from mlops_cli.cli.run_view import RunListener, new_surroundings, show_run
+from mlops_cli.cli.options import AllowMissing, DryRun, Json, Offline, Stages
+from mlops_cli.cli.run_view import Costs, RunListener, make_listener, new_surroundings, show_run
 from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
@@ -35,10 +36,7 @@ def run(
     pull: Annotated[
         bool, typer.Option("--pull", help="Fetch from remotes what stages need, and results of others, as it goes")
     ] = False,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Skip what is up to date by its lock, though its outputs are not here"),
-    ] = False,
+    allow_missing: AllowMissing = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=0, max=1000, help="Stages at once; 0: one a CPU")
     ] = 1,
@@ -48,6 +46,7 @@ def run(
     resource: Annotated[
         list[str] | None, typer.Option("--resource", metavar="NAME=N", help="How much there is of a resource")
     ] = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Bring outputs up to date: skip, restore or execute
@@ -55,39 +54,59 @@ def run(
     A stage whose inputs and outputs are as its lock records is skipped, one that ran before with the same inputs is
     restored, the others are executed, with --jobs several at once. A command's output is shown as it comes, and kept.
     When a command fails, the outputs there were come back, and nothing new begins; what runs goes on to its end.
-    Of what is left above with --single or --downstream, what is not up to date is told, and used as it is.
-    No server is asked without --pull.
+    Of what is left above with --single or --downstream, what is not up to date is told, and used as it is. No remote is
+    asked without --pull.
     """
     from mlops_cli.pipeline.declare import parse_resources
+    from mlops_cli.pipeline.interpreter import Python
+    from mlops_cli.pipeline.outside import Outside
+    from mlops_cli.pipeline.plan import Action
+    from mlops_cli.pipeline.recorder import recorded
+    from mlops_cli.pipeline.run_history import read_times, runs_folder, saved_by
     from mlops_cli.pipeline.runner import Manner, run_project
     from mlops_cli.pipeline.status import plan_project
     from mlops_cli.pipeline.turn import exclusive
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
+    started = time.monotonic()
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     names = stages or []
     reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
-    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach)
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach, offline)
     providing = {"pull": pull, "allow_missing": allow_missing}
     if dry_run:
         with reporting(output) as reporter:
             snapshot = workspace_snapshot(project)
             provision = _open_provision(project, providing, reporter, dry_run=True)
-            options: dict[str, Any] = {"force": force, "run_cache": not anew, "provision": provision}
+            python = Python(session.environ.get("PATH"), project.root)
+            outside = Outside(ask=not offline, note=reporter.note, python=python)
+            options: dict[str, Any] = {
+                "force": force,
+                "run_cache": not anew,
+                "provision": provision,
+                "outside": outside,
+            }
             planned = plan_project(project, snapshot, names, reach=reach, **options, reporter=reporter)
         fetched = provision.told if provision else None
         show_run(output, [(decision, None) for decision in planned], dry_run=True, fetched=fetched)
         return
-    listener = RunListener(output, several=jobs != 1)
-    with reporting(output) as reporter, exclusive(project, "mlx run", reporter) as turn:
+    listener = make_listener(output, several=jobs != 1)
+    with reporting(output) as reporter, closing(listener), exclusive(project, "mlx run", reporter) as turn:
         surroundings = new_surroundings(session, project)
+        reporter.share_with(listener)
         provision = _open_provision(project, providing, reporter)
-        with _naming_python(session, listener):
-            results = run_project(project, names, surroundings, listener, turn, how, provision)
-    logs = surroundings.logs if surroundings.logs.is_dir() else None
-    done = [(result.decision, result.seconds) for result in results]
-    show_run(output, done, dry_run=False, logs=logs, fetched=provision.told if provision else None)
+        with _naming_python(session, listener), recorded(listener, surroundings.logs) as record:
+            results = run_project(project, names, surroundings, record, turn, how, provision)
+    saved = saved_by([result.decision for result in results], read_times(runs_folder(project)))
+    show_run(
+        output,
+        [(result.decision, result.seconds) for result in results],
+        dry_run=False,
+        logs=surroundings.logs if any(result.decision.action is Action.RUN for result in results) else None,
+        fetched=provision.told if provision else None,
+        costs=Costs(time.monotonic() - started, record.spent_by, saved),
+    )
 
 
 def _open_provision(

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_cli.cli.groups import Told, fold_decisions
+from mlops_cli.cli.live_view import LiveView, can_be_live, tamed
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session
-from mlops_cli.cli.text import count, size_text
+from mlops_cli.cli.text import about_text, count, duration_text, size_text
 from mlops_cli.words import naming
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlops_cli.errors import MlxError
     from mlops_cli.pipeline.execution import Surroundings
     from mlops_cli.pipeline.plan import Decision
     from mlops_cli.pipeline.provision import Provided
     from mlops_cli.pipeline.runner import StageResult
+    from mlops_cli.pipeline.usage import Spent
     from mlops_cli.workspace.project import Project
 
 NO_STAGES = "no stages: `mlx stage add` declares one"
 
 _LONGEST_LINE = 1 << 16  # bytes that are held back until their line ends
+_WORTH_TELLING = 10.0  # s that were saved
 
 
 def new_surroundings(session: Session, project: Project) -> Surroundings:
@@ -33,7 +38,9 @@ def new_surroundings(session: Session, project: Project) -> Surroundings:
 
     from mlops_cli.pipeline.execution import Surroundings
 
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    now = time.time()
+    within = int(now % 1 * 65536)  # by their names, runs of one second are in order too
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{within:04x}{secrets.token_hex(1)}"
     return Surroundings(session.environ, project.local / "runs" / run_id)
 
 
@@ -47,14 +54,33 @@ class RunListener:
     output: Output
     several: bool = False
     commands: list[str] = field(default_factory=list)
+    live: LiveView | None = None
     _begun: dict[str, bytes] = field(default_factory=dict)  # lines that have no end yet
+
+    def expect(self, stages: int) -> None:
+        if self.live is not None:
+            self.live.total = stages
 
     def begin(self, decision: Decision) -> None:
         self.commands += decision.stage.cmd
         if decision.stage.is_off:
-            self.output.say(f"skip {decision.stage.address}: {decision.reasons[0]}")
+            with self._above():
+                self.output.say(f"skip {decision.stage.address}: {decision.reasons[0]}")
         if decision.action == "skip":
+            self._tell_skipped(decision)
             return
+        with self._above():
+            self._tell(decision)
+        if self.live is not None:
+            self.live.begin(decision.stage.address)
+
+    def _tell_skipped(self, decision: Decision) -> None:
+        reasons = decision.reasons
+        if decision.stage.frozen and not decision.stage.is_off and len(reasons) > 1:
+            with self._above():
+                self.output.say(f"frozen {decision.stage.address}: {reasons[1]}{and_more(reasons[2:])}")
+
+    def _tell(self, decision: Decision) -> None:
         reasons = decision.reasons
         self.output.say(f"{decision.action.value} {decision.stage.address}: {reasons[0]}")
         for reason in reasons[1:]:
@@ -64,8 +90,11 @@ class RunListener:
                 self.output.say(f"  $ {line}")
 
     def write(self, stage: str, data: bytes) -> None:
+        if self.live is not None:
+            self.live.hear(stage, data)
         if not self.several:
-            self.output.pass_on(data)
+            with self._above(data):
+                self.output.pass_on(data)
             return
         *lines, rest = (self._begun.pop(stage, b"") + data).split(b"\n")
         if len(rest) > _LONGEST_LINE:
@@ -75,20 +104,71 @@ class RunListener:
 
     def _pass_on(self, stage: str, lines: Sequence[bytes]) -> None:
         head = f"{stage} | ".encode()
-        self.output.pass_on(b"".join(head + line + b"\n" for line in lines))
+        shown = lines if self.live is None else map(tamed, lines)
+        with self._above():
+            self.output.pass_on(b"".join(head + line + b"\n" for line in shown))
 
     def ended(self, stage: str) -> None:
         if rest := self._begun.pop(stage, b""):
             self._pass_on(stage, [rest])
 
+    def spent(self, stage: str, spent: Spent) -> None: ...
+
+    def wait(self) -> None:
+        if self.live is not None:
+            self.live.tick()
+
+    def failed(self, stage: str, error: MlxError) -> None:  # noqa: ARG002 - it is told at the end, or noted
+        if self.live is not None:
+            self.live.end(stage, done=False)
+
     def done(self, result: StageResult) -> None:
         address = result.decision.stage.address
+        if self.live is not None:
+            self.live.end(address, done=True)
         if result.decision.action == "run":
             who = f"{address} is " if self.several else ""
-            self.output.say(f"  {who}done in {result.seconds:.1f} s")
+            with self._above():
+                self.output.say(f"  {who}done in {result.seconds:.1f} s")
 
     def note(self, message: str) -> None:
-        self.output.note(message)
+        with self._above():
+            self.output.note(message)
+
+    def make_room(self, *, wanted: bool) -> None:
+        """Draw nothing at the foot of the terminal while something else does."""
+        if self.live is not None:
+            self.live.hide(wanted=wanted)
+
+    def close(self) -> None:
+        """Take away what is drawn at the foot of the terminal."""
+        if self.live is not None:
+            self.live.close()
+
+    def _above(self, data: bytes | None = None) -> AbstractContextManager[None]:
+        """Return what makes room for what is told above the lines at the foot of the terminal."""
+        return nullcontext() if self.live is None else self.live.above(data)
+
+
+def make_listener(output: Output, *, several: bool) -> RunListener:
+    """Return a listener for this terminal, or for what is none."""
+    import time
+
+    live = can_be_live() and not (output.quiet or output.json)
+    return RunListener(output, several, live=LiveView(raw=not several, begun=time.monotonic()) if live else None)
+
+
+class Costs(NamedTuple):
+    """What a run took (s), what the commands of each stage used, and what those took before that were not executed."""
+
+    seconds: float | None = None
+    spent: Mapping[str, Spent] = {}
+    saved: Mapping[str, float] = {}
+
+
+def and_more(reasons: Sequence[str]) -> str:
+    """Return what ends a line that has room for one reason only."""
+    return f" (and {count(len(reasons), 'more reason')}: `mlx why`)" if reasons else ""
 
 
 def show_run(
@@ -98,14 +178,22 @@ def show_run(
     dry_run: bool,
     logs: Path | None = None,
     fetched: Provided | None = None,
+    costs: Costs | None = None,
 ) -> None:
     decisions = [decision for decision, _ in stages]
+    costs = costs or Costs()
     value = {
         "dry_run": dry_run,
         "stages": [
-            {**decision_value(decision), "seconds": None if seconds is None else round(seconds, 3)}
+            {
+                **decision_value(decision),
+                "seconds": None if seconds is None else round(seconds, 3),
+                **_costs_of(decision, costs),
+            }
             for decision, seconds in stages
         ],
+        "seconds": None if costs.seconds is None else round(costs.seconds, 3),
+        "saved_seconds": round(sum(costs.saved.values()), 3) if costs.saved else None,
         "logs": None if logs is None else str(logs),
         "fetched": None if fetched is None else _fetched_value(fetched, dry_run=dry_run),
     }
@@ -116,12 +204,14 @@ def show_run(
     if dry_run:
         ends = f"would run {numbers['run']}, restore {numbers['restore']}, skip {numbers['skip']}"
     else:
-        ends = f"ran {numbers['run']}, restored {numbers['restore']}, skipped {numbers['skip']}"
+        ends = f"ran {numbers['run']}, restored {numbers['restore']}, skipped {numbers['skip']}{_time_taken(costs)}"
     if not decisions:
         ends = NO_STAGES
     elif numbers["skip"] == len(decisions):
         off = sum(decision.stage.is_off for decision in decisions)
         ends = f"nothing to do: {count(len(decisions) - off, 'stage')} up to date" + f", {off} off" * bool(off)
+    if not dry_run:
+        ends += _time_saved(costs)
     told = [] if fetched is None else _fetched_lines(fetched, dry_run=dry_run)
     output.result("run", value, [*lines, *told, ends])
 
@@ -148,6 +238,26 @@ def _fetched_lines(fetched: Provided, *, dry_run: bool) -> list[str]:
         for each in fetched.remotes
         if each.objects
     ]
+
+
+def _costs_of(decision: Decision, costs: Costs) -> dict[str, Any]:
+    address = decision.stage.address
+    spent = costs.spent.get(address) if decision.action == "run" else None
+    return {
+        "cpu_seconds": None if spent is None else round(spent.cpu_seconds, 3),
+        "peak_memory": None if spent is None else spent.peak_memory,
+        "exit_status": None if spent is None else spent.exit_status,
+        "saved_seconds": costs.saved.get(address),
+    }
+
+
+def _time_taken(costs: Costs) -> str:
+    return "" if costs.seconds is None else f" in {duration_text(costs.seconds)}"
+
+
+def _time_saved(costs: Costs) -> str:
+    saved = sum(costs.saved.values())
+    return f"; saved about {about_text(saved)}" if saved >= _WORTH_TELLING else ""
 
 
 def decision_value(decision: Decision) -> dict[str, Any]:

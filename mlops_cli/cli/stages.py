@@ -26,6 +26,12 @@ Params = Annotated[
 Outs = Annotated[list[str] | None, typer.Option("--out", "-o", metavar="PATH", help="A file or folder it writes")]
 Metrics = Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="PATH", help="A metrics file it writes")]
 Plots = Annotated[list[str] | None, typer.Option("--plot", metavar="PATH", help="A plot's data file it writes")]
+Optionals = Annotated[
+    list[str] | None, typer.Option("--optional-dep", metavar="PATH", help="A file, folder or glob that may be absent")
+]
+PassEnv = Annotated[
+    list[str] | None, typer.Option("--pass-env", metavar="NAME", help="A variable to inherit, and no others but a few")
+]
 Env = Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="A variable for the command")]
 
 
@@ -39,6 +45,9 @@ def add(
     metrics: Metrics = None,
     plots: Plots = None,
     env: Env = None,
+    optional_deps: Optionals = None,
+    pass_env: PassEnv = None,
+    when: Annotated[str, typer.Option("--when", metavar="CONDITION", help="When it is run at all")] = "",
     wdir: Annotated[str, typer.Option("--wdir", "-w", metavar="DIR", help="The folder to run in")] = "",
     desc: Annotated[str, typer.Option("--desc", metavar="TEXT", help="A line about it")] = "",
     dry_run: DryRun = False,
@@ -65,6 +74,9 @@ def add(
         env=parse_env(env or []),
         wdir=wdir,
         desc=desc,
+        optional=tuple(optional_deps or ()),
+        pass_env=tuple(pass_env or ()),
+        when=when,
     )
     folder = session.targets(project, ["."])[0]
     file = declare_stage(project, folder, new, dry_run=dry_run)

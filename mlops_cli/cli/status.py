@@ -10,14 +10,16 @@ import typer
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_targets
 from mlops_cli.cli.groups import fold_decisions
-from mlops_cli.cli.options import Check, Json
+from mlops_cli.cli.options import AllowMissing, Check, Json
 from mlops_cli.cli.output import Output
+from mlops_cli.cli.run_view import and_more
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.cli.text import count, size_text
 from mlops_cli.errors import RecordError, UsageError
 from mlops_cli.words import NAMED, so_for, word, words
 
 if TYPE_CHECKING:
+    from mlops_cli.pipeline.provision import Provision
     from mlops_cli.pipeline.status import ProjectStatus
     from mlops_cli.progress import Reporter
     from mlops_cli.workspace.compare import DataStatus
@@ -35,14 +37,20 @@ def status(
     ] = None,
     check: Check = False,
     remote: Annotated[bool, typer.Option("--remote", help="Also ask the remotes what they lack")] = False,
+    allow_missing: AllowMissing = False,
     as_json: Json = False,
 ) -> None:
     """Show what differs from the records
 
     That is data in the workspace which is not what its pointer names, and stages that `mlx run` would run or restore,
     with every reason. Exits with 2 when something is in the way of knowing, as a record that cannot be read or a FIFO
-    in a tracked folder; the rest is told all the same. With targets, only they are looked at, and what they need.
+    in a tracked folder; the rest is told all the same. With targets, only they are looked at, and what they need. With
+    --allow-missing, data that is not here is no difference: a stage is up to date when its lock has its inputs. With
+    --check and --remote, that is a test for a clone without data of whether the locks fit the code and everything is
+    pushed.
     """
+    from mlops_cli.pipeline.interpreter import Python
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.status import project_status
 
     if remote and targets:
@@ -50,7 +58,11 @@ def status(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter:
-        found = project_status(project, reporter, targets or (), project.relative(session.cwd))
+        provision = _open_provision(project, reporter, remote=remote) if allow_missing else None
+        outside = Outside(python=Python(session.environ.get("PATH"), project.root))
+        found = project_status(
+            project, reporter, targets or (), project.relative(session.cwd), provision=provision, outside=outside
+        )
         there, steps = _unpushed(project, output, reporter) if remote else ([], [])
     lacking = any(each["lacking"] for each in there)
     value = {
@@ -72,6 +84,13 @@ def status(
         raise typer.Exit(found.problems[0].exit_code)
     if check and (lacking or not found.clean):
         raise typer.Exit(1)
+
+
+def _open_provision(project: Project, reporter: Reporter, *, remote: bool) -> Provision:
+    """Return what leaves data away that is not here; listings of folders come from remotes that are asked anyway."""
+    from mlops_cli.pipeline.provision import Provision
+
+    return Provision(project, allow_missing=True, listings=remote, reporter=reporter)
 
 
 def _unpushed(project: Project, output: Output, reporter: Reporter) -> tuple[list[dict[str, Any]], list[str]]:
@@ -113,11 +132,18 @@ _STATES = {"not_cached": "not here"}  # the others are words as they are
 
 def _status_text(found: ProjectStatus) -> list[str]:
     away = [_away_text(item) for item in found.data if item.away]
+    away += [
+        f"frozen {each.stage.address}: {each.reasons[1]}{and_more(each.reasons[2:])}"
+        for each in found.stages
+        if each.stage.frozen and each.action == "skip" and len(each.reasons) > 1
+    ]
     if found.clean:
         parts = [count(len(found.data), "data path")] if found.data else []
         off = sum(decision.stage.is_off for decision in found.stages)
         parts += [count(len(found.stages) - off, "stage")] if found.stages else []
         left = f", {count(off, 'stage')} off" * bool(off)
+        missing = sum(item.state != "ok" for item in found.data)
+        left += f" ({missing:,} not here)" * bool(missing)
         return [f"clean: {', '.join(parts)} as recorded{left}" if parts else "clean: nothing is tracked yet", *away]
     lines = away
     if changed := [item for item in found.data if item.state != "ok"]:
@@ -172,12 +198,13 @@ def _status_hints(found: ProjectStatus, output: Output, bringing: str) -> list[s
         hints.append(f"next: {_partial_hint(partial[0], bringing)}")
     if edited:
         hints.append(f"next: {_edited_hint(edited[0], bringing)}")
-    if missing := [item for item in found.data if item.state == "missing"]:
+    absent = [] if found.may_be_missing else found.data
+    if missing := [item for item in absent if item.state == "missing"]:
         line = f"mlx checkout {_named(missing)}" if modified else "mlx checkout"
         hints.append(
             f"next: `{line}` brings missing data back from the cache{so_for(missing[NAMED:]) if modified else ''}"
         )
-    if away := [item for item in found.data if item.state == "not_cached" or _is_unknown(item)]:
+    if away := [item for item in absent if item.state == "not_cached" or _is_unknown(item)]:
         line = f"mlx pull {_named(away)}" if known else "mlx pull"
         hints.append(
             f"next: `{line}` brings data that is not here from a remote{so_for(away[NAMED:]) if known else ''}"

@@ -62,6 +62,15 @@ def error_width() -> int | None:
         return None
 
 
+def error_size() -> tuple[int, int]:
+    """Return how many columns and lines the terminal on standard error has, as far as it says."""
+    try:
+        size = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return 80, 24
+    return error_width() or size.columns or 80, size.lines or 24
+
+
 def _write(stream: TextIO, data: bytes) -> None:
     with _ONE_AT_A_TIME:
         stream.flush()

@@ -59,11 +59,11 @@ def wrapped(text: str, width: int | None, indent: int) -> str:
     The first line begins in column `indent`. A break is between words only, and never between backticks: a command, or
     a path, that is too long for a line stays whole, so that it can be copied.
     """
-    if width is None or indent + _width(text) <= width:
+    if width is None or indent + columns_of(text) <= width:
         return text
     lines = [""]
     for word in _WORD.findall(text):
-        if lines[-1] and indent + _width(lines[-1]) + 1 + _width(word) > width:
+        if lines[-1] and indent + columns_of(lines[-1]) + 1 + columns_of(word) > width:
             lines.append(word)
         else:
             lines[-1] += f" {word}" if lines[-1] else word
@@ -87,6 +87,22 @@ def size_text(size: int) -> str:
     raise AssertionError
 
 
+def duration_text(seconds: float) -> str:
+    """Return a length of time for reading, as in `0.4 s`, `12 s`, `4 min 5 s`, `2 h 30 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    units = ((whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60 if whole < 3600 else 0, "s"))
+    return " ".join(f"{number:,} {unit}" for number, unit in units if number)
+
+
+def about_text(seconds: float) -> str:
+    """Return a length of time that is known roughly, as in `12 s`, `4 min`, `2 h 30 min`."""
+    return duration_text(max(round(seconds), 10) if seconds < 100 else 60 * round(seconds / 60))
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Line]:
     """Return rows as columns under their headers, numbers (cells that begin with a digit or sign) to the right.
 
@@ -96,7 +112,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Line]:
     if not cells:
         return []
     columns = list(zip(*cells, strict=True))
-    widths = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
+    widths = [max(map(columns_of, column)) for column in zip(headers, *cells, strict=True)]
     right = [any(column) and all(cell[0] in "+-0123456789" for cell in column if cell) for column in columns]
     drawn = ["   ".join(map(_pad, row, widths, right)).rstrip() for row in (headers, *cells)]
     rule = "─" * (sum(widths) + 3 * (len(widths) - 1))
@@ -104,11 +120,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Line]:
 
 
 def _pad(cell: str, width: int, to_right: bool) -> str:
-    space = " " * (width - _width(cell))
+    space = " " * (width - columns_of(cell))
     return space + cell if to_right else cell + space
 
 
-def _width(text: str) -> int:
+def columns_of(text: str) -> int:
     """Return how many columns of a terminal `text` takes."""
     if text.isascii():
         return len(text)
@@ -116,6 +132,16 @@ def _width(text: str) -> int:
 
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+
+def clipped(text: str, width: int) -> str:
+    """Return `text`, or as much of its beginning as fits into `width` columns with an ellipsis after it."""
+    if columns_of(text) <= width:
+        return text
+    end = min(len(text), max(0, width - 1))
+    while end and columns_of(text[:end]) > width - 1:
+        end -= 1
+    return f"{text[:end]}…" if width > 0 else ""
 
 
 def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Line]:

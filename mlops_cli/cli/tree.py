@@ -51,10 +51,13 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Pipelines": {
         "run": "run",
+        "logs": "logs",
         "stage": "stages",
         "graph": "pipeline",
         "why": "pipeline",
+        "accept": "acceptance",
         "reproduce": "reproduction",
+        "job": "jobs",
     },
     "Tracking": {
         "metrics": "tracking",

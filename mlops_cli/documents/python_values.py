@@ -50,21 +50,22 @@ def parse_python(data: bytes, name: str) -> PythonValues:
     body = parse_source(data, name).body
     if len(body) > _MOST_STATEMENTS:
         raise located(name, body[_MOST_STATEMENTS].lineno, f"more than {_MOST_STATEMENTS:,} statements")
-    _Scope(found.values, found.opaque, "", set(), set()).read(body)
+    _Scope(found.values, found.opaque, "").read(body)
     return found
 
 
-class _Scope(NamedTuple):
+class _Scope:
     """A module or class: its values, and the `prefix` of its names among all that are opaque.
 
     `classes` are those of the values that are classes, `changeable` those that are lists and mappings.
     """
 
-    values: dict[str, object]
-    opaque: dict[str, Opaque]
-    prefix: str
-    classes: set[str]
-    changeable: set[str]
+    def __init__(self, values: dict[str, object], opaque: dict[str, Opaque], prefix: str) -> None:
+        self.values = values
+        self.opaque = opaque
+        self.prefix = prefix
+        self.classes: set[str] = set()
+        self.changeable: set[str] = set()
 
     def read(self, body: Sequence[ast.stmt]) -> None:
         for node in body:
@@ -108,7 +109,7 @@ class _Scope(NamedTuple):
     def _enter(self, node: ast.ClassDef) -> None:
         self._forget(node.name)
         inner: dict[str, object] = {}
-        _Scope(inner, self.opaque, f"{self.prefix}{node.name}.", set(), set()).read(node.body)
+        _Scope(inner, self.opaque, f"{self.prefix}{node.name}.").read(node.body)
         self.classes.add(node.name)
         if inner:
             self.values[node.name] = inner

@@ -16,11 +16,15 @@ from mlops_cli.errors import RecordError, StageFailed
 from mlops_cli.pipeline.aside import open_up
 from mlops_cli.pipeline.command_environ import command_environ
 from mlops_cli.pipeline.executor import TimedOut, Write, execute
+from mlops_cli.pipeline.notebooks import open_lines
 from mlops_cli.pipeline.processes import Group
+from mlops_cli.pipeline.run_record import log_file
+from mlops_cli.pipeline.usage import Spent
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.trees import Entry
+from mlops_cli.words import quoted
 from mlops_cli.workspace.checkout import restore
-from mlops_cli.workspace.project import Project, file_name
+from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import open_scanner
 
 _SHELL_SIGNALS = 128  # a shell exits with this and the number of the signal that ended its command
@@ -36,7 +40,7 @@ class Surroundings:
 
 def log_path(surroundings: Surroundings, stage: Stage) -> Path:
     """Return the file that keeps what is told of one execution of `stage`."""
-    return surroundings.logs / f"{file_name(stage.address)}.log"
+    return log_file(surroundings.logs, stage.address)
 
 
 def clear_outputs(project: Project, paths: Iterable[str], *, kept: Mapping[str, Entry | None] | None = None) -> None:
@@ -60,8 +64,9 @@ def run_commands(
     started: Callable[[Group], object],
     note: Callable[[str], object],
     cancelled: Event | None = None,
+    spent: Callable[[Spent], object] | None = None,
 ) -> None:
-    """Run the commands of `stage` in its folder; `started`, `output` and `cancelled` are as in `execute`.
+    """Run the commands of `stage` in its folder; `started`, `output`, `cancelled` and `spent` are as in `execute`.
 
     StageFailed when one of them fails, is not found, is killed or takes too long, or when the stage's folder is not
     there; Cancelled.
@@ -74,29 +79,34 @@ def run_commands(
             hint=f"see `wdir` in {stage.file}:{stage.line}",
         )
     try:
-        status = execute(
-            stage.cmd,
-            folder=folder,
-            environ=command_environ(stage, surroundings.environ),
-            log=log,
-            output=output,
-            started=started,
-            left_behind=lambda: note(
-                f"the command of stage `{stage.address}` left processes behind; they were stopped "
-                "(end it with `wait` to let them finish)"
-            ),
-            timeout=stage.conduct.timeout,
-            cancelled=cancelled,
-        )
+        with open_lines(project, stage, log) as lines:
+            status = execute(
+                lines.commands,
+                folder=folder,
+                environ=command_environ(stage, surroundings.environ),
+                log=log,
+                output=output,
+                started=started,
+                left_behind=lambda: note(
+                    f"the command of stage `{stage.address}` left processes behind; they were stopped "
+                    "(end it with `wait` to let them finish)"
+                ),
+                timeout=stage.conduct.timeout,
+                cancelled=cancelled,
+                spent=spent,
+            )
+            failure, further = lines.failure() or describe_status(status), lines.to_look_at()
     except TimedOut as error:
         raise StageFailed(
             f"stage `{stage.address}` took longer than its `timeout` of {stage.conduct.timeout:g} s, and was stopped",
-            hint=f"its output is in `{log}`; `timeout` is in {stage.file}:{stage.line}",
+            hint=f"{_shown(stage)}; `timeout` is in {stage.file}:{stage.line}",
         ) from error
     if status:
-        raise StageFailed(
-            f"stage `{stage.address}` failed: {describe_status(status)}", hint=f"its output is in `{log}`"
-        )
+        raise StageFailed(f"stage `{stage.address}` failed: {failure}", hint=f"{_shown(stage)}{further}")
+
+
+def _shown(stage: Stage) -> str:
+    return f"`mlx logs {quoted(stage.address)}` shows its output"
 
 
 def read_metrics(project: Project, stage: Stage, path: str) -> dict[str, object]:

@@ -16,6 +16,7 @@ from typing import IO
 from mlops_cli.errors import MlxError, OutsideError
 from mlops_cli.files import translate_os_error
 from mlops_cli.pipeline.processes import Group, is_there, kill_group, start_of, stop_group
+from mlops_cli.pipeline.usage import Meter, Spent
 
 
 class TimedOut(Exception):
@@ -46,24 +47,35 @@ def execute(
     left_behind: Callable[[], object] = lambda: None,
     timeout: float | None = None,
     cancelled: threading.Event | None = None,
+    spent: Callable[[Spent], object] | None = None,
 ) -> int:
     """Run `commands` one after the other in `folder` until one fails; returns the exit status (below 0: a signal).
 
     Standard output and standard error go to `output` and to the file `log`; standard input is empty. `started` is
     called before a command begins, `left_behind` when one ended before what it had started, which is then stopped. When
-    the caller is interrupted, or `cancelled` is set, the commands are stopped with all they started. TimedOut when they
-    take longer than `timeout` (s) together, Cancelled when they were.
+    the caller is interrupted, or `cancelled` is set, the commands are stopped with all they started. `spent` is told
+    what they used, however they ended. TimedOut when they take longer than `timeout` (s) together, Cancelled when they
+    were.
     """
     end = float("inf") if timeout is None else time.monotonic() + timeout
+    meter, status, timed_out = Meter(), None, False
     with _open_log(log) as kept:
         tee = _Tee([kept.write, output])
-        for command in commands:
-            if cancelled is not None and cancelled.is_set():
-                raise Cancelled
-            watch = partial(_refuse_late, end, cancelled)
-            status = _run(command, folder, environ, tee.write, started, left_behind, watch)
-            if status:
-                return status
+        try:
+            for command in commands:
+                if cancelled is not None and cancelled.is_set():
+                    raise Cancelled
+                status = None
+                watch = partial(_refuse_late, end, cancelled)
+                status = _run(command, folder, environ, tee.write, started, left_behind, watch, meter)
+                if status:
+                    return status
+        except TimedOut:
+            timed_out = True
+            raise
+        finally:
+            if spent is not None:
+                spent(meter.spent(status, timed_out=timed_out))
     return 0
 
 
@@ -115,6 +127,7 @@ def _run(
     started: Callable[[Group], object],
     left_behind: Callable[[], object],
     watch: Callable[[], float],
+    meter: Meter,
 ) -> int:
     try:
         process = subprocess.Popen(
@@ -138,15 +151,16 @@ def _run(
                 raise no_thread(command) from error
             started(Group(process.pid, start_of(process.pid)))
             _open_gate(process)
-            status = _wait(process, reader, watch)
+            status = _wait(process, reader, watch, meter)
             if _end_rest(process.pid):
                 left_behind()
             return status
         except BaseException:
             try:
-                stop_group(process.pid, reap=process.poll)
+                stop_group(process.pid, reap=partial(meter.poll, process))
             finally:  # a second interrupt may come before `stop_group` has begun
                 kill_group(process.pid)
+                meter.poll(process, wait=True)
             raise
         finally:
             ended.set()
@@ -160,15 +174,14 @@ def _open_gate(process: subprocess.Popen[bytes]) -> None:
         process.stdin.write(b"go\n")
 
 
-def _wait(process: subprocess.Popen[bytes], reader: threading.Thread, watch: Callable[[], float]) -> int:
+def _wait(process: subprocess.Popen[bytes], reader: threading.Thread, watch: Callable[[], float], meter: Meter) -> int:
     """Wait for the command, in short spells: one long one would not end for a signal that the other thread is given."""
-    while (status := process.poll()) is None:
+    while (status := meter.poll(process)) is None:
         spell = watch()
         if reader.is_alive():
             reader.join(spell)  # it ends at once when the command does
         else:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(spell)
+            meter.wait(process, spell)
     return status
 
 

@@ -89,7 +89,10 @@ def _makers(stages: Iterable[Stage]) -> dict[str, str]:
                     if other != stage.address
                     else (f"stage `{stage.address}` declares twice")
                 )
-                raise _error(stage, f"{both} `{out.path}`", "an output belongs to one stage: rename one of the two")
+                first = next(each for each in stages if each.address == other)
+                places = _place(first) if first is stage else f"{_place(first)} or {_place(stage)}"
+                hint = f"an output belongs to one stage: take it out at {places}"
+                raise _error(stage, f"{both} `{out.path}`", hint)
             maker[out.path] = stage.address
     return maker
 
@@ -99,10 +102,11 @@ def _refuse_overlap(stages: Mapping[str, Stage], maker: Mapping[str, str], point
         stage = stages[address]
         for above in _ancestors(path):
             if above in maker:
+                other = stages[maker[above]]
                 raise _error(
                     stage,
-                    f"output `{path}` of stage `{address}` lies inside output `{above}` of stage `{maker[above]}`",
-                    "declare only the folder, or give each stage a folder of its own",
+                    f"output `{path}` of stage `{address}` lies inside output `{above}` of stage `{other.address}`",
+                    _sharing(stage, path, other, above),
                 )
             if above in pointers:
                 raise _error(
@@ -126,16 +130,35 @@ def _refuse_overlap(stages: Mapping[str, Stage], maker: Mapping[str, str], point
                 )
 
 
+def _sharing(stage: Stage, path: str, other: Stage, above: str) -> str:
+    """Return the edit that lets the output `path` of `stage` be in the folder `above`, which is all of `other`'s."""
+    if stage.address != other.address:
+        return (
+            "stages may share a folder when each names its own files: in `outs` of "
+            f"`{other.address}` ({_place(other)}) name the files that it writes to `{above}`, instead of the folder"
+        )
+    if any(out.path == path and out.git for out in stage.outs):
+        return f"Git keeps `{path}`, and not `{above}`: write it elsewhere, or name the files of `{above}` one by one"
+    return f"take `{path}` out: it comes with `{above}`"
+
+
+def _place(stage: Stage) -> str:
+    return f"{stage.file}:{stage.line}"
+
+
 def _refuse_own_inputs(stages: Iterable[Stage]) -> None:
     for stage in stages:
         for dep in stage.reads:
             for out in stage.outs:
                 if has_magic(dep) or not _overlap(dep, out.path):
                     continue
+                goes_on = (
+                    f"take it out of `deps`: with `{dep}: {{persist: true}}` in `outs` it goes on from what is there"
+                )
                 raise _error(
                     stage,
                     f"stage `{stage.address}` depends on `{dep}` and makes `{out.path}`: it would wait for itself",
-                    "name only what it reads, or write the output elsewhere",
+                    goes_on if dep == out.path else "name only what it reads, or write the output elsewhere",
                 )
 
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
+from mlops_cli.pipeline.normal_forms import NormalForms
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
-from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, leave_off, spell
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
+from mlops_cli.pipeline.plan import Action, Decision, Evidence, Normalized, Present, Wanted, decide, leave_off, spell
 from mlops_cli.pipeline.values import read_params
 from mlops_cli.progress import SILENT, Reporter
+from mlops_cli.records.environment import UNSAID
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Dependency, ParamsFile, Stage, has_magic
@@ -41,17 +45,21 @@ class Observer:
         snapshot: Snapshot,
         graph: Graph,
         outlook: Outlook,
+        forms: NormalForms,
         *,
         run_cache: bool = True,
         provision: Provision | None = None,
+        outside: Outside = AS_RECORDED,
     ) -> None:
         self._project = project
         self._snapshot = snapshot
         self._graph = graph
         self._outlook = outlook
         self._run_cache = run_cache
+        self._forms = forms
         self._provision = provision
         self._outs = sorted(graph.maker)
+        self._outside = outside
 
     def decide(self, stage: Stage, *, force: bool = False, flag: str = "--force", judging: bool = False) -> Decision:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
@@ -63,8 +71,8 @@ class Observer:
             return self.note(decide(stage, wanted, evidence, force=force, flag=flag, judging=judging))
         if wanted.unread and self._bring_unread(stage, wanted, provision):
             wanted = self.wanted(stage)
-        options = {"force": force, "flag": flag, "judging": judging}
-        return self.note(provision.decide(stage, wanted, evidence, run_cache=self._run_cache, **options))
+        judge = partial(decide, stage, wanted, force=force, flag=flag, judging=judging)
+        return self.note(provision.decide(stage, wanted, evidence, judge, run_cache=self._run_cache))
 
     def _evidence(self, stage: Stage) -> Evidence:
         return Evidence(
@@ -176,11 +184,16 @@ class Observer:
         for dep in stage.deps:
             if dep.path not in waiting:
                 self._gather(dep, stage, found)
+        for path in stage.environment.files or ():
+            if path not in waiting:
+                self._gather(Dependency(path), stage, found)
         params = {
             file.path: values
             for file in stage.params
             if file.path not in waiting and (values := self._values(stage, file, found)) is not None
         }
+        lock = self._snapshot.lock(stage) if stage.urls or stage.environment != UNSAID else None
+        urls = self._outside.urls(stage, lock)
         return Wanted(
             deps=tuple(found.deps.values()),
             params=params,
@@ -190,9 +203,13 @@ class Observer:
             lost=tuple(found.lost),
             unread=tuple(found.unread),
             without=tuple(found.without),
+            normalized=found.normalized,
             off={
                 path: maker for path in found.lost for maker in self._makers(path) if self._graph.stages[maker].is_off
             },
+            urls=urls.inputs,
+            unasked=urls.unasked,
+            environment=self._outside.environment(stage, lock),
         )
 
     def changed(self, stage: Stage, wanted: Wanted) -> tuple[str, ...]:
@@ -203,9 +220,10 @@ class Observer:
         except (MlxError, OSError):  # one cannot be read any more, or does not hold still: it changed
             unreadable = tuple(dep.path for dep in wanted.deps if not self._can_look(dep.path))
             return unreadable or tuple(file.path for file in stage.params) or tuple(dep.path for dep in wanted.deps)
-        old, new = ({dep.path: (dep.digest, dep.executable) for dep in side.deps} for side in (wanted, now))
+        old, new = ({dep.path: (dep.identity, dep.executable) for dep in side.deps} for side in (wanted, now))
         deps = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
-        return (*deps, *(path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path))))
+        params = (path for path in now.params if spell(now.params[path]) != spell(wanted.params.get(path)))
+        return (*deps, *params, *self._outside.changed(stage, wanted.urls))
 
     def _waiting(self, stage: Stage) -> dict[str, str]:
         return {
@@ -224,7 +242,7 @@ class Observer:
         for path in paths:
             entry = self._outlook.entry(path, found)
             if entry is not None:
-                found.deps[path] = Input(path, _kind(entry), entry.digest, entry.size, entry.kind == Kind.EXECUTABLE)
+                self._take(path, entry, dep, stage, found)
             elif not any(is_in(path, folder) for folder in found.unread):
                 if dep.optional:
                     found.without[path] = None
@@ -232,6 +250,25 @@ class Observer:
                     found.lost.append(path)
         if not paths and not found.unread and not dep.optional:
             found.lost.append(dep.path)
+
+    def _take(self, path: str, entry: Entry, dep: Dependency, stage: Stage, found: Found) -> None:
+        """Note what is at `path`, which `dep` stands for; of what is named twice the bytes count, if either says so."""
+        new = Input(path, _kind(entry), entry.digest, entry.size, entry.kind == Kind.EXECUTABLE)
+        by = dep.normalize
+        if by is not None and (path == dep.path or path.endswith(by.suffix)) and entry.kind != Kind.SYMLINK:
+            form = self._forms.of(by, path, entry, self._outlook.scanner(path))
+            new = new._replace(normal=form.digest or (None if form.fault else self._recorded_form(stage, new)))
+            found.normalized[path] = Normalized(by, form.fault)
+        known = found.deps.get(path)
+        if known is not None and known.normal != new.normal:
+            new = new._replace(normal=None)
+            found.normalized.pop(path, None)
+        found.deps[path] = new
+
+    def _recorded_form(self, stage: Stage, dep: Input) -> Digest | None:
+        """Return the normal form that the lock has of these very bytes, which are not here to be read."""
+        lock = self._snapshot.lock(stage)
+        return next((old.normal for old in (lock.deps if lock else ()) if old[:3] == dep[:3]), None)
 
     def _expand(self, glob: str, stage: Stage, found: Found) -> Sequence[str]:
         """Return the files that `glob` matches, on disk and among what is recorded and not on disk."""
@@ -314,6 +351,7 @@ def open_observer(
     reporter: Reporter = SILENT,
     run_cache: bool = True,
     provision: Provision | None = None,
+    outside: Outside = AS_RECORDED,
 ) -> Iterator[Observer]:
     """Yield an observer of the workspace; what it sees goes to the state index when the block ends well."""
     with (
@@ -321,7 +359,10 @@ def open_observer(
         open_scanner(project, reporter=reporter, as_code=True) as code,
     ):
         outlook = Outlook(project, snapshot, graph, data=data, code=code)
-        yield Observer(project, snapshot, graph, outlook, run_cache=run_cache, provision=provision)
+        forms = NormalForms(project)
+        options: dict[str, Any] = {"run_cache": run_cache, "provision": provision, "outside": outside}
+        yield Observer(project, snapshot, graph, outlook, forms, **options)
+        forms.save()
 
 
 def plan_stages(

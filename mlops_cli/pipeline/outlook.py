@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from mlops_cli.errors import MissingObject
 from mlops_cli.pipeline.graph import Graph
-from mlops_cli.pipeline.plan import Action, Decision
+from mlops_cli.pipeline.plan import Action, Decision, Normalized
 from mlops_cli.records.locks import Input, OutputRecord
 from mlops_cli.records.pointers import Pointer
 from mlops_cli.records.stages import Stage
@@ -35,6 +35,7 @@ class Found:
         self.lost: list[str] = []
         self.unread: dict[str, None] = {}
         self.without: dict[str, None] = {}
+        self.normalized: dict[str, Normalized] = {}
 
 
 class Outlook:
@@ -65,7 +66,7 @@ class Outlook:
     def look(self, path: str) -> Entry | None:
         """Return what is at `path` in the workspace; it is looked at once."""
         if path not in self._seen:
-            scanner = self._scanner(path)
+            scanner = self.scanner(path)
             # Code may be linked from elsewhere: then what counts is what the link leads to.
             self._seen[path] = scanner.look(path, follow=scanner is self._code)
         return self._seen[path]
@@ -118,7 +119,7 @@ class Outlook:
         overlay = {split_path(place[len(path) + 1 :]): below for place, below in self._overlay(path, found)}
         if not overlay:
             return entry
-        trees = Rewriting(self._scanner(path))
+        trees = Rewriting(self.scanner(path))
         root = entry.digest if entry is not None else write_tree(trees, ()).digest
         return trees.rewrite(root, overlay, None)
 
@@ -216,7 +217,8 @@ class Outlook:
             elif path in self._extents and (entry := self.see(path, found)) is not None:
                 yield path, entry
 
-    def _scanner(self, path: str) -> Scanner:
+    def scanner(self, path: str) -> Scanner:
+        """Return who looks at `path`, and has the trees of what was there."""
         is_data = any(above in self.pointers or above in self._maker for above in and_above(path))
         return self._data if is_data else self._code
 

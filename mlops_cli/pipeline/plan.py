@@ -15,7 +15,7 @@ A stage that is `always` is run whatever there is; of one that is `frozen`, its 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -24,15 +24,18 @@ from typing import NamedTuple
 from mlops_cli.documents import flatten
 from mlops_cli.errors import RecordError
 from mlops_cli.hashing import Digest, fingerprint
+from mlops_cli.records.environment import NOTHING, EnvironmentRecord, differences
 from mlops_cli.records.locks import Input, Lock, OutputRecord, inputs_of
+from mlops_cli.records.normalizers import Normalizer
 from mlops_cli.records.pointers import ObjectKind, SomeObject
 from mlops_cli.records.stages import Stage, glob_pattern, has_magic
+from mlops_cli.records.urls import UrlInput
 from mlops_cli.words import naming, quoted
 
 Describe = Callable[[SomeObject, SomeObject], str]
 
-FROZEN = "frozen"
 CACHE_HAS_IT = "the cache has what the last run made"
+FROZEN = "frozen"
 
 
 class Action(StrEnum):
@@ -43,6 +46,13 @@ class Action(StrEnum):
     SKIP = "skip"
 
 
+class Normalized(NamedTuple):
+    """What passes over edits of a dependency, and the `fault` for which the bytes of it, or of a file in it, count."""
+
+    by: Normalizer
+    fault: str = ""
+
+
 class Wanted(NamedTuple):
     """A stage's inputs as they are now.
 
@@ -50,7 +60,8 @@ class Wanted(NamedTuple):
     paths that are not in the workspace: what the record says counts. `lost` are dependencies that nothing knows, and
     `unread` recorded folders whose listing is in no store here, so that nobody can say what is in them. `without` are
     optional dependencies that are not there. `off` maps those of `lost` that a stage would make to that stage, which is
-    off.
+    off. `urls` are what their places told; of those that are `unasked` it is what the lock recorded, if it did.
+    `normalized` are the dependencies of which not every byte counts.
     """
 
     deps: tuple[Input, ...]
@@ -62,6 +73,10 @@ class Wanted(NamedTuple):
     unread: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     off: Mapping[str, str] = MappingProxyType({})
+    urls: tuple[UrlInput, ...] = ()
+    unasked: tuple[str, ...] = ()
+    environment: EnvironmentRecord = NOTHING
+    normalized: Mapping[str, Normalized] = MappingProxyType({})
 
 
 class Present(NamedTuple):
@@ -111,7 +126,7 @@ def inputs_key(stage: Stage, wanted: Wanted) -> str | None:
 
     None when they are not all known yet, or when the run cache is not to know this stage.
     """
-    if wanted.waiting or wanted.lost or wanted.unread or not stage.repeatable:
+    if wanted.waiting or wanted.lost or wanted.unread or not stage.repeatable or _is_unversioned(stage, wanted):
         return None
     return fingerprint(_inputs(draft_lock(stage, wanted), stage))
 
@@ -128,6 +143,8 @@ def draft_lock(stage: Stage, wanted: Wanted) -> Lock:
         outs=(),
         metrics={},
         without=wanted.without,
+        urls=wanted.urls,
+        environment=wanted.environment,
     )
 
 
@@ -153,20 +170,20 @@ def decide(
     changes = (*input_changes(stage, wanted, lock, evidence.describe),)
     fresh = lock is not None and not changes
     if stage.frozen:
-        return _decide_frozen(stage, wanted, evidence, changes, force=force)
-    damage = _output_changes(lock, evidence) if fresh else ()
+        return _decide_frozen(stage, wanted, evidence, changes, flag if force else "")
+    damage = output_changes(lock, evidence.present, evidence.describe) if fresh and lock else ()
     if force:
         return Decision(stage, Action.RUN, (f"asked for with `{flag}`", *changes, *damage), wanted, key, None)
     if stage.always and not judging:
         return Decision(stage, Action.RUN, (*changes, *damage, "`always`"), wanted, key, None)
     if fresh and lock is not None:
         if not damage:
-            reasons = ("nothing changed", *_accepted(lock), *(["`always`: `mlx run` runs it"] if stage.always else []))
+            always = ["`always`: `mlx run` runs it"] if stage.always else []
+            reasons = ("nothing changed", *_passed_over(wanted, lock), *_accepted(lock), *always)
             return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         if away := _away(lock, evidence):
-            return Decision(
-                stage, Action.SKIP, (f"nothing changed; not here: {naming(away)}",), wanted, key, lock.outs, lock
-            )
+            reasons = (f"nothing changed; not here: {naming(away)}", *_accepted(lock))
+            return Decision(stage, Action.SKIP, reasons, wanted, key, lock.outs, lock)
         lost = tuple(out.path for out in lock.outs if not evidence.holds(out) and not _as_recorded(out, evidence))
         if not lost:
             reasons = (*damage, CACHE_HAS_IT)
@@ -181,9 +198,7 @@ def decide(
     return Decision(stage, Action.RUN, changes, wanted, key, None)
 
 
-def _decide_frozen(
-    stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], *, force: bool
-) -> Decision:
+def _decide_frozen(stage: Stage, wanted: Wanted, evidence: Evidence, changes: tuple[str, ...], flag: str) -> Decision:
     """Return what is to be done with a stage that is never run: at most, what its lock records is brought back."""
     if evidence.lock is None:
         raise RecordError(
@@ -193,9 +208,12 @@ def _decide_frozen(
         )
     declared = {out.path for out in stage.outs}
     lock = replace(evidence.lock, outs=tuple(out for out in evidence.lock.outs if out.path in declared))
-    damage = _output_changes(lock, evidence)
+    damage = output_changes(lock, evidence.present, evidence.describe)
     lost = tuple(out.path for out in lock.outs if not _as_recorded(out, evidence) and not evidence.holds(out))
-    held = (*(["`--force` does not run it"] if force else []), *changes, *_accepted(lock))
+    held = (*([f"`{flag}` does not run it"] if flag else []), *changes, *_accepted(lock))
+    if damage and (away := _away(lock, evidence)):
+        reasons = (FROZEN, f"not here: {naming(away)}", *held)
+        return Decision(stage, Action.SKIP, reasons, wanted, None, lock.outs, evidence.lock)
     action = Action.RESTORE if damage else Action.SKIP
     return Decision(stage, action, (*damage, FROZEN, *held), wanted, None, lock.outs, evidence.lock, lost)
 
@@ -231,7 +249,10 @@ def input_changes(stage: Stage, wanted: Wanted, lock: Lock | None, describe: Des
     known = {file: values for file, values in lock.params.items() if not _is_unknown(file, wanted)}
     changes.extend(_param_changes(wanted.params, known))
     changes.extend(_env_changes(dict(stage.env), lock.env))
-    changes.extend((*_dep_changes(wanted, lock, describe), *_absences(wanted)))
+    changes.extend(_environment_changes(lock.environment, wanted.environment))
+    deps = (*_dep_changes(wanted, lock, describe), *_absences(wanted))
+    changes.extend(_named(change, stage.environment.files or ()) for change in deps)
+    changes.extend(_url_changes(stage, wanted, lock))
     changes.extend(_declaration_changes(stage, lock))
     changes.extend(f"`{path}` changed while the stage last ran" for path in lock.changed_during_run)
     changes.extend(
@@ -254,6 +275,33 @@ def _declaration_changes(stage: Stage, lock: Lock) -> Iterator[str]:
     for path in sorted(set(stage.metrics) ^ set(lock.metrics)):
         if path in declared and path in made:
             yield f"output `{path}` is {'now' if path in stage.metrics else 'no longer'} declared as metrics"
+
+
+def _is_unversioned(stage: Stage, wanted: Wanted) -> bool:
+    """Say whether nobody can name the version of a URL that the stage reads."""
+    return len(wanted.urls) != len(stage.urls) or any(entry.etag is None for entry in wanted.urls)
+
+
+def _url_changes(stage: Stage, wanted: Wanted, lock: Lock) -> Iterator[str]:
+    old, new = ({entry.url: entry for entry in entries} for entries in (lock.urls, wanted.urls))
+    for url in sorted(old.keys() | set(stage.urls)):
+        if url not in stage.urls:
+            yield f"`{url}` is no longer a dependency"
+        elif url not in old:
+            yield f"`{url}` is a new dependency"
+        elif new[url].etag is None:
+            yield f"`{url}` may have changed: its place tells no version"
+        elif new[url].etag != old[url].etag:
+            yield f"`{url}` changed: {_describe_versions(old[url], new[url])}"
+
+
+def _describe_versions(old: UrlInput, new: UrlInput) -> str:
+    versions = f"version {old.etag or 'unknown'} → {new.etag}"
+    if all(str(entry.etag).startswith("listing:") for entry in (old, new)):
+        versions = "other files, or other versions of them"
+    if old.size is None or new.size is None or old.size == new.size:
+        return versions
+    return f"{versions}, {old.size:,} → {new.size:,} bytes"
 
 
 def _absences(wanted: Wanted) -> list[str]:
@@ -285,11 +333,30 @@ def _dep_changes(wanted: Wanted, lock: Lock, describe: Describe) -> list[str]:
         elif path not in new:
             if path not in wanted.lost and not _is_unknown(path, wanted):
                 changes.append(f"`{path}` is no longer a dependency")
-        elif old[path].digest != new[path].digest:
-            changes.append(f"`{path}` changed: {describe(old[path], new[path])}")
+        elif not new[path].counts_as(old[path]):
+            changes.append(_word_change(old[path], new[path], wanted, describe))
         elif old[path].executable != new[path].executable:
             changes.append(f"`{path}` changed: it is {'now' if new[path].executable else 'no longer'} executable")
     return [*changes, *_absence_changes(wanted, lock)]
+
+
+def _word_change(old: Input, new: Input, wanted: Wanted, describe: Describe) -> str:
+    told, how = describe(old, new), wanted.normalized.get(new.path)
+    if how is None:
+        return f"`{new.path}` changed: {told}"
+    fault = f" (its bytes count: {how.fault})" * bool(how.fault)
+    if new.normal is None or old.normal is None:
+        return f"`{new.path}` changed: {told}{fault or ' (its bytes count: no normal form is known)'}"
+    return f"`{new.path}` changed in more than {how.by.passed_over}: {told}{fault}"
+
+
+def _passed_over(wanted: Wanted, lock: Lock) -> Iterator[str]:
+    """Yield what differs and does not count."""
+    then = {dep.path: dep for dep in lock.deps}
+    for dep in wanted.deps if wanted.normalized else ():
+        how = wanted.normalized.get(dep.path)
+        if how is not None and dep.path in then and dep.digest != then[dep.path].digest:
+            yield f"`{dep.path}` differs in {how.by.passed_over} only"
 
 
 def _absence_changes(wanted: Wanted, lock: Lock) -> Iterator[str]:
@@ -323,15 +390,33 @@ def _env_changes(new: Mapping[str, str], old: Mapping[str, str]) -> list[str]:
     return changes
 
 
-def _output_changes(lock: Lock | None, evidence: Evidence) -> tuple[str, ...]:
+def _environment_changes(old: EnvironmentRecord, new: EnvironmentRecord) -> Iterator[str]:
+    for name, before, after in differences(old, new):
+        if before is None:
+            yield f"`environment: {name}` is new: {after}"
+        elif after is None:
+            yield f"`environment: {name}` is gone: it was {before}"
+        else:
+            yield f"`environment: {name}` changed {before} → {after}"
+
+
+def _named(change: str, files: Iterable[str]) -> str:
+    """Return what is told of a dependency; of one of the `files` of an environment, with that said."""
+    return f"environment: {change}" if change.startswith(tuple(f"`{path}` " for path in files)) else change
+
+
+def output_changes(
+    lock: Lock, there: Mapping[str, Present | OutputRecord | None], describe: Describe
+) -> tuple[str, ...]:
+    """Return every way in which the outputs that are `there` differ from those the lock recorded, in words."""
     changes: list[str] = []
-    for out in lock.outs if lock else ():
-        present = evidence.present.get(out.path)
+    for out in lock.outs:
+        present = there.get(out.path)
         if present is None:
             changes.append(f"output `{out.path}` is missing")
         elif present.digest != out.digest:
-            changes.append(f"output `{out.path}` is not what the run made: {evidence.describe(out, present)}")
-        elif not _as_recorded(out, evidence):
+            changes.append(f"output `{out.path}` is not what the run made: {describe(out, present)}")
+        elif present.executable != out.executable:
             changes.append(f"output `{out.path}` is {'no longer' if out.executable else 'now'} executable")
     return tuple(changes)
 

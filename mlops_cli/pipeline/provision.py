@@ -8,12 +8,12 @@ can be had.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from mlops_cli.errors import CorruptObject, MissingObject, RecordError, RemoteError
 from mlops_cli.hashing import Digest
-from mlops_cli.pipeline.plan import CACHE_HAS_IT, Action, Decision, Evidence, Wanted, decide, same_inputs
+from mlops_cli.pipeline.plan import CACHE_HAS_IT, Action, Decision, Evidence, Wanted, same_inputs
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind
@@ -43,8 +43,8 @@ class Provided(NamedTuple):
 class Provision:
     """Decides about stages, and brings what they need, as `pull` and `allow_missing` let it; nothing in a dry run.
 
-    The outputs of the stages that are `named` are wanted by who named them. UsageError when there is no remote to pull
-    from.
+    The outputs of the stages that are `named` are wanted by who named them. With `listings` alone, all that comes is
+    what lists the files of folders. UsageError when there is no remote to pull from.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Provision:
         *,
         pull: bool = False,
         allow_missing: bool = False,
+        listings: bool = False,
         dry_run: bool = False,
         reporter: Reporter = SILENT,
     ) -> None:
@@ -63,7 +64,8 @@ class Provision:
         self._allow_missing = allow_missing
         self._dry_run = dry_run
         self._reporter = reporter
-        self._supply = Supply(project, reporter=reporter) if pull else None
+        self._lists = Supply(project, reporter=reporter) if pull or listings else None
+        self._supply = self._lists if pull else None
         self._denied: set[Digest] = set()  # what could not be had, whatever an index says
         self._found: dict[str, Lock | None] = {}
         self._records = 0
@@ -78,8 +80,19 @@ class Provision:
         foreseen = self._foreseen
         return Provided(self._supply.moved, self._records, tuple(sorted(foreseen)), sum(foreseen.values()))
 
-    def decide(self, stage: Stage, wanted: Wanted, evidence: Evidence, *, run_cache: bool, **how: Any) -> Decision:
-        """Return what is to be done with `stage`; for one that is to be restored, the cache has what that takes."""
+    def decide(
+        self,
+        stage: Stage,
+        wanted: Wanted,
+        evidence: Evidence,
+        judge: Callable[[Evidence], Decision],
+        *,
+        run_cache: bool,
+    ) -> Decision:
+        """Return what `judge` says is to be done with `stage`, from what is here and can be brought.
+
+        For one that is to be restored, the cache has what that takes.
+        """
         local = evidence.holds
 
         def may_stay_away(out: OutputRecord) -> bool:
@@ -101,13 +114,13 @@ class Provision:
             holds=lambda out: local(out) or self._has(_as_declared(stage, out)),
             may_stay_away=may_stay_away,
         )
-        decision = decide(stage, wanted, wider, **how)
-        while decision.action is Action.RESTORE and (missing := _lacking(decision, evidence)):
+        decision = judge(wider)
+        while decision.action is Action.RESTORE and not decision.missing and (missing := _lacking(decision, evidence)):
             if self._bring_outputs(missing):
                 whence = f"{self._label(missing)} has what that run made"
                 reasons = (*(reason for reason in decision.reasons if reason != CACHE_HAS_IT), whence)
                 return decision._replace(reasons=reasons)
-            decision = decide(stage, wanted, wider, **how)
+            decision = judge(wider)
         return decision
 
     def bring_inputs(self, chosen: Sequence[Pair]) -> bool:
@@ -136,13 +149,13 @@ class Provision:
 
         A dry run does so too: what is to be done depends on it.
         """
-        if self._supply is None or not (chosen or whole):
+        if self._lists is None or not (chosen or whole):
             return False
         try:
             for tracked, _ in chosen:
-                self._supply.bring_listings(tracked)
+                self._lists.bring_listings(tracked)
             if whole:
-                self._supply.bring(whole)
+                self._lists.bring(whole)
         except MissingObject:  # then it is as if nobody had asked
             return False
         return True
@@ -213,7 +226,7 @@ def _lacking(decision: Decision, evidence: Evidence) -> list[Tracked]:
     for out in decision.source.outs:
         present = evidence.present.get(out.path)
         is_here = present is not None and (present.digest, present.executable) == (out.digest, out.executable)
-        if not is_here and not evidence.holds(out):
+        if not (is_here or out.path in decision.missing or evidence.holds(out)):
             found.append(_as_declared(decision.stage, out))
     return found
 

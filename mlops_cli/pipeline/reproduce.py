@@ -19,13 +19,22 @@ from pathlib import Path
 from mlops_cli.documents import flatten
 from mlops_cli.errors import Inconclusive, MissingObject, RecordError, RemoteError, StageFailed, UsageError
 from mlops_cli.files import write_atomic
-from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, read_metrics, run_commands
 from mlops_cli.pipeline.graph import Graph, build_graph
 from mlops_cli.pipeline.inputs import Observer, open_observer
 from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes
 from mlops_cli.pipeline.processes import Group, is_running, stop_group
 from mlops_cli.pipeline.selection import choose
+from mlops_cli.pipeline.verdicts import (
+    STRICT,
+    MetricVerdict,
+    OutputVerdict,
+    Reproduction,
+    StageVerdict,
+    Standard,
+    compare_metrics,
+    refuse_unmatched,
+)
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.config import with_cache
 from mlops_cli.records.locks import Lock, OutputRecord
@@ -46,58 +55,6 @@ from mlops_cli.workspace.snapshot import Snapshot, Tracked, track, workspace_sna
 from mlops_cli.workspace.state import State
 
 
-@dataclass(frozen=True, slots=True)
-class OutputVerdict:
-    """One output: the digest the lock recorded and the one this run made."""
-
-    path: str
-    recorded: Digest
-    made: Digest
-
-    @property
-    def same(self) -> bool:
-        """Whether the bytes are the same."""
-        return self.recorded == self.made
-
-
-@dataclass(frozen=True, slots=True)
-class MetricVerdict:
-    """One metric that differs: the value the lock recorded and the one this run gave (None: absent)."""
-
-    file: str
-    name: str
-    recorded: object
-    made: object
-
-
-@dataclass(frozen=True, slots=True)
-class StageVerdict:
-    """What running one stage again gave."""
-
-    stage: str
-    outs: tuple[OutputVerdict, ...]
-    metrics: tuple[MetricVerdict, ...]
-
-    @property
-    def same(self) -> bool:
-        """Whether every output is the same, byte for byte."""
-        return all(out.same for out in self.outs) and not self.metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Reproduction:
-    """The verdict on a revision, stage by stage in run order."""
-
-    revision: str
-    commit: str
-    stages: tuple[StageVerdict, ...]
-
-    @property
-    def same(self) -> bool:
-        """Whether everything came out the same."""
-        return all(stage.same for stage in self.stages)
-
-
 def reproduce(
     project: Project,
     revision: str,
@@ -107,9 +64,10 @@ def reproduce(
     output: Callable[[bytes], None],
     begin: Callable[[str], None],
     remote: str | None = None,
+    standard: Standard = STRICT,
     reporter: Reporter = SILENT,
 ) -> Reproduction:
-    """Run the stages of `revision` again (those in `targets`; none: all) and compare.
+    """Run the stages of `revision` again (those in `targets`; none: all) and compare by a `standard`.
 
     Inconclusive when the commit's locks do not belong to its code; MissingObject when an input is in no store;
     StageFailed when a command fails.
@@ -119,7 +77,7 @@ def reproduce(
         graph = build_graph(snapshot.stages, snapshot.pointer_paths)
         if not graph.stages:
             raise Inconclusive(f"revision `{revision}` has no stages", hint="choose a revision that has stages")
-        rerun = _Rerun(project, scratch, snapshot, graph, surroundings, output, remote, reporter)
+        rerun = _Rerun(project, scratch, snapshot, graph, surroundings, output, remote, standard, reporter)
         verdicts: list[StageVerdict] = []
         chosen = choose(graph, targets)
         asked = [stage for address, stage in graph.stages.items() if address in chosen and not stage.is_off]
@@ -198,6 +156,7 @@ class _Rerun:
     surroundings: Surroundings
     output: Callable[[bytes], None]
     remote: str | None
+    standard: Standard
     reporter: Reporter
 
     def refuse_in_vain(self, stages: Sequence[Stage]) -> None:
@@ -207,6 +166,8 @@ class _Rerun:
         has. What a stage before will make need not be in any.
         """
         locks = [self._lock(stage) for stage in stages]
+        named = [(file, name) for lock in locks for file, values in lock.metrics.items() for name in flatten(values)]
+        refuse_unmatched(self.standard, named)
         with open_observer(self.project, self.snapshot, self.graph, run_cache=False) as observer:
             for stage in self.graph.stages.values():
                 lock = self.snapshot.lock(stage)
@@ -245,7 +206,7 @@ class _Rerun:
         self._execute(stage, lock)
         with open_scanner(self.project, reporter=self.reporter) as scanner:
             made = {out.path: scanner.look(out.path) for out in stage.outs}
-        outs = tuple(_output_verdict(stage, out, made[out.path]) for out in lock.outs if out.path in made)
+        outs = tuple(self._output_verdict(stage, out, lock, made[out.path]) for out in lock.outs if out.path in made)
         metrics = tuple(v for path in stage.metrics for v in self._metric_verdicts(stage, lock, path))
         for out, verdict in zip((o for o in lock.outs if o.path in made), outs, strict=True):
             if not verdict.same:
@@ -333,11 +294,20 @@ class _Rerun:
             hint = f"{error.marked_hint}; it is the revision's command, in today's environment"
             raise StageFailed(error.message, hint=hint) from error
 
+    def _output_verdict(self, stage: Stage, out: OutputRecord, lock: Lock, made: Entry | None) -> OutputVerdict:
+        if made is None:
+            raise StageFailed(
+                f"stage `{stage.address}` did not write its output `{out.path}` this time",
+                hint="see its output above",
+            )
+        by_values = out.path in stage.metrics and self.standard.judges_values(
+            out.path, flatten(lock.metrics.get(out.path, {}))
+        )
+        return OutputVerdict(out.path, out.digest, made.digest, not (by_values or self.standard.metrics_only))
+
     def _metric_verdicts(self, stage: Stage, lock: Lock, path: str) -> Iterator[MetricVerdict]:
-        old, new = flatten(lock.metrics.get(path, {})), flatten(read_metrics(self.project, stage, path))
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                yield MetricVerdict(path, name, old.get(name), new.get(name))
+        made = read_metrics(self.project, stage, path)
+        return compare_metrics(path, lock.metrics.get(path, {}), made, self.standard)
 
     def _put_recorded(self, stage: Stage, out: OutputRecord) -> None:
         """Put the recorded output where a different one was made; without it, the stages after cannot be judged."""
@@ -381,12 +351,3 @@ def _nowhere(tracked: Tracked, stage: Stage, remote: str) -> MissingObject:
 def _needs(stage: Stage, lock: Lock, path: str) -> bool:
     names = (*stage.reads, *(dep.path for dep in lock.deps))
     return any(name == path or name.startswith(path + "/") or path.startswith(name + "/") for name in names)
-
-
-def _output_verdict(stage: Stage, out: OutputRecord, made: Entry | None) -> OutputVerdict:
-    if made is None:
-        raise StageFailed(
-            f"stage `{stage.address}` did not write its output `{out.path}` this time",
-            hint="see its output above",
-        )
-    return OutputVerdict(out.path, out.digest, made.digest)

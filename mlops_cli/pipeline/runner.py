@@ -22,16 +22,19 @@ from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.executor import no_thread
 from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, decide_stage, open_observer
+from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.neighbours import Neighbours
+from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.schedule import Schedule
 from mlops_cli.pipeline.selection import Reach
 from mlops_cli.pipeline.stage_work import Attempt, StageWork
 from mlops_cli.pipeline.survey import leave_stages, survey_stages
 from mlops_cli.pipeline.turn import Turn
+from mlops_cli.pipeline.usage import Spent
 from mlops_cli.records.conduct import CPUS, MEMORY
 from mlops_cli.records.stages import Stage
-from mlops_cli.words import naming, word
+from mlops_cli.words import NAMED, naming, quoted, so_for, word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.reservations import Reservation
@@ -48,6 +51,9 @@ _FILES_OF_MLX, _FILES_OF_STAGE = 64, 7  # how many may be open at once
 class Listener(Protocol):
     """Is told how a run goes, as it goes."""
 
+    def expect(self, stages: int) -> None:
+        """So many stages are to be brought up to date."""
+
     def begin(self, decision: Decision) -> None:
         """A stage has been decided and its action begins."""
 
@@ -56,6 +62,15 @@ class Listener(Protocol):
 
     def ended(self, stage: str) -> None:
         """The commands of the stage at an address have ended, however they did: they write nothing more."""
+
+    def spent(self, stage: str, spent: Spent) -> None:
+        """The commands of the stage at an address took so much; called from another thread."""
+
+    def wait(self) -> None:
+        """Commands run, and the run waits for them; called about twice a second."""
+
+    def failed(self, stage: str, error: MlxError) -> None:
+        """An attempt at the stage at an address failed; there may be another one."""
 
     def done(self, result: StageResult) -> None:
         """A stage is done."""
@@ -77,6 +92,7 @@ class Manner(NamedTuple):
 
     With `keep_going`, a failure stops only what needs it; with `force`, the named stages run whatever they are; without
     `run_cache`, nothing of earlier runs is restored. `reach` is how far it goes from the stages that are named.
+    If `offline`, URLs count as their stages' locks recorded them.
     """
 
     jobs: int = 1
@@ -85,6 +101,7 @@ class Manner(NamedTuple):
     run_cache: bool = True
     resources: Mapping[str, float] = {}
     reach: Reach = Reach()
+    offline: bool = False
 
 
 PLAINLY = Manner()
@@ -112,9 +129,15 @@ def run_project(
         return ()
     if provision is not None:
         provision.named = selected.named if targets else frozenset()
-    with open_observer(project, snapshot, graph, run_cache=how.run_cache, provision=provision) as observer:
+    python = Python(surroundings.environ.get("PATH"), project.root)
+    outside = Outside(ask=not how.offline, note=listener.note, python=python)
+    with open_observer(
+        project, snapshot, graph, run_cache=how.run_cache, provision=provision, outside=outside
+    ) as observer:
+        outside.prepare(graph.stages[address] for address in (*selected.left, *selected.order))
         leave_stages(observer, survey, listener.note)
         order = selected.order
+        listener.expect(len(order))
         schedule = Schedule(
             [graph.stages[address] for address in order],
             graph.upstream,
@@ -246,7 +269,9 @@ class _Run:
             except (MlxError, OSError) as error:
                 if stage.address in self._begun:  # no thread for it: nor would the next one get one
                     raise
-                self._fail(stage.address, _told(error, stage.address))
+                told = _told(error, stage.address)
+                self._listener.failed(stage.address, told)
+                self._fail(stage.address, told)
             else:
                 self._succeed(decision, started)
         return min(resting.values(), default=None)
@@ -289,6 +314,7 @@ class _Run:
             while not done and (left := until - time.monotonic()) > 0:
                 # In short spells: one long one would not end for a signal that another thread is given.
                 spell = min(left, _SPELL_SECONDS)
+                self._listener.wait()
                 if self._commands:
                     done = wait(self._commands, timeout=spell, return_when=FIRST_COMPLETED).done
                 else:
@@ -316,6 +342,7 @@ class _Run:
             told = _told(raised, address)
             self._begun.pop(address, None)
             self._neighbours.release(address)
+            self._listener.failed(address, told)
             if not self._try_again(attempt.decision, told):
                 self._fail(address, told)
         else:
@@ -385,8 +412,11 @@ class _Run:
         for address, error in self._failures.items():
             if address not in self._told:
                 self._listener.note(_with_hint(error))
+        failed = [address for address, error in self._failures.items() if isinstance(error, StageFailed)]
+        logs = [f"`mlx logs {quoted(address)}`" for address in failed]
         raise StageFailed(
-            f"{len(self._failures)} stages failed: {naming(list(self._failures))}", hint=first.marked_hint
+            f"{len(self._failures)} stages failed: {naming(list(self._failures))}",
+            hint=f"{', '.join(logs[:NAMED])}: what they wrote{so_for(logs[NAMED:])}" if logs else first.marked_hint,
         ) from first
 
 

@@ -15,15 +15,19 @@ from threading import Event
 from typing import Protocol
 
 from mlops_cli.errors import MissingObject, MlxError, RecordError, StageFailed, UsageError
-from mlops_cli.files import folders_above, write_atomic
+from mlops_cli.files import folders_above
 from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, log_path, read_metrics, run_commands
 from mlops_cli.pipeline.inputs import Observer
+from mlops_cli.pipeline.notebooks import refuse_without_libraries
 from mlops_cli.pipeline.outlook import and_above
+from mlops_cli.pipeline.outside import refuse_unasked
 from mlops_cli.pipeline.persisted import keep_in_place, record_of, start_of, tell_start
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.processes import Group, kill_group
+from mlops_cli.pipeline.publishing import publish
+from mlops_cli.pipeline.usage import Spent
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.batches import open_batch
@@ -32,7 +36,6 @@ from mlops_cli.words import NAMED, naming, so_for, word, words
 from mlops_cli.workspace import git
 from mlops_cli.workspace.checkout import restore
 from mlops_cli.workspace.compare import as_entry
-from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.hazards import Edited
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import open_scanner
@@ -44,6 +47,9 @@ class Noting(Protocol):
 
     def write(self, stage: str, data: bytes) -> None:
         """The command of the stage at an address wrote `data`; called from another thread."""
+
+    def spent(self, stage: str, spent: Spent) -> None:
+        """The commands of the stage at an address took so much; called from another thread."""
 
     def note(self, message: str) -> None:
         """Something the user should know, that stops nothing."""
@@ -72,12 +78,10 @@ class StageWork:
 
     def check(self, decision: Decision) -> None:
         """Raise what keeps a decision from being carried out, before anything is touched."""
-        if decision.action is Action.RUN and not self.observer.provide(decision):
-            _refuse_absent_inputs(self.project, self.snapshot, decision)
-        if decision.action is not Action.SKIP:
-            _refuse_absent_outputs(decision)
-            _refuse_outputs_in_git(self.project, decision.stage)
-            _refuse_links(self.project, decision.stage)
+        if decision.action is Action.RUN:
+            refuse_without_libraries(decision.stage)
+        provided = decision.action is Action.RUN and self.observer.provide(decision)
+        check_decision(self.project, self.snapshot, decision, provided=provided)
 
     def begin(self, decision: Decision) -> Attempt:
         """Take the outputs of a stage away, whose commands are to run; they come back if this fails."""
@@ -112,6 +116,7 @@ class StageWork:
                 started=started,
                 note=self.listener.note,
                 cancelled=cancelled,
+                spent=partial(self.listener.spent, stage.address),
             )
         finally:
             self._groups.pop(stage.address, None)
@@ -203,7 +208,7 @@ class StageWork:
         with open_scanner(self.project) as looking:
             before = {out.path: looking.look(out.path) for out in decision.stage.outs}
         if looking.ignoring:
-            raise _ignoring(UsageError, decision.stage, looking.ignoring[0])
+            raise has_ignore_file(UsageError, decision.stage, looking.ignoring[0])
         unheld = [path for path, entry in before.items() if entry is not None and cache.missing([entry.digest])]
         with open_batch(cache) as batch, open_scanner(self.project, batch=batch) as scanner:
             kept = {out.path: scanner.look(out.path, copied=out.git or out.persist) for out in decision.stage.outs}
@@ -234,7 +239,7 @@ class StageWork:
             except UsageError as error:  # a FIFO, say
                 raise StageFailed(f"stage `{stage.address}`: {error.message}", hint=error.marked_hint) from error
             if scanner.ignoring:
-                raise _ignoring(StageFailed, stage, scanner.ignoring[0])
+                raise has_ignore_file(StageFailed, stage, scanner.ignoring[0])
             for path, entry in entries.items():
                 if entry is None:
                     raise StageFailed(
@@ -267,11 +272,21 @@ class StageWork:
         self._publish(decision.stage, lock)
 
     def _publish(self, stage: Stage, lock: Lock) -> None:
-        hide_from_git(self.project.root, [out.path for out in stage.outs if not out.git])
-        path, data = lock_path(stage), lock.to_bytes(stage.folder)
-        if self.snapshot.files.read(path) != data:
-            (self.project.root / path).parent.mkdir(exist_ok=True)
-            write_atomic(self.project.root / path, data)
+        publish(self.project, self.snapshot, stage, lock)
+
+
+def check_decision(project: Project, snapshot: Snapshot, decision: Decision, *, provided: bool = False) -> None:
+    """Raise what keeps a decision from being carried out, before anything is touched.
+
+    With `provided`, every input has just been brought.
+    """
+    if decision.action is Action.RUN and not provided:
+        refuse_absent_inputs(project, snapshot, decision)
+    refuse_unasked(decision)
+    if decision.action is not Action.SKIP:
+        _refuse_absent_outputs(decision)
+        _refuse_outputs_in_git(project, decision.stage)
+        _refuse_links(project, decision.stage)
 
 
 def _refuse_absent_outputs(decision: Decision) -> None:
@@ -284,7 +299,8 @@ def _refuse_absent_outputs(decision: Decision) -> None:
         )
 
 
-def _refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decision) -> None:
+def refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decision) -> None:
+    """Raise RecordError for an input that nothing knows; MissingObject for one that is recorded and not here."""
     stage, wanted = decision.stage, decision.wanted
     if wanted.lost:
         path = wanted.lost[0]
@@ -308,7 +324,7 @@ def _refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decisi
         )
 
 
-def _ignoring(kind: type[MlxError], stage: Stage, folder: str) -> MlxError:
+def has_ignore_file(kind: type[MlxError], stage: Stage, folder: str) -> MlxError:
     """Return what to raise for an ignore file inside an output, which a run would take away or bring."""
     message = f"`{folder}/.mlxignore` is inside an output of stage `{stage.address}`"
     return kind(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import TEMPORARY_PREFIX, folders_above
 from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Action, Decision, Wanted
 from mlops_cli.pipeline.selection import PLAINLY, Reach, meant_paths
 from mlops_cli.pipeline.survey import Survey, leave_stages, names_stages, survey_stages
@@ -27,18 +28,23 @@ if TYPE_CHECKING:
 
 
 class ProjectStatus(NamedTuple):
-    """The state of every tracked path, the decision for every stage, and what keeps some of them from being known."""
+    """The state of every tracked path, the decision for every stage, and what keeps some of them from being known.
+
+    Where data `may_be_missing`, it is no difference that none of it is here.
+    """
 
     data: tuple[DataStatus, ...]
     stages: tuple[Decision, ...]
     problems: tuple[MlxError, ...] = ()
+    may_be_missing: bool = False
 
     @property
     def clean(self) -> bool:
         """Whether the workspace is what the records say."""
         if self.problems:
             return False
-        data = all(status.state is DataState.OK for status in self.data)
+        fine = {DataState.OK, *((DataState.MISSING, DataState.NOT_CACHED) if self.may_be_missing else ())}
+        data = all(status.state in fine for status in self.data)
         return data and all(decision.action is Action.SKIP for decision in self.stages)
 
 
@@ -56,19 +62,33 @@ def tell_unfinished(project: Project, reporter: Reporter) -> None:
 
 
 def project_status(
-    project: Project, reporter: Reporter = SILENT, targets: Sequence[str] = (), folder: str = ""
+    project: Project,
+    reporter: Reporter = SILENT,
+    targets: Sequence[str] = (),
+    folder: str = "",
+    provision: Provision | None = None,
+    outside: Outside = AS_RECORDED,
 ) -> ProjectStatus:
     """Return how the workspace differs from its records, as far as these can be read; changes nothing, asks no server.
 
     With `targets`, typed in `folder` of the project, only of what they name: stages, tracked paths and what lies in
     folders; UsageError for one that names nothing. Where a `mlx.yaml` that matters cannot be read, nothing is said of
-    any stage: it may make what the others take.
+    any stage: it may make what the others take. With a `provision`, data may be missing, and what that brings is asked
+    for.
     """
     with project.cache.offline():
-        return _project_status(project, reporter, targets, folder)
+        found = _project_status(project, reporter, targets, folder, provision, outside)
+    return found._replace(may_be_missing=provision is not None)
 
 
-def _project_status(project: Project, reporter: Reporter, targets: Sequence[str], folder: str) -> ProjectStatus:
+def _project_status(
+    project: Project,
+    reporter: Reporter,
+    targets: Sequence[str],
+    folder: str,
+    provision: Provision | None,
+    outside: Outside,
+) -> ProjectStatus:
     snapshot = workspace_snapshot(project)
     tell_unfinished(project, reporter)
     told: dict[str, MlxError] = {}
@@ -80,14 +100,22 @@ def _project_status(project: Project, reporter: Reporter, targets: Sequence[str]
         with open_scanner(project, reporter=reporter) as scanner:
             data, problems = data_status(project, snapshot, scanner.look, scanner, scope.data)
         return ProjectStatus(data, (), tuple({error.message: error for error in (*told.values(), *problems)}.values()))
-    stages = scope.graph.stages
-    with open_observer(project, snapshot, scope.graph, reporter=reporter) as observer:  # what stages read is seen once
-        data, problems = data_status(project, snapshot, observer.look, observer.trees, scope.data)
+    graph, stages = scope.graph, scope.graph.stages
+    _tell_unasked((stages[address] for address in scope.order), reporter)
+    with open_observer(project, snapshot, graph, reporter=reporter, provision=provision, outside=outside) as observer:
+        data, problems = data_status(project, snapshot, observer.look, observer.trees, scope.data)  # each is seen once
         told |= {error.message: error for error in problems}
         judged = [_judge(observer, stages[address], told) for address in scope.order]
     shown = tuple(decision for decision in judged if decision.stage.address in scope.shown)
     untracked = untracked_outputs(project, snapshot, (decision.stage for decision in shown))
     return ProjectStatus((*data, *untracked), shown, tuple(told.values()))
+
+
+def _tell_unasked(stages: Iterable[Stage], reporter: Reporter) -> None:
+    urls = {url for stage in stages if not stage.is_off for url in stage.urls}
+    if urls:
+        what = f"`{next(iter(urls))}` counts as its lock" if len(urls) == 1 else f"{len(urls)} URLs count as the locks"
+        reporter.note(f"{what} recorded {'it' if len(urls) == 1 else 'them'}: `mlx run --dry-run` asks for more")
 
 
 class _Scope(NamedTuple):
@@ -160,9 +188,10 @@ def plan_project(
     run_cache: bool = True,
     provision: Provision | None = None,
     reporter: Reporter = SILENT,
+    outside: Outside = AS_RECORDED,
 ) -> tuple[Decision, ...]:
     """Return the decision for each stage that `targets` (none: all) and `reach` mean, in run order."""
-    options: dict[str, Any] = {"force": force, "run_cache": run_cache, "provision": provision}
+    options: dict[str, Any] = {"force": force, "run_cache": run_cache, "provision": provision, "outside": outside}
     return plan_survey(project, snapshot, targets, reach, **options, reporter=reporter).decisions
 
 
@@ -183,6 +212,7 @@ def plan_survey(
     run_cache: bool = True,
     provision: Provision | None = None,
     reporter: Reporter = SILENT,
+    outside: Outside = AS_RECORDED,
 ) -> Plan:
     """Return the plan for the stages that `targets` (none: all) and `reach` mean; changes nothing."""
     tell_unfinished(project, reporter)
@@ -191,10 +221,11 @@ def plan_survey(
     if not selected.order:
         return Plan(survey, ())
     if provision is not None:
-        provision.named = selected.named if targets else frozenset()
+        provision.named = frozenset(selected.named if targets else ())
     with open_observer(
-        project, snapshot, graph, reporter=reporter, run_cache=run_cache, provision=provision
+        project, snapshot, graph, reporter=reporter, run_cache=run_cache, provision=provision, outside=outside
     ) as observer:
+        outside.prepare(graph.stages[address] for address in (*selected.left, *selected.order))
         leave_stages(observer, survey, reporter.note)
         planned = plan_stages(observer, graph, selected.order, selected.forced(force=force))
         for decision in planned if provision is not None else ():

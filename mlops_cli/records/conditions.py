@@ -15,6 +15,7 @@ import operator
 import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from mlops_cli.documents import Fields, describe
@@ -24,15 +25,6 @@ from mlops_cli.records.templates import TemplateError, look_up
 
 _LONGEST = 1000
 _DEEPEST = 20
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<name>\$\{[^{}]*\})
-    |(?P<quoted>"[^"]*"|'[^']*')
-    |(?P<number>[-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?![\w.]))
-    |(?P<word>[A-Za-z_][\w./@+-]*)
-    |(?P<sign>[=!<>]=|[<>()\[\],])
-    |(?P<end>\Z))""",
-    re.VERBOSE,
-)
 _CONSTANTS: Mapping[str, object] = {"true": True, "false": False, "null": None}
 _KEYWORDS = frozenset({"and", "or", "not", "in", *_CONSTANTS})
 _ORDER: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -41,6 +33,20 @@ _ORDER: Mapping[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+
+
+@cache
+def _token() -> re.Pattern[str]:
+    """Return the pattern of a token; most commands need none."""
+    return re.compile(
+        r"""\s*(?:(?P<name>\$\{[^{}]*\})
+    |(?P<quoted>"[^"]*"|'[^']*')
+    |(?P<number>[-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?![\w.]))
+    |(?P<word>[A-Za-z_][\w./@+-]*)
+    |(?P<sign>[=!<>]=|[<>()\[\],])
+    |(?P<end>\Z))""",
+        re.VERBOSE,
+    )
 
 
 class _Token(NamedTuple):
@@ -76,7 +82,7 @@ def _split(text: str) -> list[_Token]:
     tokens: list[_Token] = []
     at = 0
     while not tokens or tokens[-1].kind != "end":
-        match = _TOKEN.match(text, at)
+        match = _token().match(text, at)
         if match is None or match.lastgroup is None:
             rest = text[at:].lstrip()
             hint = "`=` is written `==`" if rest.startswith("=") else "text with other characters goes in quotes"

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 from mlops_cli.documents import Document, Fields, Place, describe, quote_hint
 from mlops_cli.documents.writing import dump_text
+from mlops_cli.errors import RecordError
 from mlops_cli.records.paths import path_below, project_path
 from mlops_cli.records.stages import has_magic
-from mlops_cli.records.templates import TemplateError, expand_text, expand_value, render
+from mlops_cli.records.templates import TemplateError, expand_deep, expand_text, expand_value, expand_whole, render
 
 VALUE_SUFFIXES = (".yaml", ".yml", ".json", ".toml")
 PARAMS_SUFFIXES = (*VALUE_SUFFIXES, ".py")
+
+Expand = Callable[[str, Mapping[str, object]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +33,17 @@ class ValueReader:
     folder: str
     names: Mapping[str, object]
     params: Callable[[], Mapping[str, object]] = dict
+    instance: str = ""  # the stage, when it is one of several
+    partial: frozenset[str] = frozenset()  # what only other instances have
 
-    def text(self, value: object, at: Place) -> str:
+    def text(self, value: object, at: Place, expand: Expand = expand_text) -> str:
         """Return `value` filled in, without the final newlines that block text has."""
         if not isinstance(value, str):
             raise self.document.error(f"{spell_place(at)} must be text, not {describe(value)}", at, quote_hint(value))
         try:
-            filled = expand_text(value, self.names).rstrip("\n")
+            filled = expand(value, self.names).rstrip("\n")
         except TemplateError as error:
-            raise self.document.error(str(error), at, error.hint) from error
+            raise self.fault(error, at) from error
         if "\0" in filled:
             raise self.document.error(f"{spell_place(at)} holds a NUL character", at)
         return filled
@@ -50,18 +55,46 @@ class ValueReader:
         try:
             return expand_value(value, self.names)
         except TemplateError as error:
-            raise self.document.error(str(error), at, error.hint) from error
+            raise self.fault(error, at) from error
 
-    def listed(self, fields: Fields, key: str) -> Iterator[tuple[str, Place]]:
+    def whole(self, value: object, at: Place) -> object:
+        """Return what a text that is exactly one `${name}` stands for; other values, and other text, as they are."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return expand_whole(value, self.names)
+        except TemplateError as error:
+            raise self.fault(error, at) from error
+
+    def deep(self, value: object, at: Place) -> object:
+        """Return a value with every text in it filled in."""
+        try:
+            return expand_deep(value, self.names)
+        except TemplateError as error:
+            raise self.fault(error, at) from error
+
+    def fault(self, error: TemplateError, at: Place) -> RecordError:
+        """Return what to raise for text at `at` that cannot be filled."""
+        if error.missing not in self.partial:
+            return self.document.error(str(error), at, self._hint(error))
+        hint = f"give it in the items of `include`, or a default: `${{{error.missing} ?? VALUE}}`"
+        return self.document.error(f"{error} for `{self.instance}`", at, hint)
+
+    def _hint(self, error: TemplateError) -> str | None:
+        if error.missing and error.missing not in self.names and error.missing in self.params():
+            return f"the parameter is `${{params.{error.missing}}}`"
+        return error.hint
+
+    def listed(self, fields: Fields, key: str, expand: Expand = expand_text) -> Iterator[tuple[str, Place]]:
         """Yield the filled texts of the list at `key`, and where each is."""
         for item, at in self.items(fields, key):
-            yield self.text(item, at) if not isinstance(item, Filled) else item, at
+            yield self.text(item, at, expand) if not isinstance(item, Filled) else item, at
 
     def items(self, fields: Fields, key: str) -> Iterator[tuple[object, Place]]:
         """Yield the items of the list at `key`; a `${name}` that is a list, for the whole or an item, is spliced in."""
         at = (*fields.at, key)
         raw = fields.raw(key, [])
-        value = self.value(raw, at)
+        value = self.whole(raw, at)
         if not isinstance(value, list):
             raise self.document.error(
                 f"{spell_place(at)} must be a list (`[a, b]`), not {describe(value)}", at, _list_hint(key, raw)
@@ -71,7 +104,7 @@ class ValueReader:
             return
         for index, item in enumerate(value):
             place = (*at, index)
-            found = self.value(item, place)
+            found = self.whole(item, place)
             if isinstance(item, str) and isinstance(found, list):
                 yield from self._spliced(found, place)
             else:
@@ -82,7 +115,7 @@ class ValueReader:
             try:
                 yield Filled(render(value, f"an item of {spell_place(at)}")), at
             except TemplateError as error:
-                raise self.document.error(str(error), at, error.hint) from error
+                raise self.fault(error, at) from error
 
     def optional_text(self, fields: Fields, key: str) -> str:
         """Return the filled text at `key`, empty when there is none."""

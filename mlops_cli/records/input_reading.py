@@ -5,34 +5,53 @@ from __future__ import annotations
 import re
 
 from mlops_cli.documents import Fields, Place
-from mlops_cli.records.filling import PARAMS_SUFFIXES, Filled, ValueReader
+from mlops_cli.records.filling import PARAMS_SUFFIXES, Filled, ValueReader, spell_place
+from mlops_cli.records.normalizers import Normalizer
 from mlops_cli.records.paths import project_path
+from mlops_cli.records.sources import holds_password, holds_secret
 from mlops_cli.records.stages import PARAMS_FILE, Dependency, ParamsFile
+from mlops_cli.records.urls import check_input_url, is_url
 
 _ENV_NAME = re.compile(r"[^=\0]+\Z")
+_NO_SECRETS = "leave it out: credentials come from the place's own tools, such as `~/.netrc` or `aws configure`"
 
 
-def read_deps(reader: ValueReader, fields: Fields) -> tuple[Dependency, ...]:
-    """Return the dependencies in the order of the file, each once."""
+def read_deps(reader: ValueReader, fields: Fields) -> tuple[tuple[Dependency, ...], tuple[str, ...]]:
+    """Return the dependencies in the project, and the URLs, in the order of the file, each once."""
     found: dict[str, Dependency] = {}
+    urls: dict[str, None] = {}
     for item, at in reader.items(fields, "deps"):
-        dep = _read_dep(reader, item, at)
+        raw, about = (item, None) if not isinstance(item, dict) else reader.single(item, at, "`path: {optional: true}`")
+        text = raw if isinstance(raw, Filled) else reader.text(raw, at)
+        if is_url(text):
+            urls[_check_url(reader, text, at, about)] = None
+            continue
+        dep = Dependency(reader.path(text, at, project_path))
+        if about is not None:
+            told = Fields(reader.document, (*at, str(raw)))
+            told.only(("optional", "normalize"))
+            normalize = told.parsed("normalize", _parse_normalizer) if told.has("normalize") else None
+            dep = dep._replace(optional=told.boolean("optional", default=False), normalize=normalize)
         if found.setdefault(dep.path, dep) != dep:
             raise reader.document.error(f"`{dep.path}` is in `deps` twice, with other options", at, "name it once")
-    return tuple(found.values())
+    return tuple(found.values()), tuple(urls)
 
 
-def _read_dep(reader: ValueReader, item: object, at: Place) -> Dependency:
-    if not isinstance(item, dict):
-        text = item if isinstance(item, Filled) else reader.text(item, at)
-        return Dependency(reader.path(text, at, project_path))
-    raw, value = reader.single(item, at, "`path: {optional: true}`")
-    path = reader.path(reader.text(raw, at), at, project_path)
-    if value is None:
-        return Dependency(path)
-    about = Fields(reader.document, (*at, raw))
-    about.only(("optional",))
-    return Dependency(path, optional=about.boolean("optional", default=False))
+def _check_url(reader: ValueReader, text: str, at: Place, about: object) -> str:
+    try:
+        url = check_input_url(text)
+    except ValueError as error:
+        hint = _NO_SECRETS if holds_password(text) or holds_secret(text) else None
+        raise reader.document.error(f"{spell_place(at)}: {error}", at, hint) from error
+    if about is not None:
+        raise reader.document.error(f"{spell_place(at)}: a URL takes no options", at, f"write `- {url}`")
+    return url
+
+
+def _parse_normalizer(text: str) -> Normalizer:
+    if text not in tuple(Normalizer):
+        raise ValueError(f"`{text}` is none of {', '.join(f'`{name}`' for name in Normalizer)}")
+    return Normalizer(text)
 
 
 def read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]:

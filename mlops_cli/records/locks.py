@@ -14,24 +14,36 @@ from typing import NamedTuple
 
 from mlops_cli.documents import Fields, Inline, check_version, dump_yaml, parse_yaml
 from mlops_cli.hashing import Digest, parse_digest
+from mlops_cli.records.environment import NOTHING, EnvironmentRecord, read_environment_record
 from mlops_cli.records.paths import path_below, project_folder, project_path, written_path
 from mlops_cli.records.pointers import ObjectKind, read_details, read_object
+from mlops_cli.records.urls import UrlInput, check_input_url, is_url, read_url_inputs
 
 _KEYS = ("mlx", "cmd", "deps", "globs", "params", "env", "wdir", "outs", "metrics", "changed_during_run")
-_LATER_KEYS = ("without", "started_from", "accepted")
+_LATER_KEYS = ("without", "started_from", "accepted", "urls", "environment")
 MAX_REASON = 500
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Input(NamedTuple):
-    """A dependency as it was when the stage ran; `size` in bytes."""
+    """A dependency as it was when the stage ran; `size` in bytes, `normal` the digest of its normal form, if any."""
 
     path: str
     kind: ObjectKind
     digest: Digest
     size: int
     executable: bool = False
+    normal: Digest | None = None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What decides whether the stage takes this for what it had before, but for the executable bit."""
+        return (self.digest,) if self.normal is None else (self.normal, "normal")
+
+    def counts_as(self, other: Input) -> bool:
+        """Whether the stage takes both for the same: equal bytes, or equal normal forms."""
+        return self.digest == other.digest or (self.normal is not None and self.normal == other.normal)
 
 
 class OutputRecord(NamedTuple):
@@ -67,6 +79,7 @@ class Lock:
     `without` lists the optional dependencies that were not there.
     `started_from` is what persisted outputs were before the command went on from them. `accepted` lists, oldest first,
     what people said of the outputs since the run that made them.
+    `urls` are the inputs from outside the project; of the `environment` there is what the stage declares.
     """
 
     cmd: tuple[str, ...]
@@ -81,6 +94,8 @@ class Lock:
     without: tuple[str, ...] = ()
     started_from: tuple[OutputRecord, ...] = ()
     accepted: tuple[Acceptance, ...] = ()
+    urls: tuple[UrlInput, ...] = ()
+    environment: EnvironmentRecord = NOTHING
 
     def __post_init__(self) -> None:
         """Sort what has no order of its own, so that equal facts are equal records."""
@@ -90,19 +105,24 @@ class Lock:
         object.__setattr__(self, "changed_during_run", tuple(sorted(self.changed_during_run)))
         object.__setattr__(self, "without", tuple(sorted(self.without)))
         object.__setattr__(self, "started_from", tuple(sorted(self.started_from, key=lambda entry: entry.path)))
+        object.__setattr__(self, "urls", tuple(sorted(self.urls, key=lambda entry: entry.url)))
 
     def to_bytes(self, folder: str) -> bytes:
         """Return the canonical file for a stage whose `mlx.yaml` is in `folder`."""
         values: dict[str, object] = {
             "cmd": self.cmd[0] if len(self.cmd) == 1 else list(self.cmd),
-            "deps": _by_path(_entry(dep, folder) for dep in self.deps),
+            "deps": _by_path(_input_entry(dep, folder) for dep in self.deps),
             "globs": sorted(written_path(pattern, folder) for pattern in self.globs),
+            "urls": [entry.to_entry() for entry in self.urls],
             "params": _by_file(self.params, folder),
             "env": _sorted(self.env),
+            "environment": self.environment.to_value(),
             "wdir": "" if self.wdir == folder else written_path(self.wdir, folder),
             "outs": _by_path(_output_entry(out, folder) for out in self.outs),
             "metrics": _by_file(self.metrics, folder),
-            "changed_during_run": sorted(written_path(path, folder) for path in self.changed_during_run),
+            "changed_during_run": sorted(
+                path if is_url(path) else written_path(path, folder) for path in self.changed_during_run
+            ),
             "without": sorted(written_path(path, folder) for path in self.without),
             "started_from": _by_path(_output_entry(out, folder) for out in self.started_from),
             "accepted": [_acceptance_entry(each) for each in self.accepted],
@@ -112,15 +132,19 @@ class Lock:
 
 def inputs_of(lock: Lock) -> dict[str, object]:
     """Return what decides the outputs, as a JSON value: the same for two runs that may share their outputs."""
+    urls = {"urls": [[entry.url, entry.etag] for entry in lock.urls]} if lock.urls else {}
+    environment = {"environment": lock.environment.to_value()} if lock.environment != NOTHING else {}
     return {
         "cmd": list(lock.cmd),
-        "deps": [[dep.path, dep.digest, *(["executable"] if dep.executable else [])] for dep in lock.deps],
+        "deps": [[dep.path, *dep.identity, *(["executable"] if dep.executable else [])] for dep in lock.deps],
         "params": {path: dict(values) for path, values in lock.params.items()},
         "env": dict(lock.env),
         "wdir": lock.wdir,
         "outs": [out.path for out in lock.outs],
         **({"without": list(lock.without)} if lock.without else {}),
         **({"started_from": [[out.path, out.digest] for out in lock.started_from]} if lock.started_from else {}),
+        **urls,
+        **environment,
     }
 
 
@@ -131,6 +155,13 @@ def _acceptance_entry(each: Acceptance) -> Inline:
 def _entry(entry: Input | OutputRecord, folder: str) -> Inline:
     written: dict[str, object] = {"path": written_path(entry.path, folder), entry.kind.value: entry.digest}
     return Inline(written | {"size": entry.size} | ({"executable": True} if entry.executable else {}))
+
+
+def _input_entry(dep: Input, folder: str) -> Inline:
+    written = _entry(dep, folder)
+    if dep.normal is not None:
+        written["normal"] = dep.normal
+    return written
 
 
 def _output_entry(out: OutputRecord, folder: str) -> Inline:
@@ -181,6 +212,8 @@ def read_lock(data: bytes, name: str, folder: str) -> Lock:
             _read_start(entry, path) for entry, path in _entries(fields, "started_from", folder, path_below)
         ),
         accepted=tuple(_read_acceptances(fields)),
+        urls=read_url_inputs(fields) if fields.has("urls") else (),
+        environment=read_environment_record(fields) if fields.has("environment") else NOTHING,
     )
 
 
@@ -205,9 +238,10 @@ def _entries(fields: Fields, key: str, folder: str, resolve: Callable[[str, str]
 
 
 def _read_input(fields: Fields, path: str) -> Input:
-    fields.only(("path", "tree", "blob", "size", "executable"))
+    fields.only(("path", "tree", "blob", "size", "executable", "normal"))
     kind, digest = read_object(fields)
-    return Input(path, kind, digest, fields.integer("size"), read_details(fields, kind))
+    normal = fields.parsed("normal", parse_digest) if fields.has("normal") else None
+    return Input(path, kind, digest, fields.integer("size"), read_details(fields, kind), normal)
 
 
 def _read_output(fields: Fields, path: str) -> OutputRecord:
@@ -251,7 +285,7 @@ def _read_paths(fields: Fields, key: str, folder: str) -> tuple[str, ...]:
 
 def _path(fields: Fields, text: str, folder: str, key: str, index: int) -> str:
     try:
-        return project_path(text, folder)
+        return check_input_url(text) if key == "changed_during_run" and is_url(text) else project_path(text, folder)
     except ValueError as error:
         raise fields.error(f"`{key}`: {error}", key, index=index) from error
 

@@ -75,14 +75,16 @@ def stage_values(stage: NewStage) -> dict[str, object]:
         "desc": stage.desc,
         "cmd": stage.cmd[0] if len(stage.cmd) == 1 else list(stage.cmd),
         "wdir": stage.wdir,
-        "deps": list(stage.deps),
+        "deps": [*stage.deps, *({path: Inline({"optional": True})} for path in stage.optional)],
         "params": [item for params in stage.params for item in _params_items(params)],
         "outs": [_output_item(out) for out in stage.outs],
         "metrics": list(stage.metrics),
         "plots": [_plot_item(plot) for plot in stage.plots],
         "env": dict(stage.env),
+        "pass_env": list(stage.pass_env),
+        "when": {"true": True, "false": False}.get(stage.when, stage.when),
     }
-    return {key: value for key, value in values.items() if value}
+    return {key: value for key, value in values.items() if value or value is False}
 
 
 def _params_items(params: ParamsFile) -> list[object]:

@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mlops_cli.records.conduct import PLAIN, Conduct
+from mlops_cli.records.environment import UNSAID, Environment
+from mlops_cli.records.normalizers import Normalizer
 
 PARAMS_FILE = "params.yaml"
 
@@ -29,10 +31,14 @@ class ParamsFile(NamedTuple):
 
 
 class Dependency(NamedTuple):
-    """A path or glob that the stage reads; one that is `optional` need not be there."""
+    """A path or glob that the stage reads; one that is `optional` need not be there.
+
+    With `normalize`, what differs only in what that passes over counts as the same.
+    """
 
     path: str
     optional: bool = False
+    normalize: Normalizer | None = None
 
 
 class Output(NamedTuple):
@@ -71,7 +77,7 @@ class Stage(NamedTuple):
     `address` is unique in the project: the name, after `folder:` when the file is not the root's. `group` is the name
     before `@`. `outs` ends with the metrics and plots. `line` is where `file` declares it. `pass_env` are the variables
     (`*` stands for any characters) that its command inherits beside a few; None: all.
-    One that is `always` is run every time, one that is `frozen` never.
+    One that is `always` is run every time, one that is `frozen` never. `urls` are the dependencies outside the project.
     """
 
     address: str
@@ -92,14 +98,15 @@ class Stage(NamedTuple):
     conduct: Conduct = PLAIN
     when: When | None = None
     pass_env: tuple[str, ...] | None = None
+    always: bool = False
+    frozen: bool = False
+    urls: tuple[str, ...] = ()
+    environment: Environment = UNSAID
 
     @property
     def is_off(self) -> bool:
         """Whether the stage is not to be run or restored, for its condition does not hold."""
         return self.when is not None and not self.when.holds
-
-    always: bool = False
-    frozen: bool = False
 
     @property
     def repeatable(self) -> bool:
@@ -111,8 +118,9 @@ class Stage(NamedTuple):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Every path or glob that the stage takes something from: its dependencies, and its files of parameters."""
-        return (*(dep.path for dep in self.deps), *(file.path for file in self.params))
+        """Every path or glob that the stage takes something from: dependencies, parameters, files of environments."""
+        paths = (*(dep.path for dep in self.deps), *(file.path for file in self.params))
+        return (*paths, *self.environment.files) if self.environment.files else paths
 
 
 class Pipeline(NamedTuple):
@@ -125,7 +133,10 @@ class Pipeline(NamedTuple):
 
 
 class NewStage(NamedTuple):
-    """A stage to be written into a file: paths relative to that file, `${name}` still in place."""
+    """A stage to be written into a file: paths relative to that file, `${name}` still in place.
+
+    `optional` are dependencies beside `deps`.
+    """
 
     name: str
     cmd: tuple[str, ...]
@@ -137,6 +148,9 @@ class NewStage(NamedTuple):
     env: tuple[tuple[str, str], ...] = ()
     wdir: str = ""
     desc: str = ""
+    optional: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+    when: str = ""
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

@@ -50,6 +50,13 @@ def find_checkout(start: Path) -> Checkout | None:
     return None
 
 
+def make_checkout(folder: Path) -> Checkout:
+    """Make the files in `folder` a working tree of their own, all of them in its index whatever is ignored."""
+    _git(folder, "init", "--quiet", "--template=")
+    _git(folder, "add", "--all", "--force", "--", ".")
+    return Checkout(folder, folder / ".git", folder / ".git")
+
+
 def is_bare(start: Path) -> bool:
     """Say whether `start` is in a bare repository: a Git directory that no working tree goes with."""
     return any(

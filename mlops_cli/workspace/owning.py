@@ -25,27 +25,27 @@ def own_files(project: Project, paths: Iterable[str]) -> None:
     """
     with Folders(project) as folders:
         for path in paths:
-            for name in list(_shared(os.fsencode(project.root), os.fsencode(path))):
-                try:
+            try:
+                for name in list(_shared(os.fsencode(project.root), os.fsencode(path))):
                     _own(folders, name)
-                except OSError as error:
-                    raise translate_os_error(error, f"write `{os.fsdecode(name)}`") from error
+            except OSError as error:
+                raise translate_os_error(error, f"write to `{path}`") from error
 
 
 def _shared(root: bytes, path: bytes) -> Iterator[bytes]:
     """Yield the files at or below `path`, relative to `root`, that have another name, or that nobody may write to."""
-    place = root + b"/" + path
-    info = os.lstat(place)
-    if st.S_ISDIR(info.st_mode):
-        with os.scandir(place) as entries:
-            names = sorted(entry.name for entry in entries)
-        for name in names:
-            yield from _shared(root, path + b"/" + name)
-    elif st.S_ISLNK(info.st_mode):
-        if object_at(os.readlink(place)) is not None:
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        place = root + b"/" + path
+        info = os.lstat(place)
+        if st.S_ISDIR(info.st_mode):
+            waiting += [path + b"/" + name for name in os.listdir(place)]
+        elif st.S_ISLNK(info.st_mode):
+            if object_at(os.readlink(place)) is not None:
+                yield path
+        elif st.S_ISREG(info.st_mode) and (info.st_nlink > 1 or not info.st_mode & st.S_IWUSR):
             yield path
-    elif st.S_ISREG(info.st_mode) and (info.st_nlink > 1 or not info.st_mode & st.S_IWUSR):
-        yield path
 
 
 def _own(folders: Folders, path: bytes) -> None:

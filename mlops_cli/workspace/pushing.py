@@ -68,6 +68,17 @@ def push(project: Project, targets: Sequence[str] = (), how: Pushing = PLAINLY) 
     return SyncResult(tuple(moved), division.left)
 
 
+def push_chosen(project: Project, name: str, chosen: Sequence[tuple[Tracked, str]], how: Pushing = PLAINLY) -> Moved:
+    """Upload what of `chosen` the remote `name` lacks, no record naming it; it fails as `push` does."""
+    destinations = Destinations(project)
+    destinations.divide(chosen, name, [tracked.path for tracked, _ in chosen], sending=True)
+    plan = _plan_push(project, name, chosen, (), destinations, how, named=True)
+    destinations.refuse_split(project.cache, name, plan.share, set(plan.ordered))
+    if plan.ordered and not how.dry_run:
+        _send(project, plan, how.jobs or project.config.core_jobs, how.reporter)
+    return plan.moved(0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What is to go to one remote: the objects of `ordered`, each after what it names, then the records of `runs`."""

@@ -5,18 +5,25 @@ The merge driver and `mlx resolve` both ask this, so with the driver or without 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
 from mlops_cli.errors import RecordError
 from mlops_cli.records.paths import is_record
-from mlops_cli.records.pointers import SUFFIX, Pointer, is_meant, read_pointer
+from mlops_cli.records.pointers import SUFFIX, is_meant, read_pointer
+from mlops_cli.words import word
 from mlops_cli.workspace.gitignore import merge_ignored
 from mlops_cli.workspace.lock_merge import choose_lock
 from mlops_cli.workspace.pointer_merge import Draft, clash_of_deletion, merge_pointers
 from mlops_cli.workspace.run_records import read_run_record
 from mlops_cli.workspace.sides import Clash, Outcome, Side, Sides
 
+T = TypeVar("T")
+
 PATTERNS = ("*.mlx", "**/mlx.lock/*.yaml", ".gitignore")
-_STANDS = "{} stands, with the inputs that both sides come to"
-_STALE = "{} stands, and its inputs are not what both sides come to: `mlx run` does what is to be done"
+_KEPT = "{} is kept, which ran with the inputs of the merge"
+_STALE = "{} is kept; nobody ran it with the inputs of the merge yet: `mlx run` does"
 
 
 def is_merged_here(path: str, sides: Sides[bytes]) -> bool:
@@ -52,26 +59,45 @@ def _subject(path: str) -> str:
 def _merge_locks(path: str, sides: Sides[bytes], choice: Side | None) -> Outcome:
     if choice is not None:
         return Outcome(sides.of(choice), choice)
-    locks = Sides(*(read_run_record(data, _version(path, n)) if data else None for n, data in enumerate(sides)))
-    side, fits = choose_lock(locks)
-    return Outcome(sides.of(side), side, note=(_STANDS if fits else _STALE).format(side))
+    side, fits = choose_lock(_read(path, sides, read_run_record)[0])
+    return Outcome(sides.of(side), side, note=(_KEPT if fits else _STALE).format(side))
 
 
 def _merge_pointers(path: str, sides: Sides[bytes], trees: Draft, choice: Side | None) -> Outcome:
     try:
-        pointers: Sides[Pointer] = Sides(
-            *(read_pointer(data, _version(path, n)) if data else None for n, data in enumerate(sides))
-        )
+        pointers, knows_base = _read(path, sides, read_pointer)
     except RecordError:
         if choice is None:
             raise
         return Outcome(sides.of(choice), choice)
-    return merge_pointers(_subject(path), pointers, trees, choice)
+    if knows_base:
+        return merge_pointers(_subject(path), pointers, trees, choice)
+    if choice is not None:
+        return Outcome(sides.of(choice), choice)
+    return Outcome(None, clashes=(Clash(_subject(path), "changed on both sides, and what it was cannot be read"),))
 
 
-def _version(path: str, number: int) -> str:
-    """Return what one of three versions of a file is called in messages; not by its name, which it need not fit."""
-    return f"{path} ({('base', *Side)[number]})"
+def _read(path: str, sides: Sides[bytes], read: Callable[[bytes, str], T]) -> tuple[Sides[T], bool]:
+    """Return the records that both sides are, and whether the base is what it is said to be.
+
+    Where branches were merged both ways before, the base is a merge too, which may have come to nothing but a conflict.
+    """
+    base = None
+    with suppress(RecordError):
+        base = read(sides.base, _version(path, "base")) if sides.base else None
+    found = {side: sides.of(side) for side in Side}
+    both = [None if data is None else _read_side(path, side, data, read) for side, data in found.items()]
+    return Sides(base, *both), base is not None or not sides.base
 
 
-__all__ = ["PATTERNS", "Clash", "is_merged_here", "merge_file"]
+def _read_side(path: str, side: Side, data: bytes, read: Callable[[bytes, str], T]) -> T:
+    try:
+        return read(data, _version(path, side))
+    except RecordError as error:
+        hint = f"`git checkout --ours {word(path)}`, or `--theirs`, takes one side as it is"
+        raise RecordError(error.message, hint=hint) from error
+
+
+def _version(path: str, which: str) -> str:
+    """Return what a version of a file is called in messages; not by its name, which it need not fit."""
+    return f"{path} ({which})"

@@ -24,11 +24,12 @@ from mlops_cli.workspace.git import stage_files
 from mlops_cli.workspace.pointer_merge import Draft
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.record_merge import is_merged_here, merge_file
+from mlops_cli.workspace.reservations import refuse_in_use
 from mlops_cli.workspace.sides import Clash, Outcome, Side, Sides
 from mlops_cli.workspace.snapshot import WorkspaceFiles
 from mlops_cli.workspace.unmerged import Doing, Versions, find_doing, find_unmerged, read_versions
 
-_STAGED_LOCK = "as `{}` says, which stands"
+_AS_LOCKED = "as `{}` has it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ class _Merging:
             for side in Side:
                 data = sides.of(side)
                 if data is not None and hash_bytes(data) == digest:
-                    self._settle(path, sides, Outcome(data, side, note=_STAGED_LOCK.format(lock)))
+                    self._settle(path, sides, Outcome(data, side, note=_AS_LOCKED.format(lock)))
                     break
 
     def _made(self, unmerged: Mapping[str, Versions]) -> dict[str, tuple[str, Digest]]:
@@ -185,7 +186,11 @@ class _Merging:
         return found
 
     def write(self) -> None:
-        """Store new listings, write the files, and put them into Git's index."""
+        """Store new listings, write the files, and put them into Git's index.
+
+        LockedError, before anything is written, when a stage that is being run uses one of them.
+        """
+        refuse_in_use(self._project, [path for path in self.outcomes if not is_record(path)])
         if self._trees.new:
             with open_batch(self._project.cache) as batch:
                 for data in self._trees.new.values():

@@ -122,7 +122,12 @@ class RunsToShare:
 def _as_shared(stage: Stage, lock: Lock) -> SharedRun | None:
     """Return the run that `lock` records; None for one that is not for others, or not of the stage as it is."""
     declared = {out.path: out for out in stage.outs}
-    if lock.changed_during_run or declared.keys() != {out.path for out in lock.outs}:
+    if (
+        not stage.repeatable
+        or lock.changed_during_run
+        or lock.accepted
+        or declared.keys() != {out.path for out in lock.outs}
+    ):
         return None
     outs = []
     for out in lock.outs:
@@ -223,7 +228,7 @@ def _read(run: SharedRun, data: bytes | None) -> Lock | None:
         lock = read_lock(data or b"", f"runs/{run.key}.yaml", run.stage.folder)
     except RecordError:
         return None
-    return lock if _spell(lock) == _spell(run.lock) and not lock.changed_during_run else None
+    return lock if _spell(lock) == _spell(run.lock) and not (lock.changed_during_run or lock.accepted) else None
 
 
 def _spell(lock: Lock) -> str:

@@ -19,6 +19,7 @@ from mlops_cli.errors import MlxError, RecordError, UsageError
 from mlops_cli.files import folders_above, translate_os_error
 from mlops_cli.hashing import Digest
 from mlops_cli.records.locks import Lock, OutputRecord, read_lock
+from mlops_cli.records.names import Parsed
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.pointers import ObjectKind, Pointer, is_meant, read_pointer
 from mlops_cli.records.sources import Source
@@ -112,6 +113,7 @@ class Snapshot:
         self._pointers: dict[str, Pointer] = {}
         self._locks: dict[str, Lock | None] = {}
         self._known: dict[str, Pipeline] = {}
+        self._values: Parsed = {}
 
     def forget(self) -> None:
         """Read pointers and locks again when next asked for; what stages are declared stays."""
@@ -191,7 +193,9 @@ class Snapshot:
                     hint = "stages are declared in a file of this name: move what is there away, or mend the link"
                     raise RecordError(f"`{path}` is not a file", hint=hint)
                 folder = path.rpartition("/")[0]
-                self._known[path] = read_pipeline(data, path, folder=folder, read_file=self.files.read)
+                self._known[path] = read_pipeline(
+                    data, path, folder=folder, read_file=self.files.read, parsed=self._values
+                )
         return self._known[path]
 
     def lock(self, stage: Stage) -> Lock | None:

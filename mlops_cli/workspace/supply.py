@@ -62,19 +62,28 @@ class Supply:
         except UsageError:  # there is none for it
             return False
         if not store.holds(tracked.digest):
+            refuse_gone(store)
             return False
         return tracked.kind is ObjectKind.TREE or store.measure([tracked.digest]) == min(tracked.size, _LARGEST_TOLD)
 
     def find_runs(self, key: str, outs: Sequence[str]) -> Iterator[bytes]:
-        """Yield the run records under a fingerprint, of the remotes to which such outputs may belong: mostly one."""
+        """Yield the run records under a fingerprint, of the remotes to which such outputs may belong: mostly one.
+
+        RemoteError.
+        """
         names: dict[str, None] = {}
         for path in outs:
             for kind in ObjectKind:  # patterns may name folders alone, and what it will be is not known before a run
                 with suppress(UsageError):
                     names[self._destinations.of(Tracked(path, kind, EMPTY_TREE, 0, 0))] = None
         for name in names:
-            if not is_cache(self.project, name) and (data := self._store(name).read_run(key)) is not None:
+            if is_cache(self.project, name):  # whose records are those of the run cache here
+                continue
+            data = self._store(name).read_run(key)
+            if data is not None:
                 yield data
+            else:
+                refuse_gone(self._store(name))
 
     def bring(self, chosen: Sequence[Pair]) -> None:
         """Bring what `chosen` needs into the cache; imports that no remote has, from their sources.

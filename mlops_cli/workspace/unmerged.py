@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mlops_cli.errors import OutsideError
 from mlops_cli.workspace import git
 from mlops_cli.workspace.project import Project, find_root
 from mlops_cli.workspace.repository import read_blobs
@@ -63,9 +62,10 @@ def find_unmerged(project: Project) -> dict[str, Versions]:
 
 
 def read_versions(project: Project, versions: Mapping[str, Versions]) -> dict[str, Sides[bytes]]:
-    """Return the bytes of each version; OutsideError for one that no record is as large as."""
+    """Return the bytes of each version, but for files of which one is larger than any record."""
     names = list(dict.fromkeys(blob for found in versions.values() for blob in found.blobs if blob))
     data = dict(zip(names, read_blobs(project.git.git_dir, names), strict=True))
-    if None in data.values():
-        raise OutsideError("a version of a file in conflict is too large for a record", hint="see `git status`")
-    return {path: Sides(*(data[blob] if blob else None for blob in found.blobs)) for path, found in versions.items()}
+    small = {
+        path: found for path, found in versions.items() if all(data[blob] is not None for blob in found.blobs if blob)
+    }
+    return {path: Sides(*(data[blob] if blob else None for blob in found.blobs)) for path, found in small.items()}

@@ -535,8 +535,8 @@ def test_a_conflict_in_a_pointer_and_a_lock_ends_as_the_hints_say(project: Proje
         refuse(project, *args, **told)
     report(project, **told)
     done = project.must("resolve")
-    stands = "ours stands, and its inputs are not what both sides come to: `mlx run` does what is to be done"
-    assert done.stdout == f"took ours {LOCK}: {stands}\n"
+    kept = "ours is kept; nobody ran it with the inputs of the merge yet: `mlx run` does"
+    assert done.stdout == f"took ours {LOCK}: {kept}\n"
     assert done.stderr == "next: `git commit`, then `mlx run`\n"
     project.must("checkout", "data.csv")
     project.must("run")
@@ -606,25 +606,31 @@ stages:
             ("a.txt", "data.csv"),
             ("a.txt", "b.txt"),
             "mlx.yaml:3: stage `prepare` depends on `a.txt` and makes `a.txt`: it would wait for itself",
-            "name only what it reads, or write the output elsewhere",
+            "with `a.txt: {persist: true}` in `outs`, and not in `deps`, it goes on from what is there",
         ),
         (
             ("data.csv", "data.csv"),
             ("a.txt", "a.txt"),
             "mlx.yaml:7: stages `prepare` and `train` both make `a.txt`",
-            "an output belongs to one stage: rename one of the two",
+            "an output belongs to one stage: take it out at mlx.yaml:3 or mlx.yaml:7",
         ),
         (
             ("data.csv", "data.csv"),
             ("out", "out/b.txt"),
             "mlx.yaml:7: output `out/b.txt` of stage `train` lies inside output `out` of stage `prepare`",
-            "declare only the folder, or give each stage a folder of its own",
+            (
+                "stages may share a folder when each names its own files: in `outs` of `prepare` (mlx.yaml:3) name the "
+                "files that it writes to `out`, instead of the folder"
+            ),
         ),
         (
             ("data.csv", "data.csv"),
             ("out/deep/a.txt", "out"),
             "mlx.yaml:3: output `out/deep/a.txt` of stage `prepare` lies inside output `out` of stage `train`",
-            "declare only the folder, or give each stage a folder of its own",
+            (
+                "stages may share a folder when each names its own files: in `outs` of `train` (mlx.yaml:7) name the "
+                "files that it writes to `out`, instead of the folder"
+            ),
         ),
         (
             ("data.csv", "data.csv"),
@@ -1456,9 +1462,8 @@ def test_a_command_that_fails_costs_nothing(command: str, error: str, kept: str 
     result = project("run")
 
     failed = project.root / ".git" / "mlx" / "failed" / "main" / "train"
-    (log,) = (project.root / ".git" / "mlx" / "runs").glob("*/train.log")
     assert result.code == 1
-    assert last_said(result) == said(error, f"its output is in `{log}`")
+    assert last_said(result) == said(error, "`mlx logs train` shows its output")
     assert "note: the outputs that `train` had before are back\n" in result.stderr
     assert {path: data for path, data in picture(project.root).items() if "/failed/" not in path} == before
     if kept is None:
@@ -1492,11 +1497,10 @@ def test_a_stage_that_finds_no_python_is_told_where_one_is(
 
     result = project("run", env={"PATH": str(path)})
 
-    (log,) = (project.root / ".git" / "mlx" / "runs").glob("*/train.log")
     activate = f"`. '{environment}/activate'` puts the `python` of mlx on PATH; " if told else ""
     assert result.code == 1
     assert last_said(result) == said(
-        "stage `train` failed: command not found (exit code 127)", f"{activate}its output is in `{log}`"
+        "stage `train` failed: command not found (exit code 127)", f"{activate}`mlx logs train` shows its output"
     )
 
 

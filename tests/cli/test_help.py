@@ -26,6 +26,7 @@ CHANGES_SOMETHING = {
     "resolve",
     "remote gc",
     "remote optimize",
+    "accept",
     "add",
     "checkout",
     "unprotect",
@@ -84,11 +85,12 @@ def add_neighbours(project: Project) -> None:
 
 
 def conflict(project: Project) -> None:
-    """Merge two branches that both changed one file of a tracked folder, and what a stage made of it."""
+    """Merge two branches that both added to a tracked folder, with nothing installed that could."""
     project.git("checkout", "--quiet", "-b", "theirs")
     for branch in ("theirs", "main"):
         project.git("checkout", "--quiet", branch)
-        project.write("data/raw/a.png", f"pixels of {branch}\n")
+        project.must("checkout")
+        project.write(f"data/raw/{branch}.png", "pixels\n")
         project.must("add", "data/raw")
         project.git("commit", "--quiet", "--all", f"--message={branch}")
     done = subprocess.run(["git", "merge", "--quiet", "theirs"], cwd=project.root, capture_output=True, check=False)
@@ -105,6 +107,7 @@ FIRST: dict[str, Callable[[Project], object]] = {
     "remote gc": lambda project: project.must("config", "set", "remotes.storage.owner", "single"),
     "import": add_neighbours,
     "get": add_neighbours,
+    "job run": lambda project: project.must("job", "make", "prepare", "-o", "prepare.yaml"),
     "config unset": lambda project: project.must("config", "set", "cache.link", "copy"),
 }
 
@@ -133,7 +136,7 @@ def test_help_fits_and_says_nothing_short(name: str, mlx: Any) -> None:
     assert result.code == 0
     assert result.stderr == ""
     assert max(map(len, result.stdout.splitlines())) <= WIDTH
-    assert "..." not in result.stdout.replace("]...", "").replace("PATH...", "")
+    assert "..." not in result.stdout.replace("]...", "").replace("PATH...", "").replace("STAGE...", "")
     assert mlx(*name.split(), "-h") == result
 
 
@@ -175,8 +178,11 @@ def test_a_flag_means_the_same_everywhere() -> None:
             long = [name for name in parameter.opts if len(name) > 2]
             for name in short:
                 meanings.setdefault(name, set()).update(long)
-    # `-o` of `stage add` is an output of a stage.
-    assert {name: names for name, names in meanings.items() if len(names) > 1} == {"-o": {"--out", "--output"}}
+    # `-o` of `stage add` is an output of a stage; `-f` of `logs` is that of `tail`.
+    assert {name: names for name, names in meanings.items() if len(names) > 1} == {
+        "-f": {"--follow", "--force"},
+        "-o": {"--out", "--output"},
+    }
 
 
 # Examples ------------------------------------------------------------------------------------------------------------
@@ -329,7 +335,7 @@ def test_colour(args: list[str], env: dict[str, str], colored: bool, project: Pr
     [
         ("mlx re", {"remove", "remote", "reproduce", "resolve"}),
         ("mlx remote ", {"add", "list", "default", "remove", "check", "gc", "optimize"}),
-        ("mlx stage add --p", {"--param", "--plot"}),
+        ("mlx stage add --p", {"--param", "--pass-env", "--plot"}),
         ("mlx push --remote ", {"storage", "backup"}),
         ("mlx remote default s", {"storage"}),
         ("mlx run t", {"train", "train@forest", "train@logistic"}),

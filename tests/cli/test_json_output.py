@@ -37,7 +37,7 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
         (["data/raw", "labels.csv", "--dry-run"], 0),
         (["data/raw/7"], 0),
     ],
-    "status": [([], 0), (["--check"], 0), (["--remote"], 0)],
+    "status": [([], 0), (["--check"], 0), (["--remote"], 0), (["--allow-missing"], 0)],
     "checkout": [([], 0), (["data/raw", "--dry-run"], 0), (["--relink"], 0)],
     "unprotect": [(["data/raw"], 0), (["data/labels.csv", "--dry-run"], 0)],
     "diff": [
@@ -97,7 +97,11 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "stage show": [(["train"], 0), (["prepare"], 0)],
     "graph": [([], 0)],
     "why": [([], 0), (["train@forest"], 0)],
-    "reproduce": [(["v1"], 0), (["HEAD", "prepare"], 0)],
+    "logs": [([], 0), (["train"], 0), (["--list"], 0)],
+    "accept": [(["prepare", "--reason", "r"], 0)],
+    "job make": [(["prepare"], 0), (["train@forest", "-o", "train.yaml", "--remote", "backup"], 0)],
+    "job run": [(["job.yaml"], 0), (["job.yaml", "--force", "--folder", "worker"], 0)],
+    "reproduce": [(["v1"], 0), (["HEAD", "prepare", "--metrics-only"], 0)],
     "metrics show": [([], 0), (["v1"], 0)],
     "metrics diff": [(["v1"], 0), (["v1", "HEAD", "--all"], 0)],
     "params show": [([], 0), (["HEAD"], 0)],
@@ -133,6 +137,8 @@ def test_the_result_is_a_document_of_the_commands_schema(
 
     if name == "remote check":
         project("remote", "add", "scratch", "../scratch")
+    if name == "job run":
+        project("job", "make", "prepare")
     if name == "remote gc":
         project("config", "set", "remotes.storage.owner", "single")
 
@@ -331,8 +337,8 @@ def test_a_failing_stage_is_one_error_and_its_output_is_in_the_log(project: Proj
     error = error_of(result)
     assert result.code == 1
     assert error["message"] == "stage `train@forest` failed: exit code 3"
-    log = error["hint"].split("`")[1]
-    assert Path(log).read_text() == "this went wrong\n"
+    assert error["hint"] == "`mlx logs train@forest` shows its output"
+    assert project.must("logs", "train@forest").stdout == "this went wrong\n"
 
 
 def test_an_absent_object_is_one_error(project: Project) -> None:

@@ -21,7 +21,10 @@ from tests.conftest import InProcess, Result, make_result
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 # What differs from run to run.
-CHANGING = ((re.compile(r"done in \d+\.\d s"), "done in … s"), (re.compile(r"\b\d{8}-\d{6}-[0-9a-f]{6}\b"), "RUN"))
+CHANGING = (
+    (re.compile(r"\b(done|skipped \d+) in \d+\.?\d* s"), r"\1 in … s"),
+    (re.compile(r"\b\d{8}-\d{6}-[0-9a-f]{6}\b"), "RUN"),
+)
 
 
 def commands_of(transcript: str) -> Iterator[str]:

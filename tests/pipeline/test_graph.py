@@ -7,7 +7,7 @@ import pytest
 from mlops_cli.errors import RecordError
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.records.pipeline import read_pipeline
-from mlops_cli.records.stages import Stage
+from mlops_cli.records.stages import Output, Stage
 
 
 def stages(text: str, folder: str = "") -> tuple[Stage, ...]:
@@ -120,7 +120,11 @@ def test_cycle_of_two():
 def test_stage_that_reads_what_it_makes(dep: str, out: str):
     error = refused(f"a: {dep} -> {out}")
     assert error.message == f"mlx.yaml:3: stage `a` depends on `{dep}` and makes `{out}`: it would wait for itself"
-    assert error.hint == "name only what it reads, or write the output elsewhere"
+    assert error.hint == (
+        "name only what it reads, or write the output elsewhere"
+        if dep != out
+        else "with `data: {persist: true}` in `outs`, and not in `deps`, it goes on from what is there"
+    )
 
 
 def test_glob_that_matches_its_own_output_is_fine():
@@ -130,14 +134,29 @@ def test_glob_that_matches_its_own_output_is_fine():
 def test_two_stages_with_one_output():
     error = refused("a: -> x\nb: -> x")
     assert error.message == "mlx.yaml:7: stages `a` and `b` both make `x`"
-    assert error.hint == "an output belongs to one stage: rename one of the two"
+    assert error.hint == "an output belongs to one stage: take it out at mlx.yaml:3 or mlx.yaml:7"
 
 
 def test_output_inside_another():
     error = refused("a: -> data\nb: -> data/deep/x")
     assert error.message == "mlx.yaml:7: output `data/deep/x` of stage `b` lies inside output `data` of stage `a`"
     assert "output `data/x` of stage `a` lies inside output `data`" in refused("a: -> data/x\nb: -> data").message
-    assert "output `data/x` of stage `a` lies inside output `data` of stage `a`" in refused("a: -> data data/x").message
+    assert error.hint == (
+        "stages may share a folder when each names its own files: in `outs` of `a` (mlx.yaml:3) name the files that it "
+        "writes to `data`, instead of the folder"
+    )
+    error = refused("a: -> data data/x")
+    assert "output `data/x` of stage `a` lies inside output `data` of stage `a`" in error.message
+    assert error.hint == "take `data/x` out: it comes with `data`"
+
+
+def test_metrics_inside_an_output():
+    found = Output("data", git=False), Output("data/m.json", git=True)
+    with pytest.raises(RecordError, match="lies inside output") as caught:
+        build_graph([stages("a: -> data")[0]._replace(outs=found)])
+    assert caught.value.hint == (
+        "Git keeps `data/m.json`, and not `data`: write it elsewhere, or name the files of `data` one by one"
+    )
 
 
 def test_output_and_pointer():

@@ -197,7 +197,7 @@ def test_going_on_after_a_failure_tells_it_at_once_and_once(box: Sandbox) -> Non
     told = [note for note in box.heard.notes if "failed: exit code" in note]
     assert len(told) == 2
     assert "what does not need it goes on" in told[0]
-    assert all(f"{name}.log" in note for name, note in zip(("bad", "worse"), told, strict=True))
+    assert all(f"`mlx logs {name}`" in note for name, note in zip(("bad", "worse"), told, strict=True))
 
 
 def test_no_more_at_once_than_files_may_be_open(box: Sandbox) -> None:

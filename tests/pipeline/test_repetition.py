@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mlops_cli.errors import Inconclusive, MissingObject, RecordError, StageFailed
-from mlops_cli.pipeline.status import project_status
+from mlops_cli.pipeline.provision import Provision
+from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.records.locks import read_lock
 from mlops_cli.workspace.owning import own_files
 from tests.crashing import crashes, killed_at
@@ -50,19 +51,14 @@ def test_the_command_goes_on_from_what_is_there(growing: Sandbox):
 def test_its_results_are_not_for_the_run_cache(growing: Sandbox):
     growing.write("step", "two\n")
     growing.run()
+    lock = growing.read("mlx.lock/train.yaml")
+    (growing.root / "points/log").unlink()
+    assert growing.run() == {"train": "restore"}, "as its own lock says"
+    assert growing.read("points/log") == "one\ntwo\n"
+    assert growing.read("mlx.lock/train.yaml") == lock
     growing.write("step", "one\n")
     assert growing.actions() == {"train": "run"}, "that run began with nothing"
     assert list(growing.project().cache.list_runs()) == []
-
-
-def test_what_is_lost_comes_back_with_its_history(growing: Sandbox):
-    growing.write("step", "two\n")
-    growing.run()
-    lock = growing.read("mlx.lock/train.yaml")
-    (growing.root / "points/log").unlink()
-    assert growing.run() == {"train": "restore"}
-    assert growing.read("points/log") == "one\ntwo\n"
-    assert growing.read("mlx.lock/train.yaml") == lock
 
 
 def test_a_failure_brings_back_what_was_written_to(growing: Sandbox):
@@ -105,14 +101,6 @@ def test_the_cache_is_never_written_to(box: Sandbox, mode: str):
         box.run()
     assert box.read("points/log") == "." * LARGE + "two\n"
     contents(box.project().cache.root)
-
-
-def test_a_second_name_of_a_file_keeps_its_bytes(growing: Sandbox):
-    other = growing.root / "other"
-    other.hardlink_to(growing.root / "points/log")
-    growing.write("step", "two\n")
-    growing.run()
-    assert other.read_text() == "one\n"
 
 
 def test_beginning_with_nothing_is_told(growing: Sandbox):
@@ -160,6 +148,8 @@ def test_killed_while_files_are_made_the_workspace_s_own(growing: Sandbox):
     for _ in crashes(lambda: own_files(project, ["points"])):
         assert log.read_text() == "one\n"
     assert log.stat().st_nlink == 1
+    log.write_text("two")
+    assert other.read_text() == "one\n"
 
 
 def test_reproduced_from_where_it_started(growing: Sandbox):
@@ -293,6 +283,12 @@ def test_what_the_lock_of_a_frozen_stage_records_comes_back(frozen: Sandbox):
     with pytest.raises(MissingObject, match=r"stage `prepare` is frozen, and `prepared` .* is not here") as caught:
         frozen.run()
     assert caught.value.hint == "`mlx pull prepared`"
+    frozen.remote().mkdir()
+    project = frozen.project()
+    for options, action in (({"allow_missing": True}, "skip"), ({"pull": True}, "restore")):
+        provision = Provision(project, **options, dry_run=True)
+        planned = plan_project(project, frozen.snapshot(), ["prepare"], provision=provision)
+        assert [decision.action for decision in planned] == [action]
 
 
 def test_the_declaration_of_a_frozen_stage_may_change(frozen: Sandbox):
@@ -319,3 +315,9 @@ def test_reproduce_takes_what_is_frozen_as_recorded(frozen: Sandbox):
     assert [verdict.stage for verdict in frozen.reproduce().stages] == ["fetch", "count"]
     with pytest.raises(Inconclusive, match="does not belong"):
         frozen.reproduce(targets=["prepare"])
+
+
+def test_always_and_frozen_contradict(box: Sandbox):
+    box.pipeline("stages:\n  a: {cmd: x, always: true, frozen: true}\n")
+    with pytest.raises(RecordError, match=r"mlx.yaml:3: stage `a` cannot be run always and be frozen"):
+        box.plan()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.errors import Inconclusive, MissingObject, RemoteError, StageFailed, UsageError
-from mlops_cli.pipeline.reproduce import MetricVerdict
+from mlops_cli.pipeline.verdicts import MetricVerdict, Standard, parse_tolerances
 from mlops_cli.workspace.pushing import push
 from tests.objects import lose, stored
 from tests.workspace.projects import Sandbox, clone, is_alive, listing, make_project, wait_for
@@ -98,6 +98,30 @@ def test_different_output_and_metric(past: Sandbox, monkeypatch: pytest.MonkeyPa
     assert {out.path: out.same for out in train.outs} == {"model": False, "m.json": False}
     assert train.metrics == (MetricVerdict("m.json", "n", 7, 8),)
     assert box.read("model") == "THREE\n1"
+
+
+def test_metrics_that_are_near_enough(past: Sandbox, tmp_path: Path):
+    box = past
+    box.write("train.sh", f'cp prepared model\nread n < {tmp_path}/n\nprintf \'{{"n": %s, "m": 1}}\' $n > m.json\n')
+    (tmp_path / "n").write_text("100\n")
+    box.run()
+    box.commit()
+    (tmp_path / "n").write_text("101.5\n")
+
+    def judge(*texts: str, metrics_only: bool = False) -> bool:
+        return box.reproduce("HEAD", ["train"], standard=Standard(parse_tolerances(texts), metrics_only)).same
+
+    near = box.reproduce("HEAD", ["train"], standard=Standard(parse_tolerances(["n=2%"])))
+    (train,) = near.stages
+    assert near.same
+    assert train.metrics == (MetricVerdict("m.json", "n", 100, 101.5, within=True),)
+    assert {out.path: (out.same, out.counts) for out in train.outs} == {"model": (True, True), "m.json": (False, False)}
+    assert judge("m.json:*=1.5", metrics_only=True)
+    assert not judge("n=1%")
+    assert not judge("m=5")
+    assert not judge(metrics_only=True)
+    with pytest.raises(UsageError, match=r"no stage of these has the metric `nn`"):
+        judge("nn=1")
 
 
 def test_stages_after_a_different_one_get_the_recorded_output(past: Sandbox, tmp_path: Path):

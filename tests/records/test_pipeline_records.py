@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_cli.errors import RecordError
+from mlops_cli.records.names import Parsed
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.stages import Dependency, Output, ParamsFile, Pipeline, Plot, Stage, glob_pattern, has_magic
 
@@ -211,6 +212,119 @@ stages:
     ]
 
 
+def test_a_matrix_leaves_out_and_adds() -> None:
+    data = """mlx: 1
+vars: {more: [{model: svm, seed: 0, kernel: rbf}]}
+stages:
+  s:
+    matrix:
+      model: [rf, gb]
+      seed: [0, 1]
+      exclude: [{model: gb, seed: 1}]
+      include: "${more}"
+    cmd: x ${model} ${seed} ${kernel ?? none}
+    outs: ["${model}-${seed}"]
+"""
+
+    assert [(each.name, each.cmd[0]) for each in read(data).stages] == [
+        ("s@rf-0", "x rf 0 none"),
+        ("s@rf-1", "x rf 1 none"),
+        ("s@gb-0", "x gb 0 none"),
+        ("s@svm-0-rbf", "x svm 0 rbf"),
+    ]
+
+
+def test_foreach_makes_a_stage_of_each_item() -> None:
+    data = """mlx: 1
+vars: {base: 10, models: {rf: {trees: 5}, gb: {trees: 7}}}
+stages:
+  list: {foreach: [a, "${base}"], cmd: "x ${item} ${key}"}
+  maps: {foreach: [{n: 1}, {n: "${base}"}], cmd: "x ${item.n} ${key}"}
+  map: {foreach: {rf: {trees: "${base}"}}, cmd: "x ${key} ${item.trees}", params: ["${key}"]}
+  named: {foreach: "${models}", cmd: "x ${key} ${item}"}
+"""
+
+    found = read(data).stages
+
+    assert [(each.name, each.cmd[0]) for each in found] == [
+        ("list@a", "x a a"),
+        ("list@10", "x 10 10"),
+        ("maps@0", "x 1 0"),
+        ("maps@1", "x 10 1"),
+        ("map@rf", "x rf 10"),
+        ("named@rf", "x rf --trees 5"),
+        ("named@gb", "x gb --trees 7"),
+    ]
+    assert found[4].params[0].keys == ("rf",)
+    assert {each.group for each in found} == {"list", "maps", "map", "named"}
+
+
+def test_params_stand_for_the_parameters_beside_the_file() -> None:
+    data = "mlx: 1\nvars: {own: [a]}\nstages:\n  s:\n    matrix: {m: '${params.models}'}\n"
+    data += "    cmd: x ${params.train.${m}.lr} ${ params.none ?? 5 }\n    outs: ['${params.out}/${m}']\n"
+    values = b"models: [rf, gb]\nout: o\ntrain: {rf: {lr: 0.1}, gb: {lr: 0.2}}\n"
+
+    found = read(data, "sub", {"sub/params.yaml": values}).stages
+
+    assert [each.cmd[0] for each in found] == ["x 0.1 5", "x 0.2 5"]
+    assert [out.path for each in found for out in each.outs] == ["sub/o/rf", "sub/o/gb"]
+
+
+def test_params_are_read_only_when_they_are_used_and_vars_may_have_the_name() -> None:
+    plain = "mlx: 1\nvars: {params: {a: 1}}\nstages: {s: {cmd: 'x ${params.a}'}}\n"
+
+    assert read(plain, files={"params.yaml": b"["}).stages[0].cmd == ("x 1",)
+    assert read("mlx: 1\nstages: {s: {cmd: x}}\n", files={"params.yaml": b"["}).stages[0].cmd == ("x",)
+    assert read("mlx: 1\nstages: {s: {cmd: 'x ${params.a ?? 1}'}}\n", files={"params.yaml": b""}).stages[0].cmd == (
+        "x 1",
+    )
+    with pytest.raises(RecordError, match=r"^params\.yaml:1: "):
+        read("mlx: 1\nstages: {s: {cmd: 'x ${params.a}'}}\n", files={"params.yaml": b"[a]"})
+
+
+def test_a_bare_parameter_is_told_how_it_is_written() -> None:
+    with pytest.raises(RecordError, match=r"^mlx\.yaml:2: `\${train\.lr}` is not defined") as caught:
+        read("mlx: 1\nstages: {s: {cmd: 'x ${train.lr}'}}\n", files={"params.yaml": b"train: {lr: 1}"})
+
+    assert caught.value.hint == "the parameter is `${params.train}`"
+
+
+def test_a_file_of_vars_is_read_once_for_all_folders() -> None:
+    asked: list[str] = []
+
+    def read_file(path: str) -> bytes | None:
+        asked.append(path)
+        return b"shared: 1"
+
+    parsed: Parsed = {}
+    data = b"mlx: 1\nvars: [../vars.yaml]\nstages: {s: {cmd: 'x ${shared}', outs: [o]}}\n"
+    found = [read_pipeline(data, "mlx.yaml", folder=f, read_file=read_file, parsed=parsed) for f in ("a", "b")]
+
+    assert asked == ["vars.yaml"]
+    assert [pipeline.stages[0].outs[0].path for pipeline in found] == ["a/o", "b/o"]
+
+
+def test_lists_are_words_in_commands_and_items_elsewhere() -> None:
+    found = stage(
+        "cmd: ['cat ${files}', 'x ${flags}']\ndeps: ['${files}']",
+        variables="{files: [a b, c], flags: {n: 1, go: true}}",
+    )
+
+    assert found.cmd == ("cat 'a b' c", "x --n 1 --go")
+    assert found.reads == ("a b", "c")
+
+
+def test_vars_that_multiply_are_refused() -> None:
+    lines = ["a0: [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [
+        f"a{n}: [{', '.join(f'${{a{n - 1}}}' for _ in range(10))}]".replace("$", "'$").replace("}", "}'")
+        for n in range(1, 8)
+    ]
+
+    with pytest.raises(RecordError, match=r"^mlx\.yaml:8: `vars` comes to more than 200,000 values, or 32 levels"):
+        read("mlx: 1\nvars:\n  " + "\n  ".join(lines) + "\n")
+
+
 def test_the_shell_keeps_what_is_its_own() -> None:
     assert stage("cmd: echo $HOME $(ls) $${HOME:-x}").cmd == ("echo $HOME $(ls) ${HOME:-x}",)
 
@@ -240,7 +354,7 @@ S = "mlx: 1\nstages:\n  s:\n    cmd: x\n"
             "4: `cmd[1]` must be text, not the number `3`",
             "put it in quotes, as it is written there: without them it is a number",
         ),
-        ("mlx: 1\nstages:\n  s:\n    cmd: {a: b}\n", "4: `cmd` must be text, not a mapping", None),
+        ("mlx: 1\nstages:\n  s:\n    cmd: {a: b}\n", "4: `cmd` must be text, not a mapping", "flags follow"),
         ('mlx: 1\nstages:\n  s:\n    cmd: "a\\0"\n', "4: `cmd` holds a NUL character", None),
         ("mlx: 1\nstages:\n  s:\n    cmd: x ${lr}\n", "4: `${lr}` is not defined", "define it under `vars`"),
         (
@@ -249,7 +363,7 @@ S = "mlx: 1\nstages:\n  s:\n    cmd: x\n"
             "did you mean `${lrate}`?",
         ),
         (
-            "mlx: 1\nvars: {l: [1]}\nstages: {s: {cmd: 'x ${l}'}}\n",
+            "mlx: 1\nvars: {l: [1]}\nstages: {s: {cmd: x, wdir: 'x ${l}'}}\n",
             "3: `${l}` is a list, which cannot stand within",
             "name one",
         ),
@@ -329,6 +443,41 @@ S = "mlx: 1\nstages:\n  s:\n    cmd: x\n"
             "5: `a=x y` and `a=x_y` would both be named `@x_y`",
             "make the values differ",
         ),
+        (
+            S + "    matrix: {a: [1], include: [x]}\n",
+            "5: `include[0]` must be a mapping from axes",
+            "such as `include:",
+        ),
+        (S + "    matrix: {a: [1], exclude: x}\n", "5: `exclude` must be a list (`[a, b]`), not text", None),
+        (
+            S + "    matrix:\n      a: [b, c]\n      exclude:\n        - {a: b}\n        - {a: d}\n",
+            "9: `exclude[1]` matches nothing: axis `a` has no value `d`",
+            "it has `b`, `c`",
+        ),
+        (S + "    matrix: {a: [1], include: [{b: '${c}'}]}\n", "5: `${c}` is not defined", None),
+        (
+            "mlx: 1\nstages:\n  s:\n    cmd: x ${b}\n    matrix: {a: [1], include: [{b: 2}, {a: 3}]}\n",
+            "4: `${b}` is not defined for `s@3`",
+            "give it in the items of `include`, or a default: `${b ?? VALUE}`",
+        ),
+        (
+            S + "    outs: [o]\n    matrix: {a: [1], include: [{b: 2}, {a: 3}]}\n",
+            "3: stages `s@1` and `s@3` both make `o`",
+            "put `${a}` and `${b}` in it",
+        ),
+        (S + "    outs: [o]\n    foreach: [1, 2]\n", "3: stages `s@1` and `s@2` both make `o`", "put `${key}` in it"),
+        (S + "    foreach: x\n", "5: `foreach` must be a list (`[a, b]`) or a mapping, not text", "`foreach: ${name}`"),
+        (S + "    foreach: ['${y}']\n", "5: `${y}` is not defined", None),
+        (S + "    foreach: {a: {b: '${y}'}}\n", "5: `${y}` is not defined", None),
+        (S + "    foreach: []\n", "5: `foreach` is empty", "give it"),
+        (S + "    foreach: [1]\n    matrix: {a: [1]}\n", "5: stage `s` has `matrix` and `foreach`", "make the items"),
+        (
+            "mlx: 1\nstages:\n  s:\n    foreach: [1]\n    do: {cmd: x}\n",
+            "5: `do` has no place in stage `s`",
+            "write what is under it beside `foreach`, without `do:`",
+        ),
+        (S + "    deps: ['${params.x}']\n", "5: `${params.x}` is not defined", "it stands for `params.yaml`"),
+        (S + "    outs: ['o${a ?? [}']\n    deps: ['${a ?? .nan}']\n", "6: default `.nan`: ", "put it in quotes"),
         ("mlx: 1\nvars: x.yaml\n", "2: `vars` must be a mapping, or a list of files and mappings, not text", None),
         ("mlx: 1\nvars: [3]\n", "2: `vars[0]` must be text, not the number `3`", None),
         ("mlx: 1\nvars: [no.yaml]\n", "2: `no.yaml`, named in `vars`, does not exist", "create it"),

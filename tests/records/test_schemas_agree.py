@@ -84,12 +84,13 @@ VALID: dict[str, list[dict[str, Any]]] = {
         {
             "mlx": 1,
             "vars": {"seeds": [0, 1]},
+            "environment": {"python": True},
             "stages": {
                 "s-1.x_y": {
                     "desc": "d",
                     "cmd": ["x", "y"],
                     "wdir": "w",
-                    "deps": ["x/*", "y"],
+                    "deps": ["x/*", "y", "s3://b/x"],
                     "params": ["a", "b.c", {"x.toml": ["d.e"]}, {"y.json": None}],
                     "outs": ["o", {"p": {"push": False, "desc": "e", "persist": True}}, {"q": None}],
                     "metrics": ["m.yml"],
@@ -97,6 +98,12 @@ VALID: dict[str, list[dict[str, Any]]] = {
                     "env": {"A": "1"},
                     "always": True,
                     "frozen": False,
+                    "environment": {
+                        "files": ["uv.lock"],
+                        "python": "minor",
+                        "packages": ["a.b"],
+                        "image": "i@sha256:1",
+                    },
                 },
                 "m": {"matrix": {"a": [1, "b", {"c": 1}], "seed": "${seeds}"}, "cmd": "x ${seed}"},
             },
@@ -104,9 +111,15 @@ VALID: dict[str, list[dict[str, Any]]] = {
         {
             "mlx": 1,
             "stages": {
+                "n": {
+                    "matrix": {"a": [1, "b"], "exclude": [{"a": "b"}], "include": [{"a": 1, "d": 2}, {"d": [3]}]},
+                    "cmd": "x",
+                },
+                "f": {"foreach": [1, "b", 2], "cmd": "x"},
+                "g": {"foreach": {"a": None, "b": {"c": 1}}, "cmd": "x"},
                 "s": {
                     "cmd": "x",
-                    "deps": ["y", {"z": {"optional": True}}, {"w": None}],
+                    "deps": ["y", {"z": {"optional": True, "normalize": "notebook"}}, {"w": None}],
                     "params": [{"z.py": ["a.b"]}],
                     "when": True,
                     "pass_env": ["CUDA_*"],
@@ -134,8 +147,11 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 {"path": "p", "blob": DIGEST, "size": 1},
             ],
             "accepted": [{"reason": "only comments", "from": DIGEST}, {"reason": "é"}],
+            "urls": [{"url": "https://h/x", "etag": "a b", "size": 1}],
+            "changed_during_run": ["s3://b/x"],
+            "environment": {"python": "3.12.1", "packages": {"torch": "2.1"}, "image": "i"},
         },
-        {"mlx": 1, "cmd": "x", "without": ["z"]},
+        {"mlx": 1, "cmd": "x", "deps": [{"path": "a", "blob": DIGEST, "size": 1, "normal": DIGEST}], "without": ["z"]},
     ],
 }
 
@@ -197,6 +213,11 @@ BEYOND_SCHEMAS = (
     "that mlx uses itself",
     "would both be named",
     "which cannot stand within",
+    "which is no axis",
+    "matches nothing",
+    "leaves no combination",
+    "to name a stage by",
+    "`foreach` holds an empty value",
     "`when`: ",
 )
 

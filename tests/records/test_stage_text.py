@@ -290,3 +290,15 @@ def test_adding_says_what_was_said_plus_the_stage(before: str, stage: NewStage) 
     rest = kept[start:]
     assert after.endswith(rest)
     assert subsequence(kept, after)
+
+
+def test_what_is_said_of_inputs_is_written() -> None:
+    new = NewStage("s", ("x",), deps=("a",), optional=("b",), pass_env=("CUDA_*",), when="${go} and ${n} > 3")
+    data = add_stage(b"mlx: 1\nvars: {go: true, n: 4}\n", "mlx.yaml", new)
+    assert data.decode().endswith(
+        "  s:\n    cmd: x\n    deps: [a, {b: {optional: true}}]\n    pass_env: [CUDA_*]\n    when: ${go} and ${n} > 3\n"
+    )
+    found = read_pipeline(data, "mlx.yaml", folder="", read_file=lambda _: None).stages[0]
+    assert [dep.optional for dep in found.deps] == [False, True]
+    assert (found.pass_env, found.is_off) == (("CUDA_*",), False)
+    assert b"when: false\n" in add_stage(None, "mlx.yaml", NewStage("s", ("x",), when="false"))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlops_cli.records.splices import expand_command
 from mlops_cli.records.templates import (
     TemplateError,
-    combine,
     expand_deep,
     expand_text,
     expand_value,
@@ -104,58 +106,106 @@ def test_names_are_looked_up_through_mappings() -> None:
     assert look_up(" train.deep.flag ", NAMES) is True
 
 
-# Matrices
-
-
-def test_a_matrix_gives_every_combination_in_order() -> None:
-    instances = combine({"model": ["rf", "gb"], "seed": [0, 1]})
-
-    assert [instance.suffix for instance in instances] == ["rf-0", "rf-1", "gb-0", "gb-1"]
-    assert instances[1].values == {"model": "rf", "seed": 1}
+# Names within names, items of lists, defaults
 
 
 @pytest.mark.parametrize(
-    ("values", "suffixes"),
+    ("text", "filled"),
     [
-        ([0.1, 1e-05, True, "a/b c", "x+1"], ["0.1", "1e-05", "true", "a_b_c", "x+1"]),
-        ([{"d": 1}, [1, 2], "z"], ["axis0", "axis1", "z"]),
-        (["é"], ["_"]),
+        ("${seeds.1}", "1"),
+        ("${models.${model}.trees}", "50"),
+        ("${models.${model}.${ what }}", "50"),
+        ("${dots.${dotted}}", "found"),
+        ("${nowhere ?? 1e-3}", "1e-3"),
+        ("${nowhere??x y}|", "x y|"),
+        ("${train.nothing ?? 'a: b'}", "a: b"),
+        ("${nothing ?? }|", "|"),
+        ("${nowhere ?? ${model}}", "rf"),
+        ("${lr ?? 5}", "0.1"),
+        ("${models.${nowhere ?? rf}.trees}", "50"),
     ],
 )
-def test_suffixes_are_file_names(values: list[object], suffixes: list[str]) -> None:
-    assert [instance.suffix for instance in combine({"axis": values})] == suffixes
+def test_rich_references_are_filled(text: str, filled: str) -> None:
+    models = {"models": {"rf": {"trees": 50}}, "what": "trees", "dotted": "a.b", "dots": {"a.b": "found"}}
+
+    assert expand_text(text, {**NAMES, **models}) == filled
+
+
+def test_a_lone_default_has_a_type() -> None:
+    assert [expand_value(f"${{no ?? {text}}}", {}) for text in ("3", "0.5", "true", "x", "'3'", "[]", "")] == [
+        3,
+        0.5,
+        True,
+        "x",
+        "3",
+        [],
+        None,
+    ]
+    assert expand_value("${no ?? ${seeds}}", NAMES) == [0, 1]
 
 
 @pytest.mark.parametrize(
-    ("axes", "message"),
+    ("text", "message", "hint"),
     [
-        ({}, "`matrix` has no axes"),
-        ({"a": []}, "axis `a` has no values"),
-        ({"a": [None]}, "axis `a` holds an empty value"),
-        ({"a": [""]}, "axis `a` holds an empty value"),
-        ({"a": ["x/y", "x y"]}, "`a=x/y` and `a=x y` would both be named `@x_y`"),
-        ({"a": ["x"] * 2}, "`a=x` and `a=x` would both be named `@x`"),
-        ({"a": ["1-2", 1], "b": ["3", "2-3"]}, "`a=1-2, b=3` and `a=1, b=2-3` would both be named `@1-2-3`"),
-        ({"a": [1, "1"]}, "`a=1` and `a=1` would both be named `@1`"),
-        ({"a": list(range(101)), "b": list(range(100))}, "`matrix` makes 10,100 stages, more than 10,000"),
-        ({str(axis): [0, 1] for axis in range(600)}, "`matrix` makes "),
+        ("${seeds.2}", "`${seeds.2}` is not defined", "did you mean `${seeds}`?"),
+        ("${seeds[0]}", "`${seeds[0]}` is not a name", "an item of a list is `${seeds.0}`"),
+        (
+            "${X:-1}",
+            "`${X:-1}` is not a name",
+            "write `$${X:-1}` to leave it to the shell, or `${X ?? 1}` for a default",
+        ),
+        ("${train.${model}}", "`${train.rf}` is not defined", "did you mean `${train}`?"),
+        ("${train.${modle}}", "`${modle}` is not defined", "did you mean `${model}`?"),
+        ("${train.${seeds}}", "`${seeds}` is a list, which cannot stand within text", "name one value"),
+        ("${a.${b.${c}}}", "`${` is not closed", "end it with `}`"),
+        ("${params.lr}", "`${params.lr}` is not defined", "it stands for `params.yaml` beside this file"),
+        ("${no ?? .inf} x ${no ?? ${nope}}", "`${nope}` is not defined", "define it"),
+        ("${long}" * 2, "the filled text is longer than 131,072 characters", "put it into a file"),
     ],
 )
-def test_a_matrix_that_cannot_be_named_is_refused(axes: dict[str, list[object]], message: str) -> None:
+def test_rich_references_that_cannot_be_filled_are_refused(text: str, message: str, hint: str) -> None:
     with pytest.raises(TemplateError) as caught:
-        combine(axes)
+        expand_text(text, {**NAMES, "long": "x" * 100_000})
 
-    assert str(caught.value).startswith(message)
-    assert caught.value.hint
+    assert str(caught.value) == message
+    assert (caught.value.hint or "").startswith(hint)
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from("abc"), st.lists(st.integers(0, 50), min_size=1, max_size=4, unique=True), min_size=1
-    )
+# Commands
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("cat ${files} > all", "cat a.csv 'b c.csv' '$HOME' 3 true > all"),
+        ("x ${none} y", "x  y"),
+        ("x ${flags}", "x --lr 0.1 --name 'a b' --deep.n 1 --deep.er.on --sizes 1 2"),
+        ("x ${seeds.0} ${lr}", "x 0 0.1"),
+        ("x ${no ?? ${files}}", "x a.csv 'b c.csv' '$HOME' 3 true"),
+    ],
 )
-def test_distinct_numbers_never_clash(axes: dict[str, list[int]]) -> None:
-    instances = combine(axes)
+def test_lists_and_mappings_become_words_of_a_command(text: str, command: str) -> None:
+    deep = {"n": 1, "off": False, "er": {"on": True, "left_out": None}}
+    flags = {"lr": 0.1, "name": "a b", "quiet": False, "deep": deep, "sizes": [1, 2]}
+    names = {"files": ["a.csv", "b c.csv", "$HOME", 3, True], "none": [], "flags": flags}
 
-    assert len({instance.suffix for instance in instances}) == len(instances)
-    assert all(set(instance.values) == set(axes) for instance in instances)
+    assert expand_command(text, {**NAMES, **names}) == command
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([[1]], "an item of `${v}` is a list, which cannot stand within text"),
+        ([None], "an item of `${v}` is empty, which cannot stand within text"),
+        ({"a": [{}]}, "an item of `a` of `${v}` is a mapping, which cannot stand within text"),
+        ([1] * 10_001, "`${v}` makes more than 10,000 words of a command"),
+        ({str(number): False for number in range(10_001)}, "`${v}` makes more than 10,000 words of a command"),
+        (functools.reduce(lambda inner, _: {"a": inner}, range(50), 1), "`${v}` is nested more than 32 levels deep"),
+    ],
+)
+def test_what_makes_no_words_is_refused(value: object, message: str) -> None:
+    with pytest.raises(TemplateError) as caught:
+        expand_command("x ${v}", {"v": value})
+
+    assert str(caught.value) == message
+    assert caught.value.hint

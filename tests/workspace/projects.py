@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlops_cli.errors import RecordError
+from mlops_cli.errors import MlxError, RecordError
 from mlops_cli.pipeline.execution import Surroundings
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Decision
-from mlops_cli.pipeline.reproduce import Reproduction, reproduce
+from mlops_cli.pipeline.reproduce import reproduce
 from mlops_cli.pipeline.runner import Manner, StageResult, run_project
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.pipeline.turn import exclusive
+from mlops_cli.pipeline.usage import Spent
+from mlops_cli.pipeline.verdicts import STRICT, Reproduction, Standard
 from mlops_cli.progress import Silent
 from mlops_cli.words import spelled
 from mlops_cli.workspace import settings
@@ -43,12 +46,20 @@ class Notes(Silent):
     def note(self, message: str) -> None:
         self.notes.append(spelled(message))
 
+    def expect(self, stages: int) -> None: ...
+
     def begin(self, decision: Decision) -> None: ...
 
     def write(self, stage: str, data: bytes) -> None:
         self.output += data
 
     def ended(self, stage: str) -> None: ...
+
+    def spent(self, stage: str, spent: Spent) -> None: ...
+
+    def failed(self, stage: str, error: MlxError) -> None: ...
+
+    def wait(self) -> None: ...
 
     def done(self, result: StageResult) -> None: ...
 
@@ -141,9 +152,9 @@ class Sandbox:
     def pipeline(self, text: str, path: str = "mlx.yaml") -> None:
         self.write(path, f"mlx: 1\n{text}")
 
-    def plan(self, *targets: str, force: bool = False) -> dict[str, Decision]:
+    def plan(self, *targets: str, force: bool = False, outside: Outside = AS_RECORDED) -> dict[str, Decision]:
         project = self.project()
-        planned = plan_project(project, workspace_snapshot(project), targets, force=force)
+        planned = plan_project(project, workspace_snapshot(project), targets, force=force, outside=outside)
         return {decision.stage.address: decision for decision in planned}
 
     def actions(self) -> dict[str, str]:
@@ -159,7 +170,13 @@ class Sandbox:
             results = run_project(project, targets, self.surroundings(), self.heard, turn, Manner(**how))
         return {result.decision.stage.address: result.decision.action.value for result in results}
 
-    def reproduce(self, revision: str = "HEAD", targets: Sequence[str] = (), remote: str | None = None) -> Reproduction:
+    def reproduce(
+        self,
+        revision: str = "HEAD",
+        targets: Sequence[str] = (),
+        remote: str | None = None,
+        standard: Standard = STRICT,
+    ) -> Reproduction:
         return reproduce(
             self.project(),
             revision,
@@ -168,6 +185,7 @@ class Sandbox:
             output=self.heard.output.extend,
             begin=lambda address: None,
             remote=remote,
+            standard=standard,
             reporter=self.heard,
         )
 

@@ -256,7 +256,7 @@ def test_branches_that_ran_stages(driver: bool, box: Sandbox) -> None:
     assert not merged
     assert unmerged(box) == ({"one.json"} if driver else {"one.json", "mlx.lock/one.yaml"}), said
     if driver:
-        assert "mlx: mlx.lock/one.yaml: ours stands, with the inputs that both sides come to\n" in said
+        assert "mlx: mlx.lock/one.yaml: ours is kept, which ran with the inputs of the merge\n" in said
     found = mend(box)
     assert (found.stuck, found.others) == ((), ())
     assert box.read("one.json") == ours
@@ -281,7 +281,7 @@ def test_a_stage_that_nobody_ran_with_both_changes_runs_again(box: Sandbox) -> N
 
     # The outputs are equal, so Git's own merge would have made a lock of a run that never was.
     assert merged, said
-    assert "ours stands, and its inputs are not what both sides come to: `mlx run` does what is to be done" in said
+    assert "ours is kept; nobody ran it with the inputs of the merge yet: `mlx run` does" in said
     assert box.actions() == {"one": "run"}
     assert box.reasons("one") == ("`params.yaml: b` changed 1 → 2",)
 
