@@ -137,6 +137,19 @@ PLAIN_VALUES = st.dictionaries(
     min_size=1,
     max_size=4,
 )
+LOCK_SCALARS = st.one_of(PLAIN_LEAVES, st.floats(-1000, 1000).map(lambda number: round(number, 3)))
+LOCK_ITEMS = st.one_of(
+    LOCK_SCALARS, st.dictionaries(PLAIN_KEYS, LOCK_SCALARS, min_size=1, max_size=3).map(Inline), ALMOST_PLAIN
+)
+LOCK_VALUES = st.one_of(
+    LOCK_SCALARS,
+    st.lists(PLAIN_WORDS, min_size=2, max_size=4).map(" ".join),
+    st.lists(LOCK_ITEMS, min_size=1, max_size=3),
+    st.lists(LOCK_SCALARS, min_size=1, max_size=3).map(InlineList),
+)
+LOCK_LIKE = st.dictionaries(
+    PLAIN_KEYS, st.one_of(LOCK_VALUES, st.dictionaries(PLAIN_KEYS, LOCK_VALUES, min_size=1, max_size=2)), min_size=1
+).map(lambda value: dump_yaml(value).decode())
 CHANGES = st.tuples(
     st.integers(0, 10**6),
     st.integers(0, 3),
@@ -164,7 +177,28 @@ def change(text: str, changes: Sequence[tuple[int, int, str]]) -> str:
 @example("a: 1\na: 2\n", [])
 @example("  a: 1\nb: 1\n", [])
 def test_what_is_read_as_plain_is_what_the_library_reads(text: str, changes: list[tuple[int, int, str]]) -> None:
-    data = change(text, changes).encode()
+    _read_both(change(text, changes).encode())
+
+
+@given(LOCK_LIKE, st.lists(CHANGES, max_size=2))
+@example("a: b c\n  - d\n", [])
+@example("a: b c\n# d\ne: [f, 1, true]\n", [])
+@example("a:\n  - b\n  c: d\n", [])
+@example("a:\n  - b\n    c: d\n", [])
+@example("a:\n- b\n", [])
+@example("- a\n", [])
+@example("a:\n  - b\n  - {c: d, c: e}\n", [])
+@example("a:\n  b:\n    - c\n  - d\n", [])
+@example("a:\n  b:\n    - c\n  d:\n    - e\n    - f\n", [])
+@example("a:\n\n  - b # c\n", [])
+@example("a:\n  - {b: c:d, e: -0.0}\n", [])
+@example("a: b: c\n", [])
+@example("a: b - c -- --d=1 e:f\n", [])
+def test_what_a_lock_is_made_of_is_read_as_the_library_reads_it(text: str, changes: list[tuple[int, int, str]]) -> None:
+    _read_both(change(text, changes).encode())
+
+
+def _read_both(data: bytes) -> None:
     plain = read_plain(data)
     if plain is not None:
         assert Document("x.yaml", plain.value, plain.lines) == parse_any_yaml(data, "x.yaml")

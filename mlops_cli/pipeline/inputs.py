@@ -65,13 +65,7 @@ class Observer:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
         if stage.is_off:
             return self.note(leave_off(stage, self._snapshot.lock(stage)))
-        evidence = Evidence(
-            lock=self._snapshot.lock(stage),
-            present={out.path: _present(self.look(out.path)) for out in stage.outs},
-            recall=lambda key: self._recall(key, stage.folder) if self._run_cache else None,
-            holds=self._holds,
-            describe=self.describe,
-        )
+        evidence = self._evidence(stage)
         wanted, provision = self.wanted(stage), self._provision
         if provision is None:
             return self.note(decide(stage, wanted, evidence, force=force, flag=flag, judging=judging))
@@ -79,6 +73,15 @@ class Observer:
             wanted = self.wanted(stage)
         judge = partial(decide, stage, wanted, force=force, flag=flag, judging=judging)
         return self.note(provision.decide(stage, wanted, evidence, judge, run_cache=self._run_cache))
+
+    def _evidence(self, stage: Stage) -> Evidence:
+        return Evidence(
+            lock=self._snapshot.lock(stage),
+            present={out.path: _present(self.look(out.path)) for out in stage.outs},
+            recall=lambda key: self._recall(key, stage.folder) if self._run_cache else None,
+            holds=self._holds,
+            describe=self.describe,
+        )
 
     def provide(self, decision: Decision) -> bool:
         """Bring the inputs of a stage that are recorded and not here, if this run may; say whether all are here now.
@@ -120,9 +123,15 @@ class Observer:
         return self._outlook.note(decision)
 
     def leave(self, stage: Stage) -> bool:
-        """Let a stage be as it is for those after it, whatever should be done with it; say whether it is up to date."""
+        """Let a stage be as it is for those after it, whatever should be done with it; say whether it is up to date.
+
+        That its outputs are not here is no matter: whoever needs them is told.
+        """
+        if stage.is_off:
+            return bool(self.decide(stage))
         try:
-            decision = self.decide(stage, judging=True)
+            evidence = self._evidence(stage)._replace(may_stay_away=lambda _: True)
+            decision = decide(stage, self.wanted(stage), evidence, judging=True)
         except MlxError:  # what keeps it from running does not keep others from taking what is here
             decision = Decision(stage, Action.RUN, (), Wanted((), {}), None, None)
         try:
