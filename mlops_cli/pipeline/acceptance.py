@@ -129,7 +129,8 @@ class _Accepting:
                 hint=f"see `when` in {stage.file}:{stage.line}",
             )
         refuse_in_use(self.project, [out.path for out in stage.outs])
-        old, wanted = self.snapshot.lock(stage), self.observer.wanted(stage)
+        old = self.snapshot.lock(stage)
+        wanted = self.observer.wanted(stage._replace(frozen=False))  # whose inputs nobody asks for
         # What is recorded and not here counts as recorded: only a command would have to have it.
         check_decision(
             self.project, self.snapshot, Decision(stage, Action.RUN, (), wanted._replace(absent=()), None, None)
