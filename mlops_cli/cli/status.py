@@ -9,6 +9,7 @@ import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_targets
+from mlops_cli.cli.groups import fold_decisions
 from mlops_cli.cli.options import AllowMissing, Check, Json
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.run_view import and_more
@@ -64,16 +65,7 @@ def status(
         )
         there, steps = _unpushed(project, output, reporter) if remote else ([], [])
     lacking = any(each["lacking"] for each in there)
-    value = {
-        "clean": found.clean,
-        "data": [item._asdict() for item in found.data],
-        "stages": [
-            {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
-        ],
-        "problems": list(map(output.fault, found.problems)),
-        "remote": there[0] if there else None,
-        "remotes": there,
-    }
+    value = _status_value(output, found) | {"remote": there[0] if there else None, "remotes": there}
     output.result("status", value, [*_status_text(found), *(line for each in there for line in _remote_text(each))])
     for line in _status_hints(found, output, "pull" if project.config.remotes else "checkout"):
         output.say(line)
@@ -83,6 +75,17 @@ def status(
         raise typer.Exit(found.problems[0].exit_code)
     if check and (lacking or not found.clean):
         raise typer.Exit(1)
+
+
+def _status_value(output: Output, found: ProjectStatus) -> dict[str, Any]:
+    return {
+        "clean": found.clean,
+        "data": [item._asdict() for item in found.data],
+        "stages": [
+            {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
+        ],
+        "problems": list(map(output.fault, found.problems)),
+    }
 
 
 def _open_provision(project: Project, reporter: Reporter, *, remote: bool) -> Provision:
@@ -151,11 +154,11 @@ def _status_text(found: ProjectStatus) -> list[str]:
             f"  {_STATES.get(item.state, item.state.value):<11}{item.path}{_detail(item)}{_origin(item)}"
             for item in changed
         )
-    if due := [decision for decision in found.stages if decision.action != "skip"]:
+    if due := [told for told in fold_decisions(found.stages) if told.action != "skip"]:
         lines.append("stages:")
-        for decision in due:
-            lines.append(f"  {decision.action.value:<11}{decision.stage.address}")
-            lines.extend(f"               {reason}" for reason in decision.reasons)
+        for told in due:
+            lines.append(f"  {told.action:<11}{told.name}")
+            lines.extend(f"               {reason}" for reason in told.reasons)
     if found.problems:
         lines += ["problems:", *(f"  {error.message}" for error in found.problems)]
     return lines
