@@ -1,4 +1,4 @@
-"""`mlx merge-file`, which Git calls and nobody types: a command without options, help or typer, so that it is quick.
+"""`merge-file`, which Git calls and nobody types: a command without options, help or typer, so that it is quick.
 
     mlx merge-file BASE OURS THEIRS MARKER_SIZE PATH
 

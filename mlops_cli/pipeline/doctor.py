@@ -28,6 +28,7 @@ from mlops_cli.store.links import supported_modes
 from mlops_cli.words import word
 from mlops_cli.workspace import git
 from mlops_cli.workspace.mending import how_to_mend
+from mlops_cli.workspace.merge_setup import ATTRIBUTES, is_installed
 from mlops_cli.workspace.project import CONFIG, Project, config_files, find_project, find_root
 from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.remotes import list_remotes
@@ -61,6 +62,7 @@ def examine(start: Path, environ: Mapping[str, str]) -> tuple[Finding, ...]:
     records = tuple(_records(snapshot, start, without_config=bool(faults)))
     return (
         *_versions(project),
+        *_merges(project),
         *faults,
         *_settings(project),
         *_places(project),
@@ -115,6 +117,19 @@ def _versions(project: Project) -> Iterator[Finding]:
     old = tuple(int(part) for part in found.split(".")[:2]) < (2, 25)
     hint = "mlx is tested with Git 2.25 and newer" if old else ""
     yield Finding("git", Health.WARNING if old else Health.OK, found, hint)
+
+
+def _merges(project: Project) -> Iterator[Finding]:
+    try:
+        installed = is_installed(project)
+    except MlxError as error:
+        yield Finding("merges", Health.WARNING, error.message, error.marked_hint or "mend it")
+        return
+    if installed:
+        yield Finding("merges", Health.OK, "Git merges pointers and locks with mlx")
+    elif installed is not None:
+        detail = f"`{ATTRIBUTES}` has pointers and locks merged by mlx, and this clone does not know how"
+        yield Finding("merges", Health.WARNING, detail, "`mlx install`")
 
 
 def _places(project: Project) -> Iterator[Finding]:

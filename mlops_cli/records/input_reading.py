@@ -28,13 +28,22 @@ def read_deps(reader: ValueReader, fields: Fields) -> tuple[tuple[Dependency, ..
             continue
         dep = Dependency(reader.path(text, at, project_path))
         if about is not None:
-            told = Fields(reader.document, (*at, str(raw)))
-            told.only(("optional", "normalize"))
-            normalize = told.parsed("normalize", _parse_normalizer) if told.has("normalize") else None
-            dep = dep._replace(optional=told.boolean("optional", default=False), normalize=normalize)
+            dep = _read_options(dep, Fields(reader.document, (*at, str(raw))))
         if found.setdefault(dep.path, dep) != dep:
             raise reader.document.error(f"`{dep.path}` is in `deps` twice, with other options", at, "name it once")
     return tuple(found.values()), tuple(urls)
+
+
+def _read_options(dep: Dependency, about: Fields) -> Dependency:
+    about.only(("optional", "normalize"))
+    normalize = about.parsed("normalize", _parse_normalizer) if about.has("normalize") else None
+    return dep._replace(optional=about.boolean("optional", default=False), normalize=normalize)
+
+
+def _parse_normalizer(text: str) -> Normalizer:
+    if text not in tuple(Normalizer):
+        raise ValueError(f"`{text}` is none of {', '.join(f'`{name}`' for name in Normalizer)}")
+    return Normalizer(text)
 
 
 def _check_url(reader: ValueReader, text: str, at: Place, about: object) -> str:
@@ -46,12 +55,6 @@ def _check_url(reader: ValueReader, text: str, at: Place, about: object) -> str:
     if about is not None:
         raise reader.document.error(f"{spell_place(at)}: a URL takes no options", at, f"write `- {url}`")
     return url
-
-
-def _parse_normalizer(text: str) -> Normalizer:
-    if text not in tuple(Normalizer):
-        raise ValueError(f"`{text}` is none of {', '.join(f'`{name}`' for name in Normalizer)}")
-    return Normalizer(text)
 
 
 def read_env(reader: ValueReader, fields: Fields) -> tuple[tuple[str, str], ...]:

@@ -26,8 +26,8 @@ def choose_lock(sides: Sides[Lock]) -> tuple[Side, bool]:
     fitting = [side for side in Side if dict(_facts(_inputs(sides.of(side)))) == merged]
     if not fitting:
         return Side.OURS, False
-    # Of two runs with the same inputs, one whose inputs were not edited meanwhile.
-    sound = [side for side in fitting if (lock := sides.of(side)) and not lock.changed_during_run]
+    # Of two with the same inputs, one that tells of a run, whose inputs were not edited meanwhile.
+    sound = [side for side in fitting if (lock := sides.of(side)) and not (lock.changed_during_run or lock.accepted)]
     return (sound or fitting)[0], True
 
 

@@ -81,6 +81,14 @@ def uninstall(project: Project, *, dry_run: bool = False) -> Setup:
     return Setup(kept != data, is_set)
 
 
+def is_installed(project: Project) -> bool | None:
+    """Say whether this clone has the driver that `.gitattributes` asks for; None when it asks for none."""
+    lines = [line.strip() for line in _read(project).split(b"\n")]
+    if not any(line in lines for line in _LINES):
+        return None
+    return read_setting(project.root, f"{_SECTION}.driver") is not None
+
+
 def _says_otherwise(line: bytes) -> bool:
     """Say whether a line of `.gitattributes` has files of mlx merged in another way."""
     pattern, *attributes = line.split() or [b""]

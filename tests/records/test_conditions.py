@@ -25,6 +25,8 @@ NAMES = {
     ("text", "holds"),
     [
         ("true", True),
+        ("${train.missing ?? false}", False),
+        ("${missing ?? 3} < 4", True),
         ("${on}", True),
         ("${ off }", False),
         ("not ${off}", True),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_cli.errors import MissingObject, RecordError, UsageError
+from mlops_cli.pipeline.doctor import Health, examine
 from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.store.tree_merge import merge
 from mlops_cli.store.trees import Kind, walk
@@ -297,6 +298,11 @@ def test_installing_keeps_what_is_there_and_can_be_taken_back(box: Sandbox) -> N
     text = "*.png binary\n.gitignore merge=union\n*.mlx merge=mlx\n**/mlx.lock/*.yaml merge=mlx\n"
     assert box.read(".gitattributes") == text
     assert merge_setup.install(box.project(), None) == merge_setup.Setup(False, False, found.others)
+    assert [found.health for found in examine(box.root, os.environ) if found.name == "merges"] == [Health.OK]
+    box.git("config", "--local", "--remove-section", "merge.mlx")
+    (merges,) = (found for found in examine(box.root, os.environ) if found.name == "merges")
+    assert (merges.health, merges.hint) == (Health.WARNING, "`mlx install`")
+    merge_setup.install(box.project(), None)
     done = merge_setup.uninstall(box.project())
     assert done == merge_setup.Setup(True, True)
     assert box.read(".gitattributes") == "*.png binary\n.gitignore merge=union\n"

@@ -8,7 +8,7 @@ import pytest
 
 from mlops_cli.errors import MissingObject
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.records.locks import Input, Lock, OutputRecord
+from mlops_cli.records.locks import Acceptance, Input, Lock, OutputRecord
 from mlops_cli.records.pointers import ObjectKind, Pointer, read_pointer
 from mlops_cli.records.sources import UrlSource
 from mlops_cli.store.trees import Kind
@@ -176,6 +176,7 @@ def lock(cmd: str = "run", *, dep: str = A, lr: Any = 1, out: str = A, **more: A
         (None, lock(lr=2, out=B), lock(lr=3, out=C), Side.OURS, False),
         (lock(), lock(lr=[["a"], []], out=B), lock(lr=1, out=C, cmd="other"), Side.OURS, False),
         (lock(), lock(lr=2, out=B, changed_during_run=("raw",)), lock(lr=2, out=C), Side.THEIRS, True),
+        (lock(), lock(lr=2, out=A, accepted=(Acceptance("a comment"),)), lock(lr=2, out=C), Side.THEIRS, True),
     ],
 )
 def test_the_lock_stands_whose_inputs_both_sides_come_to(
