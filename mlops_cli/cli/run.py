@@ -12,6 +12,7 @@ import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.options import AllowMissing, DryRun, Json, Offline, Stages
+from mlops_cli.cli.output import Output
 from mlops_cli.cli.run_view import Costs, RunListener, make_listener, new_surroundings, show_run
 from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
 from mlops_cli.cli.session import Session, activation, reporting, session_of
@@ -19,6 +20,7 @@ from mlops_cli.errors import StageFailed
 
 if TYPE_CHECKING:
     from mlops_cli.pipeline.provision import Provision
+    from mlops_cli.pipeline.runner import Manner
     from mlops_cli.progress import Reporter
     from mlops_cli.workspace.project import Project
 
@@ -58,47 +60,55 @@ def run(
     asked without --pull.
     """
     from mlops_cli.pipeline.declare import parse_resources
+    from mlops_cli.pipeline.runner import Manner
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
+    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach, offline)
+    do = _foresee if dry_run else _carry_out
+    do(session, output, project, stages or [], how, {"pull": pull, "allow_missing": allow_missing})
+
+
+def _foresee(
+    session: Session, output: Output, project: Project, names: list[str], how: Manner, providing: Mapping[str, bool]
+) -> None:
+    """Show what a run would do."""
     from mlops_cli.pipeline.interpreter import Python
     from mlops_cli.pipeline.outside import Outside
+    from mlops_cli.pipeline.status import plan_project
+    from mlops_cli.workspace.snapshot import workspace_snapshot
+
+    with reporting(output) as reporter:
+        snapshot = workspace_snapshot(project)
+        provision = _open_provision(project, providing, reporter, dry_run=True)
+        python = Python(session.environ.get("PATH"), project.root)
+        outside = Outside(ask=not how.offline, note=reporter.note, python=python)
+        options: dict[str, Any] = {"force": how.force, "run_cache": how.run_cache, "provision": provision}
+        planned = plan_project(project, snapshot, names, reach=how.reach, **options, outside=outside, reporter=reporter)
+    fetched = provision.told if provision else None
+    show_run(output, [(decision, None) for decision in planned], dry_run=True, fetched=fetched)
+
+
+def _carry_out(
+    session: Session, output: Output, project: Project, names: list[str], how: Manner, providing: Mapping[str, bool]
+) -> None:
+    """Run, and show what was done."""
     from mlops_cli.pipeline.plan import Action
     from mlops_cli.pipeline.recorder import recorded
     from mlops_cli.pipeline.run_history import read_times, runs_folder, saved_by
-    from mlops_cli.pipeline.runner import Manner, run_project
-    from mlops_cli.pipeline.status import plan_project
+    from mlops_cli.pipeline.runner import run_project
     from mlops_cli.pipeline.turn import exclusive
-    from mlops_cli.workspace.snapshot import workspace_snapshot
 
     started = time.monotonic()
-    session = session_of(context)
-    output, project = session.output(as_json), session.project()
-    names = stages or []
-    reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
-    how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach, offline)
-    providing = {"pull": pull, "allow_missing": allow_missing}
-    if dry_run:
-        with reporting(output) as reporter:
-            snapshot = workspace_snapshot(project)
-            provision = _open_provision(project, providing, reporter, dry_run=True)
-            python = Python(session.environ.get("PATH"), project.root)
-            outside = Outside(ask=not offline, note=reporter.note, python=python)
-            options: dict[str, Any] = {
-                "force": force,
-                "run_cache": not anew,
-                "provision": provision,
-                "outside": outside,
-            }
-            planned = plan_project(project, snapshot, names, reach=reach, **options, reporter=reporter)
-        fetched = provision.told if provision else None
-        show_run(output, [(decision, None) for decision in planned], dry_run=True, fetched=fetched)
-        return
-    listener = make_listener(output, several=jobs != 1)
+    listener = make_listener(output, several=how.jobs != 1)
     with reporting(output) as reporter, closing(listener), exclusive(project, "mlx run", reporter) as turn:
         surroundings = new_surroundings(session, project)
         reporter.share_with(listener)
         provision = _open_provision(project, providing, reporter)
-        with _naming_python(session, listener), recorded(listener, surroundings.logs, project.prefix) as record:
+        with _naming_python(session, listener), recorded(listener, surroundings.logs) as record:
             results = run_project(project, names, surroundings, record, turn, how, provision)
-    saved = saved_by([result.decision for result in results], read_times(runs_folder(project), project.prefix))
+    saved = saved_by([result.decision for result in results], read_times(runs_folder(project)))
     show_run(
         output,
         [(result.decision, result.seconds) for result in results],

@@ -65,16 +65,7 @@ def status(
         )
         there, steps = _unpushed(project, output, reporter) if remote else ([], [])
     lacking = any(each["lacking"] for each in there)
-    value = {
-        "clean": found.clean,
-        "data": [item._asdict() for item in found.data],
-        "stages": [
-            {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
-        ],
-        "problems": list(map(output.fault, found.problems)),
-        "remote": there[0] if there else None,
-        "remotes": there,
-    }
+    value = _status_value(output, found) | {"remote": there[0] if there else None, "remotes": there}
     output.result("status", value, [*_status_text(found), *(line for each in there for line in _remote_text(each))])
     for line in _status_hints(found, output, "pull" if project.config.remotes else "checkout"):
         output.say(line)
@@ -84,6 +75,17 @@ def status(
         raise typer.Exit(found.problems[0].exit_code)
     if check and (lacking or not found.clean):
         raise typer.Exit(1)
+
+
+def _status_value(output: Output, found: ProjectStatus) -> dict[str, Any]:
+    return {
+        "clean": found.clean,
+        "data": [item._asdict() for item in found.data],
+        "stages": [
+            {"stage": d.stage.address, "action": d.action.value, "reasons": list(d.reasons)} for d in found.stages
+        ],
+        "problems": list(map(output.fault, found.problems)),
+    }
 
 
 def _open_provision(project: Project, reporter: Reporter, *, remote: bool) -> Provision:
