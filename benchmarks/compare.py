@@ -25,10 +25,12 @@ import tempfile
 import time
 import urllib.request
 import venv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from pipelines import write_busy, write_chain, write_independent, write_monorepo
 
 PEER = ("dvc==3.67.*", "dvc-s3")
 TOOLS = ("mlx", "dvc")
@@ -94,6 +96,9 @@ class Settings:
     stages: int
     repeats: int
     seed: int
+    many_stages: int = 0
+    busy: int = 0
+    pipelines: int = 0
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -379,25 +384,45 @@ def s3_server(log: Path) -> Iterator[str]:
 
 
 def pipeline(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
-    """A chain of stages, each of which copies one small file and waits for the stage before it."""
+    """Stages that each copy one small file: in a chain, then independent of one another."""
+    for shape, write in (("in a chain", write_chain), ("independent", write_independent)):
+        project = bench.start_project(tool, folder / shape.split()[-1])
+        write(project, settings.stages)
+        label = f"run, {settings.stages:,} stages, {shape}"
+        yield Step(f"{label}, all to run", tool.command("run"), project)
+        yield Step(f"{label}, nothing to do", tool.command("run"), project, settings.repeats)
+
+
+def many(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """Very many independent stages, for `mlx` alone: a run with nothing to do."""
+    if tool.name != "mlx":
+        return
     project = bench.start_project(tool, folder)
-    (project / "in").mkdir()
-    (project / "out").mkdir()
-    lines = ["stages:"]
-    for index in range(settings.stages):
-        (project / "in" / f"{index}.txt").write_text(f"{index}\n", encoding="utf-8")
-        deps = [f"in/{index}.txt"] + ([f"out/{index - 1}.txt"] if index else [])
-        lines += [
-            f"  s{index:03}:",
-            f"    cmd: cp in/{index}.txt out/{index}.txt",
-            f"    deps: [{', '.join(deps)}]",
-            f"    outs: [out/{index}.txt]",
-        ]
-    text = "\n".join(lines) + "\n"
-    (project / "mlx.yaml").write_text(f"mlx: 1\n{text}", encoding="utf-8")
-    (project / "dvc.yaml").write_text(text, encoding="utf-8")
-    yield Step(f"run, {settings.stages} stages, all to run", tool.command("run"), project)
-    yield Step(f"run, {settings.stages} stages, nothing to do", tool.command("run"), project, settings.repeats)
+    write_independent(project, settings.many_stages)
+    yield Step("", tool.command("run"), project)
+    label = f"run, {settings.many_stages:,} stages, independent, nothing to do, alone"
+    yield Step(label, tool.command("run"), project, settings.repeats)
+
+
+def jobs(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """Stages that keep a processor busy, one at a time, and for `mlx` two at once."""
+    project = bench.start_project(tool, folder)
+    write_busy(project, 4, settings.busy, sys.executable)
+    yield Step("", tool.command("run"), project)
+    yield Step("run, 4 CPU-bound stages, one at a time", tool.command("run", "--force"), project)
+    if tool.name == "mlx":
+        yield Step("run, 4 CPU-bound stages, -j 2, alone", tool.command("run", "--force", "-j", "2"), project)
+
+
+def monorepo(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
+    """Many small pipelines in one repository: what is asked of one, then of all."""
+    project = bench.start_project(tool, folder)
+    one = f"{write_monorepo(project, settings.pipelines)}/{tool.name}.yaml"
+    yield Step("", tool.command("run", one), project)
+    label = f"{settings.pipelines:,} pipelines"
+    yield Step(f"status of one of {label}", tool.command("status", one), project, settings.repeats)
+    yield Step(f"run of one of {label}, nothing to do", tool.command("run", one), project, settings.repeats)
+    yield Step(f"status of {label}", tool.command("status"), project, settings.repeats)
 
 
 def digits(bench: Bench, tool: Tool, folder: Path, settings: Settings) -> Iterator[Step]:
@@ -419,6 +444,9 @@ SUITES = {
     "large": large,
     "s3": s3,
     "pipeline": pipeline,
+    "many": many,
+    "jobs": jobs,
+    "monorepo": monorepo,
     "digits": digits,
     "scale": scale,
 }
@@ -464,7 +492,9 @@ def report(bench: Bench, tools: Sequence[Tool], rounds: int, settings: Settings)
     for work, figures in bench.rows.items():
         row: dict[str, object] = {"work": work}
         for tool in tools:
-            taken = figures[tool.name]
+            taken = figures.get(tool.name)
+            if taken is None:
+                continue
             row[tool.name] = {
                 "requests": taken[0].requests,
                 "grown": taken[0].grown,
@@ -473,7 +503,7 @@ def report(bench: Bench, tools: Sequence[Tool], rounds: int, settings: Settings)
                 "all_seconds": [figure.seconds for figure in taken],
                 "all_peaks": [figure.peak for figure in taken],
             }
-        if len(tools) == 2:
+        if len(figures) == 2:
             row["ratio"] = median(figures["dvc"]) / median(figures["mlx"])
         rows.append(row)
     return {
@@ -499,12 +529,15 @@ def table(bench: Bench, tools: Sequence[Tool]) -> str:
     names = [tool.name for tool in tools]
     lines = [["work", *(f"{name} s" for name in names), "ratio", *(f"{name} MiB" for name in names)]]
     for work, figures in bench.rows.items():
-        peaks = [statistics.median(figure.peak for figure in figures[name]) / UNITS["MiB"] for name in names]
-        ratio = f"{median(figures['dvc']) / median(figures['mlx']):.1f}x" if len(names) == 2 else "-"
-        seconds = [f"{median(figures[name]):.3f}" for name in names]
-        lines.append([work, *seconds, ratio, *(f"{peak:.0f}" for peak in peaks)])
+        peaks = [
+            _told(figures, name, lambda f: f"{statistics.median(x.peak for x in f) / UNITS['MiB']:.0f}")
+            for name in names
+        ]
+        ratio = f"{median(figures['dvc']) / median(figures['mlx']):.1f}x" if len(figures) == 2 else "-"
+        seconds = [_told(figures, name, lambda f: f"{median(f):.3f}") for name in names]
+        lines.append([work, *seconds, ratio, *peaks])
         for what, told in (("requests", "requests"), ("grown", "MiB more on the remote")):
-            numbers = [getattr(figures[name][0], what) for name in names]
+            numbers = [getattr(figures[name][0], what) if name in figures else None for name in names]
             if all(number is not None for number in numbers):
                 shown = [f"{n:,}" if what == "requests" else f"{n / UNITS['MiB']:.2f}" for n in numbers]
                 lines.append([f"  {told}", *shown, "", *("" for _ in names)])
@@ -513,6 +546,11 @@ def table(bench: Bench, tools: Sequence[Tool]) -> str:
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(row))
         for row in (list(zip(line, widths, strict=True)) for line in lines)
     )
+
+
+def _told(figures: Mapping[str, list[Figure]], name: str, tell: Callable[[list[Figure]], str]) -> str:
+    """Return a cell of the table; what a tool was not asked for is a dash."""
+    return tell(figures[name]) if name in figures else "-"
 
 
 # --- command line ----------------------------------------------------------------------------------------------------
@@ -560,6 +598,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--file-size", type=parse_size, default="4KiB")
     parser.add_argument("--large", type=parse_size, default="1GiB")
     parser.add_argument("--stages", type=int, default=100)
+    parser.add_argument("--many-stages", type=int, default=1000, help="of the suite `many`")
+    parser.add_argument("--busy", type=int, default=20_000_000, help="rounds of a CPU-bound stage")
+    parser.add_argument("--pipelines", type=int, default=500, help="of the suite `monorepo`")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, help="a new folder on the disk to measure (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="write every figure there as JSON")

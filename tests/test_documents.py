@@ -137,6 +137,19 @@ PLAIN_VALUES = st.dictionaries(
     min_size=1,
     max_size=4,
 )
+LOCK_SCALARS = st.one_of(PLAIN_LEAVES, st.floats(-1000, 1000).map(lambda number: round(number, 3)))
+LOCK_ITEMS = st.one_of(
+    LOCK_SCALARS, st.dictionaries(PLAIN_KEYS, LOCK_SCALARS, min_size=1, max_size=3).map(Inline), ALMOST_PLAIN
+)
+LOCK_VALUES = st.one_of(
+    LOCK_SCALARS,
+    st.lists(PLAIN_WORDS, min_size=2, max_size=4).map(" ".join),
+    st.lists(LOCK_ITEMS, min_size=1, max_size=3),
+    st.lists(LOCK_SCALARS, min_size=1, max_size=3).map(InlineList),
+)
+LOCK_LIKE = st.dictionaries(
+    PLAIN_KEYS, st.one_of(LOCK_VALUES, st.dictionaries(PLAIN_KEYS, LOCK_VALUES, min_size=1, max_size=2)), min_size=1
+).map(lambda value: dump_yaml(value).decode())
 CHANGES = st.tuples(
     st.integers(0, 10**6),
     st.integers(0, 3),
@@ -164,7 +177,28 @@ def change(text: str, changes: Sequence[tuple[int, int, str]]) -> str:
 @example("a: 1\na: 2\n", [])
 @example("  a: 1\nb: 1\n", [])
 def test_what_is_read_as_plain_is_what_the_library_reads(text: str, changes: list[tuple[int, int, str]]) -> None:
-    data = change(text, changes).encode()
+    _read_both(change(text, changes).encode())
+
+
+@given(LOCK_LIKE, st.lists(CHANGES, max_size=2))
+@example("a: b c\n  - d\n", [])
+@example("a: b c\n# d\ne: [f, 1, true]\n", [])
+@example("a:\n  - b\n  c: d\n", [])
+@example("a:\n  - b\n    c: d\n", [])
+@example("a:\n- b\n", [])
+@example("- a\n", [])
+@example("a:\n  - b\n  - {c: d, c: e}\n", [])
+@example("a:\n  b:\n    - c\n  - d\n", [])
+@example("a:\n  b:\n    - c\n  d:\n    - e\n    - f\n", [])
+@example("a:\n\n  - b # c\n", [])
+@example("a:\n  - {b: c:d, e: -0.0}\n", [])
+@example("a: b: c\n", [])
+@example("a: b - c -- --d=1 e:f\n", [])
+def test_what_a_lock_is_made_of_is_read_as_the_library_reads_it(text: str, changes: list[tuple[int, int, str]]) -> None:
+    _read_both(change(text, changes).encode())
+
+
+def _read_both(data: bytes) -> None:
     plain = read_plain(data)
     if plain is not None:
         assert Document("x.yaml", plain.value, plain.lines) == parse_any_yaml(data, "x.yaml")
@@ -472,6 +506,8 @@ BY_HAND = "keep the lines that are right, and remove those that Git added (`<<<<
         (b"a:\n  b: 1\n c: 2\n", "3: this line does not fit the lines above it", None),
         (b"- a\nb: 1\n", "2: this line does not fit the list above it", "check the indentation"),
         (b"a: [1, 2\nb: 3\n", "2: a list opened with `[` is not closed", "end it with `]`"),
+        (b"a:\n- [b, x ${c}]\n", "2: text with `${` within `[ ]` or `{ }` needs quotes", 'such as `["${name}"]`'),
+        (b"a: {b: ${c}}\n", "1: text with `${` within `[ ]` or `{ }` needs quotes", 'such as `["${name}"]`'),
         (b"a: {b: 1\nc: 3\n", "2: a mapping opened with `{` is not closed", "end it with `}`"),
         (b"a: @x\n", "1: text cannot begin with this character", "put the text in quotes"),
         (b"a: !<x\n", "1: not valid YAML: did not find the expected '>'", None),

@@ -37,13 +37,16 @@ def accept(
     run. The reason stays in its lock until it is. Nothing is restored elsewhere as if a run had made it.
     """
     from mlops_cli.pipeline.acceptance import accept as core
+    from mlops_cli.pipeline.interpreter import Python
+    from mlops_cli.pipeline.outside import Outside
     from mlops_cli.pipeline.turn import exclusive
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter, exclusive(project, "mlx accept", reporter, dry_run=dry_run):
         folder = project.relative(session.cwd)
-        found = core(project, stages, reason, folder=folder, dry_run=dry_run, reporter=reporter)
+        outside = Outside(ask=True, note=reporter.note, python=Python(session.environ.get("PATH"), project.root))
+        found = core(project, stages, reason, folder=folder, dry_run=dry_run, reporter=reporter, outside=outside)
     value = {
         "dry_run": dry_run,
         "stages": [{"accepted": bool(stage.changes), **asdict(stage)} for stage in found],

@@ -16,6 +16,9 @@ from mlops_cli.errors import MlxError
 
 if TYPE_CHECKING:
     from mlops_cli.workspace.project import Project
+    from mlops_cli.workspace.snapshot import Snapshot
+
+_MANY = 20  # files of stages; more are not read for a key that is pressed
 
 
 def complete_remotes(context: typer.Context, incomplete: str) -> list[str]:
@@ -25,24 +28,49 @@ def complete_remotes(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_stages(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the addresses of stages, and the names of groups."""
+    """Return the addresses of stages, the names of groups, and the names of the stages of the folder one is in.
+
+    Where many `mlx.yaml` could be meant, none of them is read, and their folders are offered (`services/a:`).
+    """
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
     project = _project(context)
+    if project is None:
+        return []
     try:
-        stages = workspace_snapshot(project).stages if project else ()
+        snapshot, here = workspace_snapshot(project), project.relative(_start(context))
+        folders = [file.rpartition("/")[0] for file in snapshot.pipeline_files]
     except MlxError:
         return []
-    groups = (stage.address.partition("@")[0] for stage in stages)
-    return _beginning(incomplete, dict.fromkeys((*groups, *(stage.address for stage in stages))))
+    near = [folder for folder in folders if folder and _may_begin(f"{folder}:", incomplete)]
+    names = [name for folder in ("", here) if folder in folders for name in _names(snapshot, folder, here)]
+    if len(near) > _MANY:
+        return _beginning(incomplete, dict.fromkeys((*names, *(f"{folder}:" for folder in near))))
+    return _beginning(
+        incomplete, dict.fromkeys((*names, *(n for folder in near for n in _names(snapshot, folder, ""))))
+    )
+
+
+def _may_begin(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
+
+
+def _names(snapshot: Snapshot, folder: str, here: str) -> list[str]:
+    """Return what the stages and groups of the `mlx.yaml` in a folder are called, in `here` without their folder."""
+    try:
+        stages = snapshot.pipeline(f"{folder}/mlx.yaml" if folder else "mlx.yaml").stages
+    except (MlxError, OSError):
+        return []
+    names = [stage.name if folder == here else stage.address for stage in stages]
+    return [*dict.fromkeys(name.partition("@")[0] for name in names), *names]
 
 
 def complete_runs(context: typer.Context, incomplete: str) -> list[str]:
     """Return the ids of the runs whose logs are kept, the newest first."""
-    from mlops_cli.pipeline.run_history import list_runs, runs_folder
+    from mlops_cli.pipeline.run_history import runs_of
 
     project = _project(context)
-    return _beginning(incomplete, (folder.name for folder in list_runs(runs_folder(project))) if project else ())
+    return _beginning(incomplete, (folder.name for folder in runs_of(project)) if project else ())
 
 
 def complete_paths(context: typer.Context, incomplete: str) -> list[str]:

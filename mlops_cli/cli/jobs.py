@@ -150,7 +150,7 @@ def _result_text(result: JobResult) -> list[str]:
 
 COMMANDS = {
     "job": Group(
-        "Run stages elsewhere, with nothing but a file and a remote",
+        "Run stages where only a remote can be reached",
         {
             "make": command(make, "mlx job make prepare -o prepare.yaml"),
             "run": command(run, "mlx job run prepare.yaml", "mlx job run prepare.yaml --folder worker"),

@@ -119,10 +119,10 @@ def _say_end(output: Output, log: StageLog) -> None:
 
 def _show_list(output: Output, project: Project, targets: Sequence[str], name: str | None, folder: str) -> None:
     """List the attempts at stages, the newest first."""
-    from mlops_cli.pipeline.run_history import list_runs, runs_folder
+    from mlops_cli.pipeline.run_history import runs_of
     from mlops_cli.pipeline.stage_logs import find_run, find_stages
 
-    folders = list_runs(runs_folder(project))
+    folders = runs_of(project)
     if name is not None:
         folders = [find_run(folders, name)]
     asked = {stage for target in targets for stage in find_stages(project, target, folder)}
@@ -180,7 +180,8 @@ def _ending(each: StageRun) -> str:
 
 def _value(run: Run, each: StageRun) -> dict[str, Any]:
     path = run.log(each.stage)
-    value = {**each._asdict(), "outcome": each.outcome.value, "reasons": list(each.reasons)}
+    facts = {name: value for name, value in each._asdict().items() if name != "again"}
+    value = {**facts, "outcome": each.outcome.value, "reasons": list(each.reasons)}
     return {"run": run.id, "doing": run.facts.doing, **value, "log": str(path) if path.is_file() else None}
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlops_cli.cli.commands import command
+from mlops_cli.cli.groups import fold_edges, fold_names
 from mlops_cli.cli.options import Json, Offline, Stages
 from mlops_cli.cli.run_view import NO_STAGES, decision_value
-from mlops_cli.cli.selection import Downstream, From, Single, Until, reach_of
+from mlops_cli.cli.selection import Downstream, From, Full, Single, Until, reach_of
 from mlops_cli.cli.session import reporting, session_of
 from mlops_cli.errors import UsageError
 from mlops_cli.words import NAMED, and_more
@@ -78,28 +79,42 @@ def _nearest_line(nearest: Nearest | None) -> list[str]:
 
 def graph(
     context: typer.Context,
+    stages: Stages = None,
+    downstream: Downstream = False,
+    full: Full = False,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart")] = False,
     dot: Annotated[bool, typer.Option("--dot", help="Print a Graphviz digraph")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show which stage needs which, in run order"""
-    from mlops_cli.pipeline.inputs import stage_graph
+    """Show which stage needs which, in run order
+
+    With names, only those stages and what they need. A matrix of more than eight is one line, unless --full.
+    """
+    from mlops_cli.pipeline.survey import survey_stages
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
     if mermaid and dot:
         raise UsageError("`--mermaid` and `--dot` are two forms of one graph", hint="choose one of them")
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    found = stage_graph(workspace_snapshot(project))
+    reach = reach_of(session, project, downstream=downstream)
+    survey = survey_stages(workspace_snapshot(project), stages or (), reach, output.note)
+    shown = [survey.graph.stages[address] for address in survey.selected.order]
     value = {
         "stages": [
-            {"stage": address, "needs": list(found.upstream[address]), "outs": [out.path for out in stage.outs]}
-            for address, stage in found.stages.items()
+            {
+                "stage": stage.address,
+                "needs": list(survey.graph.upstream[stage.address]),
+                "outs": [out.path for out in stage.outs],
+            }
+            for stage in shown
         ]
     }
     draw = _mermaid if mermaid else _dot if dot else _indented
-    output.result("graph", value, draw(found.upstream, list(found.stages)))
-    if not found.stages:
+    names = {stage.address: stage.address for stage in shown} if full else fold_names(shown)
+    edges = fold_edges(names, survey.graph.upstream)
+    output.result("graph", value, draw(edges, list(edges)))
+    if not shown:
         output.say(NO_STAGES)
 
 
@@ -123,6 +138,6 @@ def _dot(upstream: Mapping[str, Sequence[str]], order: Sequence[str]) -> list[st
 
 
 COMMANDS = {
-    "graph": command(graph, "mlx graph", "mlx graph --mermaid"),
+    "graph": command(graph, "mlx graph", "mlx graph train --downstream", "mlx graph --mermaid"),
     "why": command(why, "mlx why train@forest"),
 }

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlops_cli.cli.groups import Told, fold_decisions
 from mlops_cli.cli.live_view import LiveView, can_be_live, tamed
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.session import Session
@@ -89,6 +90,8 @@ class RunListener:
                 self.output.say(f"  $ {line}")
 
     def write(self, stage: str, data: bytes) -> None:
+        if self.output.quiet or self.output.json:
+            return
         if self.live is not None:
             self.live.hear(stage, data)
         if not self.several:
@@ -196,7 +199,7 @@ def show_run(
         "logs": None if logs is None else str(logs),
         "fetched": None if fetched is None else _fetched_value(fetched, dry_run=dry_run),
     }
-    lines = [line for decision in decisions for line in _decision_lines(decision)] if dry_run else []
+    lines = [line for told in fold_decisions(decisions) for line in _decision_lines(told)] if dry_run else []
     numbers = {
         action: sum(decision.action == action for decision in decisions) for action in ("run", "restore", "skip")
     }
@@ -263,10 +266,7 @@ def decision_value(decision: Decision) -> dict[str, Any]:
     return {"stage": decision.stage.address, "action": decision.action.value, "reasons": list(decision.reasons)}
 
 
-def _decision_lines(decision: Decision) -> list[str]:
-    head = f"{decision.action.value:<8}{decision.stage.address}"
-    return [head, *(f"          {reason}" for reason in decision.reasons)] if _is_told(decision) else [head]
-
-
-def _is_told(decision: Decision) -> bool:
-    return decision.action.value != "skip" or decision.stage.is_off
+def _decision_lines(told: Told) -> list[str]:
+    head = f"{told.action:<8}{told.name}"
+    is_plain = told.action == "skip" and not told.is_off
+    return [head] if is_plain else [head, *(f"          {reason}" for reason in told.reasons)]

@@ -34,6 +34,7 @@ Until = Annotated[
         "--until", metavar="STAGE", help="Nothing but what this stage needs, and itself", autocompletion=complete_stages
     ),
 ]
+Full = Annotated[bool, typer.Option("--full", help="Every instance of a matrix, however many")]
 
 
 def reach_of(

@@ -8,8 +8,10 @@ import typer
 
 from mlops_cli.cli.commands import Group, command
 from mlops_cli.cli.completion import complete_stages
-from mlops_cli.cli.options import DryRun, Json
+from mlops_cli.cli.groups import fold_names
+from mlops_cli.cli.options import DryRun, Json, Stages
 from mlops_cli.cli.output import Output
+from mlops_cli.cli.selection import Full, reach_of
 from mlops_cli.cli.session import session_of
 from mlops_cli.cli.text import table
 from mlops_cli.words import quoted
@@ -88,17 +90,25 @@ def _show_added(output: Output, address: str, file: str, *, dry_run: bool) -> No
         output.say(f"next: mlx run {quoted(address)}")
 
 
-def list_(context: typer.Context, as_json: Json = False) -> None:
-    """List the stages, in run order"""
-    from mlops_cli.pipeline.inputs import stage_graph
+def list_(context: typer.Context, stages: Stages = None, full: Full = False, as_json: Json = False) -> None:
+    """List the stages, in run order
+
+    A matrix of more than eight is one line, with the command of its first, unless --full.
+    """
+    from mlops_cli.pipeline.survey import survey_stages
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    found = stage_graph(workspace_snapshot(project)).stages.values()
+    reach = reach_of(session, project)
+    survey = survey_stages(workspace_snapshot(project), stages or (), reach, output.note)
+    found = [stage for address, stage in survey.graph.stages.items() if address in survey.selected.named]
     value = {"stages": [{"stage": stage.address, "cmd": list(stage.cmd), "desc": stage.desc} for stage in found]}
-    rows = [(stage.address, stage.desc or " && ".join(stage.cmd)) for stage in found]
-    output.result("stage-list", value, table(("stage", "what"), rows))
+    names = fold_names([] if full else found)
+    rows: dict[str, str] = {}
+    for stage in found:
+        rows.setdefault(names.get(stage.address, stage.address), stage.desc or " && ".join(stage.cmd))
+    output.result("stage-list", value, table(("stage", "what"), list(rows.items())))
     if not rows:
         output.say("no stages: `mlx stage add` declares one")
 
@@ -119,16 +129,51 @@ def show(
     """
     from mlops_cli.documents import dump_yaml
     from mlops_cli.pipeline.declare import describe_stage
-    from mlops_cli.pipeline.inputs import stage_graph
-    from mlops_cli.pipeline.selection import choose
+    from mlops_cli.pipeline.survey import survey_stages
     from mlops_cli.workspace.snapshot import workspace_snapshot
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()
-    found = stage_graph(workspace_snapshot(project))
-    shown = [describe_stage(found.stages[address]) for address in choose(found, [name])]
+    survey = survey_stages(workspace_snapshot(project), [name], reach_of(session, project), output.note)
+    named = [stage for address, stage in survey.graph.stages.items() if address in survey.selected.named]
+    shown = list(map(describe_stage, named))
     lines = [line for stage in shown for line in dump_yaml(stage).decode().rstrip("\n").split("\n")]
     output.result("stage-show", {"stages": shown}, lines)
+
+
+Frozen = Annotated[
+    str, typer.Argument(metavar="STAGE", help="A stage, or a group (train for train@*)", autocompletion=complete_stages)
+]
+
+
+def freeze(context: typer.Context, name: Frozen, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Have a stage never run: its lock says what it made
+
+    Writes `frozen: true` into its mlx.yaml; everything else there stays as it is.
+    """
+    _freeze(context, name, frozen=True, dry_run=dry_run, as_json=as_json)
+
+
+def unfreeze(context: typer.Context, name: Frozen, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Let a frozen stage run again
+
+    Takes `frozen: true` out of its mlx.yaml; everything else there stays as it is.
+    """
+    _freeze(context, name, frozen=False, dry_run=dry_run, as_json=as_json)
+
+
+def _freeze(context: typer.Context, name: str, *, frozen: bool, dry_run: bool, as_json: bool) -> None:
+    from mlops_cli.pipeline.declare import freeze_stages
+
+    session = session_of(context)
+    output, project = session.output(as_json), session.project()
+    folder = project.relative(session.cwd)
+    found = freeze_stages(project, name, frozen=frozen, folder=folder, dry_run=dry_run)
+    verb = "freeze" if frozen else "unfreeze"
+    value = {"dry_run": dry_run, "stages": list(found.stages), "files": list(found.files)}
+    done = f"would {verb}" if dry_run else "froze" if frozen else "unfroze"
+    lines = [f"{done} {address}" for address in found.stages] or [f"nothing to {verb}"]
+    output.result(f"stage-{verb}", value, lines)
 
 
 _ADD_EXAMPLE = """\
@@ -140,8 +185,10 @@ COMMANDS = {
         "Declare stages in mlx.yaml, and look at them",
         {
             "add": command(add, _ADD_EXAMPLE),
-            "list": command(list_, "mlx stage list"),
+            "list": command(list_, "mlx stage list", "mlx stage list train --full"),
             "show": command(show, "mlx stage show train"),
+            "freeze": command(freeze, "mlx stage freeze train"),
+            "unfreeze": command(unfreeze, "mlx stage unfreeze train"),
         },
     )
 }

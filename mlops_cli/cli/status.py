@@ -9,6 +9,7 @@ import typer
 
 from mlops_cli.cli.commands import command
 from mlops_cli.cli.completion import complete_targets
+from mlops_cli.cli.groups import fold_decisions
 from mlops_cli.cli.options import AllowMissing, Check, Json
 from mlops_cli.cli.output import Output
 from mlops_cli.cli.run_view import and_more
@@ -151,11 +152,11 @@ def _status_text(found: ProjectStatus) -> list[str]:
             f"  {_STATES.get(item.state, item.state.value):<11}{item.path}{_detail(item)}{_origin(item)}"
             for item in changed
         )
-    if due := [decision for decision in found.stages if decision.action != "skip"]:
+    if due := [told for told in fold_decisions(found.stages) if told.action != "skip"]:
         lines.append("stages:")
-        for decision in due:
-            lines.append(f"  {decision.action.value:<11}{decision.stage.address}")
-            lines.extend(f"               {reason}" for reason in decision.reasons)
+        for told in due:
+            lines.append(f"  {told.action:<11}{told.name}")
+            lines.extend(f"               {reason}" for reason in told.reasons)
     if found.problems:
         lines += ["problems:", *(f"  {error.message}" for error in found.problems)]
     return lines

@@ -84,6 +84,8 @@ def _translate(error: yaml.YAMLError, text: str, name: str) -> RecordError:
     found = lines[line][column : column + 1] if line < len(lines) else ""
     if found == "\t" or "tab character" in problem:
         return _tab_error(name, line + 1)
+    if found == "{" and lines[line][:column].endswith("$"):
+        return located(name, line + 1, "text with `${` within `[ ]` or `{ }` needs quotes", 'such as `["${name}"]`')
     for known, (message, hint) in _PROBLEMS.items():
         if known in problem:
             return located(name, line + 1, message, hint)

@@ -17,6 +17,7 @@ from mlops_cli.pipeline import journal
 from mlops_cli.pipeline.execution import read_metrics
 from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
+from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.persisted import record_of
 from mlops_cli.pipeline.plan import Action, Decision, Wanted, draft_lock, input_changes, output_changes
 from mlops_cli.pipeline.publishing import publish
@@ -62,6 +63,7 @@ def accept(
     folder: str = "",
     dry_run: bool = False,
     reporter: Reporter = SILENT,
+    outside: Outside = AS_RECORDED,
 ) -> tuple[AcceptedStage, ...]:
     """Record that the outputs of the stages that `targets`, typed in `folder`, name belong to the inputs there are.
 
@@ -77,7 +79,9 @@ def accept(
     graph = stage_graph(snapshot)
     chosen = frozenset(choose(graph, targets, folder))
     with ExitStack() as stack:
-        observer = stack.enter_context(open_observer(project, snapshot, graph, reporter=reporter, run_cache=False))
+        observer = stack.enter_context(
+            open_observer(project, snapshot, graph, reporter=reporter, run_cache=False, outside=outside)
+        )
         batch = None if dry_run else stack.enter_context(open_batch(project.cache))
         scanner = stack.enter_context(open_scanner(project, batch=batch))
         work = _Accepting(project, snapshot, graph, observer, scanner, reporter, reason)
@@ -124,7 +128,8 @@ class _Accepting:
                 hint=f"see `when` in {stage.file}:{stage.line}",
             )
         refuse_in_use(self.project, [out.path for out in stage.outs])
-        old, wanted = self.snapshot.lock(stage), self.observer.wanted(stage)
+        old = self.snapshot.lock(stage)
+        wanted = self.observer.wanted(stage._replace(frozen=False))  # whose inputs nobody asks for
         # What is recorded and not here counts as recorded: only a command would have to have it.
         check_decision(
             self.project, self.snapshot, Decision(stage, Action.RUN, (), wanted._replace(absent=()), None, None)

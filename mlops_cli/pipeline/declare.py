@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from mlops_cli.errors import UsageError
 from mlops_cli.files import write_atomic
 from mlops_cli.pipeline.graph import build_graph
+from mlops_cli.pipeline.selection import choose, group_address
 from mlops_cli.records.conduct_reading import parse_amount
 from mlops_cli.records.pipeline import read_pipeline
-from mlops_cli.records.stage_text import add_stage
+from mlops_cli.records.stage_text import add_stage, mark_stage
 from mlops_cli.records.stages import NewStage, ParamsFile, Stage
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.snapshot import workspace_snapshot
+
+
+class Frozen(NamedTuple):
+    """The stages that were not frozen before and are now, or the reverse, and the files that were written."""
+
+    stages: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 def declare_stage(project: Project, folder: str, stage: NewStage, *, dry_run: bool = False) -> str:
@@ -31,6 +40,33 @@ def declare_stage(project: Project, folder: str, stage: NewStage, *, dry_run: bo
         if not dry_run:
             write_atomic(project.root / name, data)
     return name
+
+
+def freeze_stages(project: Project, target: str, *, frozen: bool, folder: str = "", dry_run: bool = False) -> Frozen:
+    """Write into each `mlx.yaml` that the stages at `target`, typed in `folder`, are frozen, or are no more.
+
+    UsageError for some of the stages of a matrix: a file says it of all of them.
+    """
+    with project.editing("mlx stage freeze" if frozen else "mlx stage unfreeze"):
+        snapshot = workspace_snapshot(project)
+        graph = build_graph(snapshot.stages, snapshot.pointer_paths)
+        chosen = {address: graph.stages[address] for address in choose(graph, [target], folder)}
+        groups = {(stage.file, stage.folder, stage.group) for stage in chosen.values()}
+        for stage in graph.stages.values():
+            if (stage.file, stage.folder, stage.group) in groups and stage.address not in chosen:
+                raise UsageError(
+                    f"`{target}` is not all of `{group_address(stage)}`, which is frozen as a whole or not at all",
+                    hint=f"`mlx stage {'freeze' if frozen else 'unfreeze'} {group_address(stage)}`",
+                )
+        texts: dict[str, bytes] = {}
+        for file, place, group in sorted(groups):
+            data = mark_stage(texts.get(file) or snapshot.files.read(file) or b"", file, group, "frozen", on=frozen)
+            read_pipeline(data, file, folder=place, read_file=snapshot.files.read)
+            texts[file] = data
+        changed = {file: data for file, data in texts.items() if data != snapshot.files.read(file)}
+        for file, data in changed.items() if not dry_run else ():
+            write_atomic(project.root / file, data)
+    return Frozen(tuple(a for a, stage in chosen.items() if stage.frozen != frozen), tuple(changed))
 
 
 def parse_params(texts: Sequence[str]) -> tuple[ParamsFile, ...]:

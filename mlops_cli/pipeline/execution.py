@@ -32,10 +32,14 @@ _SHELL_SIGNALS = 128  # a shell exits with this and the number of the signal tha
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a command runs in: the environment it inherits, and the folder that keeps its logs."""
+    """What a command runs in: the environment it inherits, and the folder that keeps its logs.
+
+    `listed` is whether `mlx logs` finds them there.
+    """
 
     environ: Mapping[str, str]
     logs: Path
+    listed: bool = True
 
 
 def log_path(surroundings: Surroundings, stage: Stage) -> Path:
@@ -99,13 +103,16 @@ def run_commands(
     except TimedOut as error:
         raise StageFailed(
             f"stage `{stage.address}` took longer than its `timeout` of {stage.conduct.timeout:g} s, and was stopped",
-            hint=f"{_shown(stage)}; `timeout` is in {stage.file}:{stage.line}",
+            hint=f"{_shown(stage, surroundings)}; `timeout` is in {stage.file}:{stage.line}",
         ) from error
     if status:
-        raise StageFailed(f"stage `{stage.address}` failed: {failure}", hint=f"{_shown(stage)}{further}")
+        hint = f"{_shown(stage, surroundings)}{further}"
+        raise StageFailed(f"stage `{stage.address}` failed: {failure}", hint=hint)
 
 
-def _shown(stage: Stage) -> str:
+def _shown(stage: Stage, surroundings: Surroundings) -> str:
+    if not surroundings.listed:
+        return f"its output is in `{log_path(surroundings, stage)}`"
     return f"`mlx logs {quoted(stage.address)}` shows its output"
 
 

@@ -32,18 +32,20 @@ class Graph(NamedTuple):
             address = pending.pop()
             if address not in wanted:
                 wanted.add(address)
-                pending.extend(
-                    () if self.stages[address].is_off or self.stages[address].frozen else self.upstream[address]
-                )
+                pending.extend(self._needs(address))
         return tuple(address for address in self.stages if address in wanted)
 
     def below(self, addresses: Iterable[str]) -> frozenset[str]:
-        """Return `addresses` and everything that needs one of them."""
+        """Return `addresses` and everything that needs one of them; one that is off or frozen needs nothing."""
         found = set(addresses)
         for address in self.stages if found else ():
-            if not found.isdisjoint(self.upstream[address]):
+            if not found.isdisjoint(self._needs(address)):
                 found.add(address)
         return frozenset(found)
+
+    def _needs(self, address: str) -> tuple[str, ...]:
+        stage = self.stages[address]
+        return () if stage.is_off or stage.frozen else self.upstream[address]
 
 
 def build_graph(stages: Sequence[Stage], pointers: Collection[str] = ()) -> Graph:
@@ -150,9 +152,7 @@ def _refuse_own_inputs(stages: Iterable[Stage]) -> None:
             for out in stage.outs:
                 if has_magic(dep) or not _overlap(dep, out.path):
                     continue
-                goes_on = (
-                    f"take it out of `deps`: with `{dep}: {{persist: true}}` in `outs` it goes on from what is there"
-                )
+                goes_on = f"with `{dep}: {{persist: true}}` in `outs`, and not in `deps`, it goes on from what is there"
                 raise _error(
                     stage,
                     f"stage `{stage.address}` depends on `{dep}` and makes `{out.path}`: it would wait for itself",

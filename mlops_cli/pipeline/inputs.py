@@ -7,7 +7,7 @@ remembers each stage's decision, so that the stages after it are judged on what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from mlops_cli.store.trees import Entry, Kind, diff
 from mlops_cli.workspace.compare import describe_change
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.scan import Scanner, is_stored, open_scanner
-from mlops_cli.workspace.snapshot import Snapshot, track
+from mlops_cli.workspace.snapshot import Snapshot, Tracked, track
 
 if TYPE_CHECKING:
     from mlops_cli.pipeline.provision import Provision
@@ -65,13 +65,7 @@ class Observer:
         """Return what is to be done with `stage`; the stages before it must have been decided."""
         if stage.is_off:
             return self.note(leave_off(stage, self._snapshot.lock(stage)))
-        evidence = Evidence(
-            lock=self._snapshot.lock(stage),
-            present={out.path: _present(self.look(out.path)) for out in stage.outs},
-            recall=lambda key: self._recall(key, stage.folder) if self._run_cache else None,
-            holds=self._holds,
-            describe=self.describe,
-        )
+        evidence = self._evidence(stage)
         wanted, provision = self.wanted(stage), self._provision
         if provision is None:
             return self.note(decide(stage, wanted, evidence, force=force, flag=flag, judging=judging))
@@ -80,9 +74,25 @@ class Observer:
         judge = partial(decide, stage, wanted, force=force, flag=flag, judging=judging)
         return self.note(provision.decide(stage, wanted, evidence, judge, run_cache=self._run_cache))
 
+    def _evidence(self, stage: Stage) -> Evidence:
+        return Evidence(
+            lock=self._snapshot.lock(stage),
+            present={out.path: _present(self.look(out.path)) for out in stage.outs},
+            recall=lambda key: self._recall(key, stage.folder) if self._run_cache else None,
+            holds=self._holds,
+            describe=self.describe,
+        )
+
     def provide(self, decision: Decision) -> bool:
-        """Bring the inputs of a stage that are recorded and not here, if this run may; say whether all are here now."""
+        """Bring the inputs of a stage that are recorded and not here, if this run may; say whether all are here now.
+
+        Outputs that its command goes on from come too, if they can be had.
+        """
         wanted = decision.wanted
+        if self._provision is not None and (start := self._persisted(decision.stage)):
+            with suppress(MissingObject):
+                self._provision.bring_inputs(start)
+            self._outlook.renew()
         if self._provision is None or wanted.lost or wanted.unread or not wanted.absent:
             return False
         chosen = self._outlook.whereabouts(wanted.absent)
@@ -90,6 +100,16 @@ class Observer:
             return False
         self._outlook.renew()
         return True
+
+    def _persisted(self, stage: Stage) -> list[tuple[Tracked, str]]:
+        """Return the recorded outputs that the command of a stage goes on from and that are not here."""
+        names = {out.path for out in stage.outs if out.persist and self.look(out.path) is None}
+        lock = self._snapshot.lock(stage) if names else None
+        return [
+            (track(out.path, out)._replace(stage=stage.address), "")
+            for out in (lock.outs if lock else ())
+            if out.path in names
+        ]
 
     def _bring_unread(self, stage: Stage, wanted: Wanted, provision: Provision) -> bool:
         """Bring what it takes to know the inputs of a stage: listings of folders, and files with parameters."""
@@ -103,9 +123,15 @@ class Observer:
         return self._outlook.note(decision)
 
     def leave(self, stage: Stage) -> bool:
-        """Let a stage be as it is for those after it, whatever should be done with it; say whether it is up to date."""
+        """Let a stage be as it is for those after it, whatever should be done with it; say whether it is up to date.
+
+        That its outputs are not here is no matter: whoever needs them is told.
+        """
+        if stage.is_off:
+            return bool(self.decide(stage))
         try:
-            decision = self.decide(stage, judging=True)
+            evidence = self._evidence(stage)._replace(may_stay_away=lambda _: True)
+            decision = decide(stage, self.wanted(stage), evidence, judging=True)
         except MlxError:  # what keeps it from running does not keep others from taking what is here
             decision = Decision(stage, Action.RUN, (), Wanted((), {}), None, None)
         try:

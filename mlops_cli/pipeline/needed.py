@@ -109,6 +109,8 @@ class _Reading:
             if address in found:
                 continue
             found[address] = stage = self.stages[address]
+            if stage.is_off or stage.frozen:
+                continue
             for path in (*stage.reads, *(out.path for out in stage.outs)):
                 self._read_around(path, stage)
             pending.extend(maker for path in stage.reads for maker in makers_of(path, self._maker, self._outs))

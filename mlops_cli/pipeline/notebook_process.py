@@ -88,12 +88,14 @@ def _read(told: Told) -> Any:
     import nbformat
 
     try:
-        return nbformat.read(told.notebook, as_version=4)
+        notebook = nbformat.read(told.notebook, as_version=4)
+        nbformat.validate(notebook)
     except OSError as error:
         raise Failure(f"`{told.notebook}` cannot be read: {error.strerror}") from error
     except Exception as error:  # what jsonschema, json and its own code raise
         first = str(error).strip().partition("\n")[0][:200]
         raise Failure(f"`{told.notebook}` is not a notebook: {first}") from error
+    return notebook
 
 
 def _write(notebook: Any, path: Path) -> None:

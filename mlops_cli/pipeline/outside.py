@@ -20,6 +20,7 @@ from mlops_cli.store.parallel import map_bounded
 
 _AT_ONCE = 8
 _PATIENCE = 10.0  # s for which a place that fails is tried again: a run waits for the answer
+_SILENCE = 10.0  # s after which a web server that sends nothing is given up; it is to send no more than a few lines
 
 
 class Urls(NamedTuple):
@@ -136,7 +137,8 @@ class Outside:
             return found
         hint = f"{found.marked_hint}; `--offline` takes what the lock records" if found.marked_hint else None
         kind = UsageError if isinstance(found, UsageError) else RemoteError
-        raise kind(f"stage `{stage.address}` reads `{url}`: {found.message}", hint=hint) from found
+        what = "" if f"`{url}`" in found.message else f" reads `{url}`"
+        raise kind(f"stage `{stage.address}`{what}: {found.message}", hint=hint) from found
 
     def _ask(self, urls: Sequence[str]) -> None:
         answers = map_bounded(self._look, urls, min(_AT_ONCE, len(urls)))
@@ -146,7 +148,8 @@ class Outside:
         from mlops_cli.store.place import Place  # noqa: PLC0415 - 10 ms that runs without URLs save
 
         try:
-            place = Place(url, patience=self._patience)
+            place = Place(url, patience=self._patience, silence=_SILENCE)
+            place.bucket.label = "its dependency"
             place.bucket.traffic.listener = self._note
             found = place.look()
         except MlxError as error:

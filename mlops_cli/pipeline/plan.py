@@ -204,7 +204,7 @@ def _decide_frozen(stage: Stage, wanted: Wanted, evidence: Evidence, changes: tu
         raise RecordError(
             f"{stage.file}:{stage.line}: stage `{stage.address}` is frozen and has no lock: nothing says what its "
             "outputs are",
-            hint=f"take `frozen` out and `mlx run {quoted(stage.address)}`, or `mlx accept` what is there",
+            hint=f"`mlx stage unfreeze {quoted(stage.address)}` and run it, or `mlx accept` what is there",
         )
     declared = {out.path for out in stage.outs}
     lock = replace(evidence.lock, outs=tuple(out for out in evidence.lock.outs if out.path in declared))

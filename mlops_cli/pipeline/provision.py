@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from mlops_cli.documents import parse_values
 from mlops_cli.errors import CorruptObject, MissingObject, RecordError, RemoteError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.plan import CACHE_HAS_IT, Action, Decision, Evidence, Wanted, same_inputs
@@ -68,7 +69,7 @@ class Provision:
         self._supply = self._lists if pull else None
         self._denied: set[Digest] = set()  # what could not be had, whatever an index says
         self._found: dict[str, Lock | None] = {}
-        self._records = 0
+        self._records: set[str] = set()
         self._is_unreached = False
         self._foreseen: dict[str, int] = {}
 
@@ -78,7 +79,7 @@ class Provision:
         if self._supply is None:
             return None
         foreseen = self._foreseen
-        return Provided(self._supply.moved, self._records, tuple(sorted(foreseen)), sum(foreseen.values()))
+        return Provided(self._supply.moved, len(self._records), tuple(sorted(foreseen)), sum(foreseen.values()))
 
     def decide(
         self,
@@ -116,7 +117,7 @@ class Provision:
         )
         decision = judge(wider)
         while decision.action is Action.RESTORE and not decision.missing and (missing := _lacking(decision, evidence)):
-            if self._bring_outputs(missing):
+            if self._bring_outputs(decision, missing):
                 whence = f"{self._label(missing)} has what that run made"
                 reasons = (*(reason for reason in decision.reasons if reason != CACHE_HAS_IT), whence)
                 return decision._replace(reasons=reasons)
@@ -174,7 +175,7 @@ class Provision:
             self._is_unreached = True
             self._reporter.note(f"results of others are not looked for: {error.message}")
             return None
-        self._records += 1
+        self._records.add(key)
         return lock
 
     def _find(self, key: str, stage: Stage, wanted: Wanted) -> Lock | None:
@@ -196,7 +197,7 @@ class Provision:
         assert self._supply is not None
         return self._supply.label(missing[0])
 
-    def _bring_outputs(self, missing: Sequence[Tracked]) -> bool:
+    def _bring_outputs(self, decision: Decision, missing: Sequence[Tracked]) -> bool:
         """Bring outputs into the cache; what cannot be had, or is not what its record says, is not wanted any more."""
         assert self._supply is not None
         pairs = [(tracked, "") for tracked in missing]
@@ -206,13 +207,21 @@ class Provision:
         try:
             self._supply.bring(pairs)
             for tracked in missing:
-                if tracked.kind is ObjectKind.TREE:
-                    check_folder(self._project.cache.window, as_entry(tracked))
-        except (MissingObject, CorruptObject) as error:
+                self._check(tracked, decision.stage)
+        except (MissingObject, CorruptObject, RecordError) as error:
             self._denied.update(tracked.digest for tracked in missing)
-            self._reporter.note(f"what an earlier run of `{missing[0].stage}` made is not restored: {error.message}")
+            if decision.key is not None:
+                self._found[decision.key] = None
+            self._reporter.note(f"what an earlier run of `{decision.stage.address}` made is not used: {error.message}")
             return False
         return True
+
+    def _check(self, tracked: Tracked, stage: Stage) -> None:
+        """Raise CorruptObject or RecordError for an output that is not what its record says, or that no run wrote."""
+        if tracked.kind is ObjectKind.TREE:
+            check_folder(self._project.cache.window, as_entry(tracked))
+        elif tracked.path in stage.metrics:
+            parse_values(self._project.cache.read(tracked.digest), tracked.path)
 
     def _foresee(self, chosen: Sequence[Pair]) -> None:
         for tracked, part in chosen:
@@ -226,7 +235,7 @@ def _lacking(decision: Decision, evidence: Evidence) -> list[Tracked]:
     for out in decision.source.outs:
         present = evidence.present.get(out.path)
         is_here = present is not None and (present.digest, present.executable) == (out.digest, out.executable)
-        if not (is_here or out.path in decision.missing or evidence.holds(out)):
+        if not (is_here or evidence.holds(out)):
             found.append(_as_declared(decision.stage, out))
     return found
 

@@ -19,19 +19,20 @@ from mlops_cli.pipeline.usage import Spent
 
 
 @contextmanager
-def recorded(listener: Listener, folder: Path, doing: str = "mlx run") -> Iterator[Recorder]:
+def recorded(listener: Listener, folder: Path, prefix: str = "", doing: str = "mlx run") -> Iterator[Recorder]:
     """Yield a listener that tells `listener` everything, and keeps a record of it in `folder`, the run's own.
 
-    A run that does nothing but skip leaves none. That no record can be written stops no run.
+    `prefix` is where the project lies in its repository, of which all have their runs side by side. A run that does
+    nothing but skip leaves none. That no record can be written stops no run.
     """
-    recorder = Recorder(listener, folder, doing)
+    recorder = Recorder(listener, folder, prefix, doing)
     try:
         yield recorder
-    except MlxError:
-        recorder.close(Outcome.FAILED)
+    except KeyboardInterrupt:
+        recorder.close(Outcome.INTERRUPTED)
         raise
     except BaseException:
-        recorder.close(Outcome.INTERRUPTED)
+        recorder.close(Outcome.FAILED)
         raise
     recorder.close(Outcome.DONE)
 
@@ -39,14 +40,16 @@ def recorded(listener: Listener, folder: Path, doing: str = "mlx run") -> Iterat
 class Recorder:
     """A listener of a run that writes its record; `spent` has what the last attempt at each stage took."""
 
-    def __init__(self, listener: Listener, folder: Path, doing: str) -> None:
+    def __init__(self, listener: Listener, folder: Path, prefix: str, doing: str) -> None:
         self.spent_by: dict[str, Spent] = {}
         self._listener = listener
         self._folder = folder
+        self._prefix = prefix
         self._doing = doing
         self._started = time.monotonic()
         self._file: int | None = None
         self._tries: dict[str, int] = {}
+        self._retries: dict[str, int] = {}  # that the stages have
         self._open: dict[str, float] = {}  # attempts that have begun and not ended, with when (monotonic)
         self._seconds: dict[str, float] = {}  # of what was executed
 
@@ -60,6 +63,7 @@ class Recorder:
             stage = decision.stage.address
             self.spent_by.pop(stage, None)
             self._tries[stage] = self._tries.get(stage, 0) + 1
+            self._retries[stage] = decision.stage.conduct.retries
             self._open[stage] = time.monotonic()
             self._write(
                 "begin",
@@ -116,7 +120,7 @@ class Recorder:
         os.close(self._file)
         self._file = None
         with suppress(OSError):
-            write_times(self._folder.parent, self._seconds)
+            write_times(self._folder.parent, self._prefix, self._seconds)
             prune(self._folder.parent)
 
     def _end(self, stage: str, outcome: Outcome, message: str | None = None) -> None:
@@ -135,6 +139,7 @@ class Recorder:
             peak_memory=None if spent is None else spent.peak_memory,
             exit_status=None if spent is None else spent.exit_status,
             message=message,
+            again=True if message is not None and self._tries[stage] <= self._retries[stage] else None,
         )
 
     def _write(self, event: str, **facts: object) -> None:
@@ -142,7 +147,7 @@ class Recorder:
         with suppress(OSError):
             if self._file is None:
                 self._file = _create(self._folder)
-                write_all(self._file, line("run", mlx=VERSION, at=at, doing=self._doing))
+                write_all(self._file, line("run", mlx=VERSION, at=at, doing=self._doing, project=self._prefix or None))
             write_all(self._file, line(event, **facts, at=at))
 
 

@@ -20,13 +20,12 @@ from urllib.parse import unquote
 
 from mlops_cli.files import write_atomic
 from mlops_cli.pipeline.plan import Action, Decision
-from mlops_cli.pipeline.run_record import RECORD, Outcome, RunFacts, StageRun, log_file, read_record
-from mlops_cli.workspace.project import Project
+from mlops_cli.pipeline.run_record import RECORD, Outcome, RunFacts, StageRun, log_file, project_of, read_record
+from mlops_cli.workspace.project import Project, file_name
 
 KEPT_RUNS = 100
 KEPT_BYTES = 2 << 30
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}\Z")
-_TIMES = "times.json"
 _MOST_TIMES = 20_000
 _LARGEST_RECORD = 64 << 20  # bytes
 _DAY = 86_400.0  # s
@@ -49,14 +48,18 @@ def runs_folder(project: Project) -> Path:
     return project.local / "runs"
 
 
-def list_runs(runs: Path) -> list[Path]:
-    """Return the folders of the runs that are remembered, the newest first."""
+def list_runs(runs: Path, prefix: str | None = None) -> list[Path]:
+    """Return the folders of the runs that are remembered, the newest first.
+
+    With `prefix`, of the project that lies there in the repository, and those that do not tell theirs.
+    """
     try:
         with os.scandir(runs) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
-    return [runs / name for name in sorted(names, reverse=True)]
+    folders = [runs / name for name in sorted(names, reverse=True)]
+    return folders if prefix is None else [folder for folder in folders if _is_of(folder, prefix)]
 
 
 def read_run(folder: Path) -> Run:
@@ -71,9 +74,14 @@ def read_run(folder: Path) -> Run:
     return Run(folder.name, folder, facts)
 
 
-def find_latest(runs: Path, stage: str) -> Run | None:
-    """Return the newest run in which the commands of the stage at an address wrote a log."""
-    found = next((folder for folder in list_runs(runs) if log_file(folder, stage).is_file()), None)
+def runs_of(project: Project) -> list[Path]:
+    """Return the folders of the runs of `project` that are remembered, in all its worktrees, the newest first."""
+    return list_runs(runs_folder(project), project.prefix)
+
+
+def find_latest(folders: Iterable[Path], stage: str) -> Run | None:
+    """Return the first of the runs in `folders` in which the commands of the stage at an address wrote a log."""
+    found = next((folder for folder in folders if log_file(folder, stage).is_file()), None)
     return None if found is None else read_run(found)
 
 
@@ -85,9 +93,9 @@ def is_writing(run: Run, stage: str) -> bool:
 
 
 def _will_try_again(run: Run, stage: str) -> bool:
-    """Say whether the last attempt at a stage failed: while the run is on, another one may follow."""
+    """Say whether the last attempt at a stage failed, and is not the last that it has."""
     last = next((each for each in reversed(run.facts.stages) if each.stage == stage), None)
-    return last is not None and last.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
+    return last is not None and last.again
 
 
 def prune(runs: Path, *, kept_runs: int = KEPT_RUNS, kept_bytes: int = KEPT_BYTES) -> None:
@@ -100,26 +108,30 @@ def prune(runs: Path, *, kept_runs: int = KEPT_RUNS, kept_bytes: int = KEPT_BYTE
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_times(runs: Path) -> dict[str, float]:
+def read_times(runs: Path, prefix: str = "") -> dict[str, float]:
     """Return how long the commands of each stage (by address) took when they last ran here, in seconds."""
     with suppress(OSError, ValueError, RecursionError):
-        value = json.loads((runs / _TIMES).read_bytes())
+        value = json.loads(_times_file(runs, prefix).read_bytes())
         times = value.get("seconds") if isinstance(value, dict) else None
         if isinstance(times, dict):
             return {stage: float(seconds) for stage, seconds in times.items() if _is_time(seconds)}
     return {}
 
 
-def write_times(runs: Path, seconds: Mapping[str, float]) -> None:
+def write_times(runs: Path, prefix: str, seconds: Mapping[str, float]) -> None:
     """Add to what `read_times` returns. Of two runs that end at once one may be forgotten: it is what was, about."""
     if not seconds:
         return
-    times = read_times(runs)
+    times = read_times(runs, prefix)
     for stage, took in seconds.items():
         times.pop(stage, None)
         times[stage] = round(took, 3)  # at the end: the oldest are dropped first
     kept = dict(list(times.items())[-_MOST_TIMES:])
-    write_atomic(runs / _TIMES, json.dumps({"mlx": 1, "seconds": kept}).encode(), durable=False)
+    write_atomic(_times_file(runs, prefix), json.dumps({"mlx": 1, "seconds": kept}).encode(), durable=False)
+
+
+def _times_file(runs: Path, prefix: str) -> Path:
+    return runs / (f"times-{file_name(prefix)}.json" if prefix else "times.json")
 
 
 def saved_by(decisions: Iterable[Decision], times: Mapping[str, float]) -> dict[str, float]:
@@ -178,6 +190,14 @@ def _is_locked(descriptor: int) -> bool:
         return False
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     return False
+
+
+def _is_of(folder: Path, prefix: str) -> bool:
+    try:
+        with (folder / RECORD).open("rb") as file:
+            return project_of(file.read(4096)) == prefix
+    except OSError:
+        return True
 
 
 def _may_be_on(folder: Path) -> bool:

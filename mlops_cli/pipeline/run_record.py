@@ -36,7 +36,10 @@ class Outcome(StrEnum):
 
 
 class StageRun(NamedTuple):
-    """One attempt at a stage; what is not known (yet) is None. See `Spent` for what the numbers mean."""
+    """One attempt at a stage; what is not known (yet) is None. See `Spent` for what the numbers mean.
+
+    `again` is whether another attempt may follow.
+    """
 
     stage: str
     action: str = "run"
@@ -49,6 +52,7 @@ class StageRun(NamedTuple):
     peak_memory: int | None = None
     exit_status: int | None = None
     message: str | None = None
+    again: bool = False
 
 
 class RunFacts(NamedTuple):
@@ -64,6 +68,12 @@ class RunFacts(NamedTuple):
 def log_file(folder: Path, stage: str) -> Path:
     """Return the log of the stage at an address, in the folder of a run."""
     return folder / f"{file_name(stage)}.log"
+
+
+def project_of(data: bytes) -> str:
+    """Return where the project that a run was of lies in its repository; `data` is the beginning of its record."""
+    first = next(_facts(data.partition(b"\n")[0]), {})
+    return _text(first, "project") or ""
 
 
 def line(event: str, **facts: object) -> bytes:
@@ -108,6 +118,7 @@ def _ended(begun: StageRun, fact: Mapping[str, object]) -> StageRun:
         peak_memory=_whole(fact, "peak_memory"),
         exit_status=_whole(fact, "exit_status"),
         message=_text(fact, "message"),
+        again=fact.get("again") is True,
     )
 
 

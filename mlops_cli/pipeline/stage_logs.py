@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlops_cli.errors import MlxError, UsageError
-from mlops_cli.pipeline.run_history import Run, find_latest, list_runs, read_run, runs_folder
+from mlops_cli.pipeline.run_history import Run, find_latest, read_run, runs_of
 from mlops_cli.pipeline.run_record import log_file
 from mlops_cli.pipeline.selection import Reach
 from mlops_cli.pipeline.survey import survey_stages
@@ -30,11 +30,11 @@ class StageLog(NamedTuple):
 
 def choose_logs(project: Project, targets: Sequence[str], name: str | None, folder: str) -> list[StageLog]:
     """Return the logs that are asked for; UsageError for a stage or run that there is not."""
-    runs = runs_folder(project)
+    folders = runs_of(project)
     if name is None and targets:
         chosen: dict[str, StageLog] = {}
         for target in targets:
-            found = [(stage, find_latest(runs, stage)) for stage in find_stages(project, target, folder)]
+            found = [(stage, find_latest(folders, stage)) for stage in find_stages(project, target, folder)]
             ran = {stage: StageLog(latest, stage) for stage, latest in found if latest is not None}
             if not ran:
                 raise UsageError(
@@ -47,8 +47,8 @@ def choose_logs(project: Project, targets: Sequence[str], name: str | None, fold
 
 def _in_run(project: Project, targets: Sequence[str], name: str | None, folder: str) -> list[StageLog]:
     """Return the logs of the run whose id begins with `name`, or of the last one."""
-    runs = runs_folder(project)
-    place = next(iter(list_runs(runs)), None) if name is None else find_run(list_runs(runs), name)
+    folders = runs_of(project)
+    place = next(iter(folders), None) if name is None else find_run(folders, name)
     if place is None:
         return []
     run = read_run(place)
@@ -63,7 +63,7 @@ def _in_run(project: Project, targets: Sequence[str], name: str | None, folder: 
 
 def find_stages(project: Project, target: str, folder: str) -> list[str]:
     """Return the addresses that `target`, typed in `folder`, may mean: of stages that have a log, or are declared."""
-    places = list_runs(runs_folder(project))
+    places = runs_of(project)
     if any(log_file(place, target).is_file() for place in places):
         return [target]
     try:

@@ -101,18 +101,20 @@ def _project_status(
             data, problems = data_status(project, snapshot, scanner.look, scanner, scope.data)
         return ProjectStatus(data, (), tuple({error.message: error for error in (*told.values(), *problems)}.values()))
     graph, stages = scope.graph, scope.graph.stages
-    _tell_unasked((stages[address] for address in scope.order), reporter)
     with open_observer(project, snapshot, graph, reporter=reporter, provision=provision, outside=outside) as observer:
         data, problems = data_status(project, snapshot, observer.look, observer.trees, scope.data)  # each is seen once
         told |= {error.message: error for error in problems}
         judged = [_judge(observer, stages[address], told) for address in scope.order]
+    _tell_unasked(judged, reporter)
     shown = tuple(decision for decision in judged if decision.stage.address in scope.shown)
     untracked = untracked_outputs(project, snapshot, (decision.stage for decision in shown))
     return ProjectStatus((*data, *untracked), shown, tuple(told.values()))
 
 
-def _tell_unasked(stages: Iterable[Stage], reporter: Reporter) -> None:
-    urls = {url for stage in stages if not stage.is_off for url in stage.urls}
+def _tell_unasked(judged: Iterable[Decision], reporter: Reporter) -> None:
+    """Tell of URLs that may be others by now, for which `mlx run` might run a stage that is up to date here."""
+    fresh = (each for each in judged if each.action is not Action.RUN and not each.stage.frozen)
+    urls = {url for decision in fresh for url in decision.wanted.unasked}
     if urls:
         what = f"`{next(iter(urls))}` counts as its lock" if len(urls) == 1 else f"{len(urls)} URLs count as the locks"
         reporter.note(f"{what} recorded {'it' if len(urls) == 1 else 'them'}: `mlx run --dry-run` asks for more")

@@ -124,7 +124,9 @@ def run_job(
     write_copy(cache, as_entry(code_of(job)), root)
     project = _open_project(root, cache_folder, place.environ)
     fetched = fetched.plus(_place_inputs(project, store, job, reporter))
-    lock = _run(project, job, Surroundings(place.environ, folder / "logs"), _Heard(output, reporter), reporter)
+    lock = _run(
+        project, job, Surroundings(place.environ, folder / "logs", listed=False), _Heard(output, reporter), reporter
+    )
     sent = _send(project, store, lock, reporter)
     others = {out.path: out.digest for out in earlier.outs} if earlier else {}
     differing = tuple(out.path for out in lock.outs if others.get(out.path, out.digest) != out.digest)

@@ -1,7 +1,7 @@
 """A command that is a notebook: `train.ipynb [-o COPY] [-k KERNEL] [--NAME [VALUE...]]...`.
 
-Such a line is no shell's. The notebook is an input of its stage, and the executed copy an output, without being
-declared; the values become variables of the notebook. Who runs it is decided above.
+Such a line is no shell's. The notebook is an input of its stage, by its normal form, and the executed copy an output,
+without being declared; the values become variables of the notebook. Who runs it is decided above.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mlops_cli.documents import Fields, parse_scalar
+from mlops_cli.records.normalizers import Normalizer
 from mlops_cli.records.paths import project_path
 from mlops_cli.records.stages import Dependency, Output, Stage
 
@@ -103,7 +104,7 @@ def with_notebooks(fields: Fields, stage: Stage) -> Stage:
         for run in runs:
             path = project_path(run.notebook, stage.wdir)
             if path not in declared:
-                deps[Dependency(path)] = None
+                deps[Dependency(path, normalize=Normalizer.NOTEBOOK)] = None
             if run.executed:
                 outs += _copy(stage, path, project_path(run.executed, stage.wdir))
     except ValueError as error:

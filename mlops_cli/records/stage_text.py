@@ -291,3 +291,58 @@ def _insert_inline(text: str, events: list[Any], start: int, name: str, values: 
         return text[:offset] + entry + text[offset:]
     offset = _stop(events[last[-1]])
     return f"{text[:offset]}, {entry}{text[offset:]}"
+
+
+def mark_stage(data: bytes, name: str, stage: str, key: str, *, on: bool) -> bytes:
+    """Return `data`, a valid file called `name`, with `key: true` in the stage, or without; every other byte stays.
+
+    UsageError where that cannot be done, as when the stage is written elsewhere and only referred to.
+    """
+    document = parse_yaml(data, name)
+    stages = Fields(document).mapping("stages")
+    old = stages.values[stage] if stages is not None and stages.has(stage) else None
+    if not isinstance(old, dict) or stages is None or bool(old.get(key)) == on:
+        return data
+    text = data.decode()
+    bare = text.removeprefix("\ufeff")
+    result = (text[: len(text) - len(bare)] + _mark(bare, stage, key, on=on)).encode()
+    now = parse_yaml(result, name).value
+    marked = {**old, key: True} if on else {other: value for other, value in old.items() if other != key}
+    wanted = {**Fields(document).values, "stages": {**stages.values, stage: marked}}
+    switched = {**wanted, "stages": {**stages.values, stage: {**old, key: on}}}
+    if _without_final_newlines(now) not in (_without_final_newlines(wanted), _without_final_newlines(switched)):
+        raise UsageError(
+            f"`{key}` cannot be changed without changing more of `{name}`",
+            hint=f"edit it: {name}:{document.line(('stages', stage))}",
+        )
+    return result
+
+
+def _mark(text: str, stage: str, key: str, *, on: bool) -> str:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    events: list[Any] = list(yaml.parse(text, Loader=loader))
+    found = _inside(events, _inside(events, (0, 2, 0), "stages"), stage)
+    if found is None or not (_is_block_mapping(events[found[1]]) or _is_flow_mapping(events[found[1]])):
+        return text
+    _, body, end = found
+    there = _inside(events, found, key)
+    if there is not None:
+        a, b = _start(events[there[1]]), _stop(events[there[2]])
+        line, after = text.rfind("\n", 0, _start(events[there[0]])) + 1, _end_of_line(text, b)
+        alone = not text[line : _start(events[there[0]])].strip() and not text[b:after].partition("#")[0].strip()
+        if not on and alone and _is_block_mapping(events[body]):
+            return text[:line] + text[after:]
+        return text[:a] + ("true" if on else "false") + text[b:]
+    if _is_flow_mapping(events[body]):
+        last = [final for _, _, final in _pairs(events, body)]
+        offset = _stop(events[last[-1]]) if last else _stop(events[body])
+        return f"{text[:offset]}{', ' if last else ''}{key}: true{text[offset:]}"
+    offset = _end_of_content(text, events[_last_content(events, body, end)])
+    return _splice(text, offset, [f"{' ' * _column(events[body + 1])}{key}: true"])
+
+
+def _inside(events: list[Any], place: tuple[int, int, int] | None, key: str) -> tuple[int, int, int] | None:
+    """Return where a key, its value and the value's end are in the mapping that is the value at `place`."""
+    if place is None or not isinstance(events[place[1]], yaml.MappingStartEvent):
+        return None
+    return next((pair for pair in _pairs(events, place[1]) if getattr(events[pair[0]], "value", None) == key), None)

@@ -24,7 +24,7 @@ from mlops_cli.store.buckets import open_bucket
 from mlops_cli.store.judgement import safe_url
 from mlops_cli.store.objects import Durability
 from mlops_cli.store.parallel import map_bounded
-from mlops_cli.store.wire import Hints, WireBucket
+from mlops_cli.store.wire import SILENCE, Hints, WireBucket
 
 _HINTS = Hints("check its URL", "check its URL and the network", "run the same command again")
 _UNQUOTED = frozenset({"http", "https", "ssh", "sftp", "webdav", "webdavs", "dav", "davs", "file", "local"})
@@ -55,9 +55,9 @@ class Contents(NamedTuple):
 
 
 class Place:
-    """What is behind a URL; nothing is contacted before the first verb."""
+    """What is behind a URL; nothing is contacted before the first verb. A web server may be silent for `silence` s."""
 
-    def __init__(self, url: str, *, patience: float | None = None) -> None:
+    def __init__(self, url: str, *, patience: float | None = None, silence: float = SILENCE) -> None:
         protocol, _, rest = url.partition("://")
         protocol = protocol.lower()
         self.url = safe_url(url)
@@ -76,7 +76,7 @@ class Place:
         if protocol in _WEB:
             from mlops_cli.store.web_bucket import WebBucket  # noqa: PLC0415 - loads what few commands need
 
-            self.bucket: Bucket = WebBucket(self.url, url)
+            self.bucket: Bucket = WebBucket(self.url, url, silence=silence)
         else:
             if not name or "/" not in rest.rstrip("/"):
                 raise UsageError(f"`{self.url}` names a whole store", hint="name a file or a folder in it")

@@ -60,6 +60,10 @@ class SharedRun(NamedTuple):
         """The outputs, as what is to be pushed."""
         return [(out, "") for out in self.outs]
 
+    def needs(self, digests: set[Digest]) -> bool:
+        """Say whether one of these objects is an output."""
+        return not digests.isdisjoint(out.digest for out in self.outs)
+
 
 def run_key(lock: Lock) -> str:
     """Return the fingerprint under which the run cache keeps what `lock` records."""
@@ -161,9 +165,12 @@ def find_sendable(
 ) -> list[SharedRun]:
     """Return the runs that `store` is not known to have, and that this clone can vouch for: it made them.
 
-    What their records name beside the data of the workspace must be in the cache; `anew` believes no note.
+    What their records name beside the data of the workspace must be in the cache; `anew` believes no note. Where an
+    output is gone from there, so may be the record.
     """
-    new = (run for run in runs if anew or not store.run_notes.has(run.key, run.mark))
+    runs = list(runs)
+    absent = store.missing({out.digest for run in runs for out in run.outs})
+    new = (run for run in runs if anew or run.needs(absent) or not store.run_notes.has(run.key, run.mark))
     return [run for run in new if _is_own(project.cache, run) and _may_go(project, destinations, store, run)]
 
 
@@ -192,7 +199,7 @@ def send_runs(store: Remote, runs: Iterable[SharedRun], jobs: int, reporter: Rep
     """
     runs = list(runs)
     absent = store.missing({out.digest for run in runs for out in run.outs})
-    whole = [run for run in runs if absent.isdisjoint(out.digest for out in run.outs)]
+    whole = [run for run in runs if not run.needs(absent)]
     jobs = jobs or store.bucket.parallel
     there = list(map(_read, whole, _each(lambda run: store.read_run(run.key), whole, jobs)))
     new: list[SharedRun] = []

@@ -158,9 +158,12 @@ class State:
         if number is None:
             return None
         try:
-            return self._part(number, _part_of(name)).get(name)
+            query = "SELECT rows FROM files WHERE folder = ? AND part = ?"
+            found = self._database.execute(query, (number, _part_of(name))).fetchone()
         except _DAMAGE:
             return None
+        row = None if found is None else _loaded(found[0]).get(name)
+        return None if row is None else Row._make(row)
 
     def save(
         self,
@@ -299,9 +302,14 @@ def _encode(rows: Mapping[bytes, tuple[int, int, int, int, bytes]]) -> bytes:
 
 def _decode(data: object) -> dict[bytes, Row]:
     """Return the rows that `_encode` wrote; none when they are not what it wrote."""
+    return {name: Row._make(row) for name, row in _loaded(data).items()}
+
+
+def _loaded(data: object) -> dict[bytes, tuple[int, int, int, int, bytes]]:
     if not isinstance(data, bytes) or xxhash.xxh3_64_digest(data[8:]) != data[:8]:
         return {}
-    return {name: Row._make(row) for name, row in marshal.loads(data[8:]).items()}  # noqa: S302 - checked
+    loaded: dict[bytes, tuple[int, int, int, int, bytes]] = marshal.loads(data[8:])  # noqa: S302 - checked
+    return loaded
 
 
 def _checksum(row: tuple[Any, ...]) -> bytes:

@@ -90,6 +90,10 @@ class Supply:
 
         MissingObject or CorruptObject for what cannot be had; RemoteError.
         """
+        with self.project.guard.held():
+            self._bring(chosen)
+
+    def _bring(self, chosen: Sequence[Pair]) -> None:
         imports = [pair for pair in chosen if is_pinned(pair[0])]
         if imports:
             paths = [f"{entry.path}/{part}" if part else entry.path for entry, part in imports]
@@ -113,11 +117,12 @@ class Supply:
         name = self._destinations.of(tracked)
         store, window = self._store(name), self.project.cache.window
         level: list[Digest] = [tracked.digest]
-        while level:
-            done = store.bring(window, level, jobs=self._jobs)
-            self._came(name, [(tracked, "")], done)
-            below = (children(window.read(digest), digest)[0] for digest in level)
-            level = list(dict.fromkeys(digest for inner in below for digest in inner))
+        with self.project.guard.held():
+            while level:
+                done = store.bring(window, level, jobs=self._jobs)
+                self._came(name, [(tracked, "")], done)
+                below = (children(window.read(digest), digest)[0] for digest in level)
+                level = list(dict.fromkeys(digest for inner in below for digest in inner))
 
     @property
     def moved(self) -> tuple[Moved, ...]:

@@ -229,7 +229,7 @@ def test_two_runs_of_one_stage_run_it_once(project: Project) -> None:
     (project.root / "gate").write_text("b,2\n")
     finish([first])
     out, err = second.communicate(timeout=DEADLINE)
-    assert (second.returncode, out) == (0, b"ran 1, restored 0, skipped 1\n"), err
+    assert (second.returncode, out.startswith(b"ran 1, restored 0, skipped 1 in ")) == (0, True), err
     assert (project.root / "r.txt").read_text() == "a,1\nb,2\n"
     assert project.must("status", "--json").json()["clean"] is True
 

@@ -42,6 +42,8 @@ CHANGES_SOMETHING = {
     "gc",
     "run",
     "stage add",
+    "stage freeze",
+    "stage unfreeze",
     "remote add",
     "remote default",
     "remote remove",

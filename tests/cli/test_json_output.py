@@ -94,6 +94,8 @@ CASES: dict[str, list[tuple[list[str], int]]] = {
     "run": [([], 0), (["train", "--force"], 0), (["train@forest", "--dry-run"], 0)],
     "stage add": [(["new", "-c", "true", "-o", "x"], 0), (["new", "-c", "true", "--dry-run"], 0)],
     "stage list": [([], 0)],
+    "stage freeze": [(["train"], 0)],
+    "stage unfreeze": [(["prepare", "--dry-run"], 0)],
     "stage show": [(["train"], 0), (["prepare"], 0)],
     "graph": [([], 0)],
     "why": [([], 0), (["train@forest"], 0)],

@@ -41,4 +41,4 @@ def test_commands_ask_for_the_version_of_a_url_or_do_not(mlx_in_process: InProce
     data.unlink()
     failed = mlx("run")
     assert failed.code == 6
-    assert f"error: stage `s` reads `{data.as_uri()}`: there is nothing at `{data.as_uri()}`\n" in failed.stderr
+    assert f"error: stage `s`: there is nothing at `{data.as_uri()}`\n" in failed.stderr

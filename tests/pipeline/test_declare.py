@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlops_cli.errors import RecordError, UsageError
-from mlops_cli.pipeline.declare import declare_stage, describe_stage, parse_env, parse_params
+from mlops_cli.pipeline.declare import declare_stage, describe_stage, freeze_stages, parse_env, parse_params
 from mlops_cli.records.stages import NewStage, Output, ParamsFile
 from tests.workspace.projects import Sandbox
 
@@ -73,3 +73,20 @@ def test_what_is_said_of_dependencies_is_shown(box: Sandbox):
     shown = describe_stage(stage)
     assert shown["deps"] == ["a", "b"]
     assert shown["optional"] == ["b"]
+
+
+def test_freezing_and_back(box: Sandbox):
+    text = "mlx: 1\nstages:\n  a:\n    matrix: {x: [1, 2]}\n    cmd: touch ${x}  # why\n    outs: ['${x}']\n"
+    box.write("sub/mlx.yaml", text)
+    with pytest.raises(UsageError, match="`sub:a@1` is not all of `sub:a`"):
+        freeze_stages(box.project(), "sub:a@1", frozen=True)
+    assert freeze_stages(box.project(), "sub:a", frozen=True, dry_run=True) == (
+        ("sub:a@1", "sub:a@2"),
+        ("sub/mlx.yaml",),
+    )
+    assert box.read("sub/mlx.yaml") == text
+    freeze_stages(box.project(), "sub:a", frozen=True)
+    assert box.read("sub/mlx.yaml") == text + "    frozen: true\n"
+    assert freeze_stages(box.project(), "sub:a", frozen=True) == ((), ())
+    freeze_stages(box.project(), "sub:a", frozen=False)
+    assert box.read("sub/mlx.yaml") == text

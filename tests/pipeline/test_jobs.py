@@ -114,8 +114,10 @@ def test_a_failure_leaves_no_result(ready: Sandbox, tmp_path: Path) -> None:
     ready.pipeline("stages: {bad: {cmd: 'echo half > out; exit 3', outs: [out]}}\n")
     job = make(ready, "bad").job
 
-    with pytest.raises(StageFailed, match="stage `bad` failed: exit code 3"):
+    with pytest.raises(StageFailed, match="stage `bad` failed: exit code 3") as caught:
         work(job, tmp_path / "worker")
+    assert caught.value.hint is not None
+    assert Path(caught.value.hint.split("`")[1]).is_file()
 
     ready.pipeline("stages: {bad: {cmd: 'echo whole > out', outs: [out]}}\n")
     assert work(make(ready, "bad").job, tmp_path / "next").reused is False

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from mlops_cli.errors import MlxError, RecordError, UsageError
-from mlops_cli.pipeline.selection import PLAINLY, Reach
+from mlops_cli.pipeline.inputs import stage_graph
+from mlops_cli.pipeline.selection import PLAINLY, Reach, select_stages
 from mlops_cli.pipeline.survey import survey_stages
+from mlops_cli.workspace.snapshot import Snapshot
 from tests.workspace.projects import Sandbox, make_project
 
 BROKEN = "stages: {x: {cmd: echo, outs: [data, own.txt], typo: 1}}\n"
@@ -105,3 +114,62 @@ def test_a_run_passes_over_what_is_wrong_elsewhere(box: Sandbox) -> None:
     assert {address: plan.action for address, plan in box.plan("a").items()} == {"a:make": "skip"}
     with pytest.raises(RecordError, match=r"b/mlx\.yaml:2"):
         box.run()
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files that are values."""
+
+    texts: Mapping[str, str]
+
+    def paths(self) -> Sequence[str]:
+        return sorted(self.texts)
+
+    def read(self, path: str) -> bytes | None:
+        return self.texts[path].encode() if path in self.texts else None
+
+
+FOLDERS = ("", "a", "a/b", "a/b/c", "d", "d/a")
+NAMES = ("x", "y", "o1")
+DEPS = ("x", "y", "o1", "a", "b", "../x", "../a/x", "../../d", "*/x", "**/o1", "../*/y", "a/b/c/x", "d/a/x/in", "../b")
+
+
+@st.composite
+def monorepos(draw: st.DrawFn) -> dict[str, str]:
+    """Draw the `mlx.yaml` files of a few folders: each has a stage for each output, that reads what lies about."""
+    texts = {}
+    for folder in draw(st.lists(st.sampled_from(FOLDERS), min_size=2, max_size=5, unique=True)):
+        lines = []
+        for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)):
+            above = [dep for dep in DEPS if not normal(folder, dep).startswith("..")]
+            deps = draw(st.lists(st.sampled_from(above), max_size=2, unique=True))
+            lines.append(f"  make-{name}: {{cmd: echo, deps: {deps}, outs: [{name}]}}")
+        texts[f"{folder}/mlx.yaml".lstrip("/")] = "\n".join(["mlx: 1", "stages:", *lines, ""])
+    return texts
+
+
+def normal(folder: str, dep: str) -> str:
+    return posixpath.normpath(posixpath.join(folder, dep))
+
+
+@settings(max_examples=50, deadline=None)
+@given(monorepos(), st.data())
+def test_what_is_needed_is_what_a_look_at_everything_says(texts: dict[str, str], data: st.DataObject) -> None:
+    try:
+        everything = stage_graph(Snapshot(Written(texts)))
+    except RecordError:
+        assume(False)  # a circle, or an output twice: told when all is looked at
+        raise
+    target = data.draw(st.sampled_from([*everything.stages, *everything.maker, *FOLDERS[1:], "*:make-x", "make-*"]))
+    reach = data.draw(st.sampled_from([PLAINLY, Reach(single=True), Reach(folder="a/b"), Reach(folder="d")]))
+    try:
+        wanted = select_stages(everything, [target], reach)
+    except UsageError as error:
+        with pytest.raises(UsageError, match=re.escape(error.message)):
+            survey_stages(Snapshot(Written(texts)), [target], reach)
+        return
+    found = survey_stages(Snapshot(Written(texts)), [target], reach)
+    assert set(found.selected.order) == set(wanted.order)
+    assert set(found.selected.left) == set(wanted.left)
+    for address in (*wanted.order, *wanted.left):
+        assert set(found.graph.upstream[address]) == set(everything.upstream[address])

@@ -60,6 +60,7 @@ def test_a_notebook_runs_with_its_parameters_and_stays_as_it_is(project: Sandbox
     assert [made["metadata"]["tags"] for made in made["cells"]] == [[], ["parameters"], ["injected-parameters"], []]
     assert made["cells"][-1]["outputs"][0]["text"] == ["said\n"]
 
+    project.write("train.ipynb", source.replace('"execution_count": null', '"execution_count": 5'))  # run by hand, say
     assert project.actions() == {"train": "skip"}
     project.write("train.ipynb", source.replace("said", "says"))
     assert project.reasons("train")[0].startswith("`train.ipynb` changed")
@@ -74,10 +75,14 @@ def test_a_failing_cell_is_told_with_its_number_and_place(project: Sandbox) -> N
     assert caught.value.message == (
         "stage `train` failed: code cell 3 of `train.ipynb` raised ZeroDivisionError: division by zero"
     )
-    log, copy = re.findall(r"`([^`]+)`", caught.value.marked_hint or "")
-    assert "before" in (text := Path(log).read_text(encoding="utf-8"))
-    assert "\x1b" not in text
-    assert json.loads(Path(copy).read_text(encoding="utf-8"))["cells"][-1]["outputs"][0]["ename"] == "ZeroDivisionError"
+    assert b"before" in project.heard.output
+    assert b"\x1b" not in project.heard.output
+    found = re.search(r", the notebook as far as it came in `([^`]+)`$", caught.value.marked_hint or "")
+    assert found
+    assert (
+        json.loads(Path(found[1]).read_text(encoding="utf-8"))["cells"][-1]["outputs"][0]["ename"]
+        == "ZeroDivisionError"
+    )
 
 
 def test_a_cancelled_notebook_leaves_no_kernel(project: Sandbox) -> None:
@@ -112,7 +117,7 @@ def test_a_cancelled_notebook_leaves_no_kernel(project: Sandbox) -> None:
     ("source", "message"),
     [
         (notebook(kernel="nowhere"), "`train.ipynb` wants the kernel `nowhere`, which is not installed"),
-        ("{", "`train.ipynb` is not a notebook: "),
+        (notebook().replace('{"name"', '3, "x": {"name"'), "`train.ipynb` is not a notebook: 3 is not of type"),
     ],
 )
 def test_a_notebook_that_cannot_begin_is_told(project: Sandbox, source: str, message: str) -> None:

@@ -117,7 +117,7 @@ def test_without_an_answer_a_run_ends_with_one_sentence(two: Sandbox, web: Web):
     web.stop()
     with pytest.raises(RemoteError) as caught:
         two.plan(outside=Outside(ask=True, patience=0))
-    assert caught.value.message.startswith(f"stage `count` reads `{web.url}`: ")
+    assert caught.value.message.startswith(f"stage `count`: cannot reach its dependency (`{web.url}`): ")
     assert "`--offline` takes what the lock records" in str(caught.value.hint)
     assert two.run(offline=True) == {"count": "skip", "use": "skip"}
 

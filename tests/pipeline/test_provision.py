@@ -10,6 +10,7 @@ import pytest
 
 from mlops_cli.documents.schemas import find_violations
 from mlops_cli.errors import MissingObject, RemoteError, UsageError
+from mlops_cli.hashing import hash_bytes
 from mlops_cli.pipeline.plan import Decision
 from mlops_cli.pipeline.provision import Provided, Provision
 from mlops_cli.pipeline.runner import PLAINLY, Manner, run_project
@@ -305,5 +306,34 @@ def test_outputs_that_are_not_what_their_record_says(made: Sandbox, fresh: Sandb
     (fresh.root / "mlx.lock/join.yaml").unlink()
     found = run(fresh, "join", pull=True)
     assert actions(found) == ["run"]
-    assert any("is not restored" in note for note in fresh.heard.notes)
+    assert any("is not used" in note for note in fresh.heard.notes)
     assert (fresh.root / "mlx.lock/join.yaml").read_bytes() == good
+
+
+def test_metrics_that_no_run_wrote_are_no_result(made: Sandbox, fresh: Sandbox):
+    good = (made.root / "mlx.lock/count@c.yaml").read_bytes()
+    place = made.root.parent / f"remote/runs/{run_key(read_lock(good, 'lock', ''))}.yaml"
+    old, new = (hash_bytes(made.read(name).encode()) for name in ("c.json", "data/a.txt"))
+    bad = good.replace(old.encode(), new.encode())
+    assert bad != good
+    place.write_bytes(bad.replace(b"size: 13", b"size: 500"))
+    (fresh.root / "mlx.lock/count@c.yaml").unlink()
+    assert actions(run(fresh, "count@c", pull=True)) == ["skip", "run"]
+    assert any(note.startswith("what an earlier run of `count@c` made is not used: ") for note in fresh.heard.notes)
+    assert fresh.changed_in_git() == []
+
+
+def test_what_a_command_goes_on_from_comes(made: Sandbox, fresh: Sandbox):
+    for box in (made, fresh):
+        box.pipeline(
+            "stages: {grow: {cmd: echo x >> grown, params: [size.yaml: [size]], outs: [grown: {persist: true}]}}"
+        )
+    made.run()
+    made.commit()
+    done = push(made.project())
+    assert done.runs == 0  # it is not repeatable
+    fresh.git("checkout", "mlx.yaml")
+    fresh.git("pull", "--quiet", made.root, "main")
+    fresh.write("size.yaml", "size: 2\n")
+    assert actions(run(fresh, pull=True)) == ["run"]
+    assert fresh.read("grown") == "x\nx\n"

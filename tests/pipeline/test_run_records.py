@@ -126,6 +126,26 @@ def test_the_record_is_there_while_the_run_is_on_and_after_it_was_killed(box: Sa
     assert (facts.outcome, [each.outcome for each in facts.stages]) == (Outcome.KILLED, [Outcome.KILLED])
 
 
+def test_a_project_has_its_own_runs(tmp_path: Path):
+    for name, prefix in (("1", "a"), ("2", ""), ("3", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RECORD).write_bytes(line("run", project=prefix or None) + b"torn")
+    (tmp_path / "0").mkdir()
+    assert [folder.name for folder in list_runs(tmp_path, "a")] == ["3", "1", "0"]
+    assert [folder.name for folder in list_runs(tmp_path, "")] == ["2", "0"]
+    run_history.write_times(tmp_path, "a", {"s": 1.0})
+    assert (read_times(tmp_path, "a"), read_times(tmp_path)) == ({"s": 1.0}, {})
+
+
+def test_a_stage_that_is_tried_again_may_write_more(tmp_path: Path):
+    begin, end = line("begin", stage="s"), line("end", stage="s", outcome="failed", again=True)
+    for data, is_on, writing in ((begin, True, True), (begin + end, True, True), (begin + end, False, False)):
+        run = Run("r", tmp_path, read_record(data, is_on=is_on))
+        assert run_history.is_writing(run, "s") is writing
+    last = line("end", stage="s", outcome="failed")
+    assert not run_history.is_writing(Run("r", tmp_path, read_record(begin + last, is_on=True)), "s")
+
+
 def test_what_is_interrupted(box: Sandbox):
     box.pipeline("stages:\n  a: {cmd: 'echo > a', outs: [a]}\n")
     folder = box.project().local / "runs" / "r"

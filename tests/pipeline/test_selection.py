@@ -193,3 +193,17 @@ def test_a_run_of_a_part(box: Sandbox) -> None:
     with pytest.raises(RecordError, match=r"dependency `one.txt` of stage `two` does not exist"):
         box.run("two", reach=Reach(single=True))
     assert "`one` is not up to date" in box.heard.notes[-1]
+
+
+def test_a_stage_that_is_off_ends_what_goes_through_it(box: Sandbox) -> None:
+    box.pipeline(CHAIN)
+    box.write("raw", "1\n")
+    box.run()
+    off = CHAIN.replace("outs: [two.txt]}", "outs: [two.txt], when: false}")
+    box.pipeline(off.replace("two.txt three.txt", "two.txt three.txt; echo more >> three.txt"))
+    box.write("raw", "2\n")
+    assert box.run("one", reach=Reach(downstream=True)) == {"one": "run"}
+    assert box.run(reach=Reach(begin=("one",))) == {"one": "run"}
+    assert box.run("three", reach=Reach(single=True)) == {"three": "run"}
+    assert box.read("three.txt") == "1\nmore\n"
+    assert not any("up to date" in note for note in box.heard.notes)

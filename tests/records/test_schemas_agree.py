@@ -111,12 +111,6 @@ VALID: dict[str, list[dict[str, Any]]] = {
         {
             "mlx": 1,
             "stages": {
-                "n": {
-                    "matrix": {"a": [1, "b"], "exclude": [{"a": "b"}], "include": [{"a": 1, "d": 2}, {"d": [3]}]},
-                    "cmd": "x",
-                },
-                "f": {"foreach": [1, "b", 2], "cmd": "x"},
-                "g": {"foreach": {"a": None, "b": {"c": 1}}, "cmd": "x"},
                 "s": {
                     "cmd": "x",
                     "deps": ["y", {"z": {"optional": True, "normalize": "notebook"}}, {"w": None}],
@@ -126,6 +120,14 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 },
             },
         },
+        {
+            "mlx": 1,
+            "stages": {
+                "n": {"matrix": {"a": [1, "b"], "exclude": [{"a": "b"}], "include": [{"a": 1, "d": 2}]}, "cmd": "x"},
+                "f": {"foreach": [1, "b"], "cmd": "x"},
+            },
+        },
+        {"mlx": 1, "stages": {"g": {"foreach": {"a": None, "b": {"c": 1}}, "cmd": "x"}}},
     ],
     "lock": [
         {"mlx": 1, "cmd": "x"},

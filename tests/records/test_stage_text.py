@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlops_cli.documents import Inline, dump_yaml, parse_yaml
 from mlops_cli.errors import RecordError, UsageError
 from mlops_cli.records.pipeline import read_pipeline
-from mlops_cli.records.stage_text import add_stage, stage_values
+from mlops_cli.records.stage_text import add_stage, mark_stage, stage_values
 from mlops_cli.records.stages import NewStage, Output, ParamsFile, Plot
 
 STAGE = NewStage("new", ("python new.py",), deps=("new.py", "data/*.csv"))
@@ -290,6 +290,31 @@ def test_adding_says_what_was_said_plus_the_stage(before: str, stage: NewStage) 
     rest = kept[start:]
     assert after.endswith(rest)
     assert subsequence(kept, after)
+
+
+MARKED = [
+    ("mlx: 1\nstages:\n  a:\n    cmd: x  # why\n  b: {cmd: y}\n", "mlx: 1\nstages:\n  a:\n    cmd: x  # why\n    frozen: true\n  b: {cmd: y}\n"),
+    ("mlx: 1\nstages:\n  a: {cmd: x, outs: [o]} # c\n", "mlx: 1\nstages:\n  a: {cmd: x, outs: [o], frozen: true} # c\n"),
+    ("mlx: 1\nstages: {a: {cmd: x}}", "mlx: 1\nstages: {a: {cmd: x, frozen: true}}"),
+    ("mlx: 1\nstages:\n  a:\n    cmd: |\n      x\n      y\n\n\n  b: {cmd: y}\n", "mlx: 1\nstages:\n  a:\n    cmd: |\n      x\n      y\n    frozen: true\n\n\n  b: {cmd: y}\n"),
+    ("mlx: 1\r\nstages:\r\n  a:\r\n    cmd: x", "mlx: 1\r\nstages:\r\n  a:\r\n    cmd: x\r\n    frozen: true\r\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("plain", "marked"), MARKED)
+def test_marking_a_stage_touches_one_place(plain: str, marked: str):
+    assert mark_stage(plain.encode(), "mlx.yaml", "a", "frozen", on=True).decode() == marked
+    back = mark_stage(marked.encode(), "mlx.yaml", "a", "frozen", on=False).decode()
+    assert back in (plain, plain + "\r\n", marked.replace("frozen: true", "frozen: false"))
+    assert mark_stage(marked.encode(), "mlx.yaml", "a", "frozen", on=True).decode() == marked
+    assert mark_stage(back.encode(), "mlx.yaml", "a", "frozen", on=True).decode() == marked
+
+
+def test_a_stage_that_is_written_elsewhere_is_not_marked():
+    data = b"mlx: 1\nvars: {x: &x {cmd: y}}\nstages: {a: *x, b: *x}\n"
+    with pytest.raises(UsageError, match="cannot be changed without changing more") as caught:
+        mark_stage(data, "mlx.yaml", "a", "frozen", on=True)
+    assert caught.value.hint == "edit it: mlx.yaml:3"
 
 
 def test_what_is_said_of_inputs_is_written() -> None:

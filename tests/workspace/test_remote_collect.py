@@ -412,17 +412,19 @@ def test_a_pack_that_is_cut_short_stays_as_it_is(here: Site, store: Path) -> Non
 def test_run_records_go_with_their_outputs(here: Site, store: Path) -> None:
     kept, dropped = here.put(*KEPT[:1]), here.put(*DROPPED[:1])
     push(here, [*kept, *dropped])
-    names = [f"{number:032x}" for number in range(3)]
-    for name, digest in zip(names, [*kept, *dropped, *dropped], strict=True):
+    names = [f"{number:032x}" for number in range(4)]
+    for name, digest in zip(names, [*kept, *dropped, *dropped, *kept], strict=True):
         out = {"path": "o", "blob": digest, "size": here.sizes[digest]}
-        remote_of(here).write_run(name, dump_yaml({"mlx": 1, "cmd": "x", "outs": [out]}))
+        metrics = {"path": "m", "blob": dropped[0], "size": here.sizes[dropped[0]], "git": True}
+        outs = [out, metrics] if name == names[3] else [out]
+        remote_of(here).write_run(name, dump_yaml({"mlx": 1, "cmd": "x", "outs": outs}))
     remote_of(here).write_run("abc", b"no record")
     make_old(store)
     os.utime(store / "runs" / f"{names[2]}.yaml")
 
     done = collect(here, kept, age=14 * DAY)
 
-    assert done.look.litter == {f"runs/{names[1]}.yaml"}
+    assert done.look.litter == {f"runs/{names[1]}.yaml", f"runs/{names[3]}.yaml"}
     assert {*remote_of(here).list_runs()} == {names[0], names[2], "abc"}
 
 
