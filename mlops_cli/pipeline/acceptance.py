@@ -79,6 +79,7 @@ def accept(
     graph = stage_graph(snapshot)
     chosen = frozenset(choose(graph, targets, folder))
     with ExitStack() as stack:
+        outside.prepare(graph.stages[address] for address in graph.above(chosen))
         observer = stack.enter_context(
             open_observer(project, snapshot, graph, reporter=reporter, run_cache=False, outside=outside)
         )
