@@ -19,12 +19,13 @@ from pathlib import Path
 from mlops_cli.documents import flatten
 from mlops_cli.errors import Inconclusive, MissingObject, RecordError, RemoteError, StageFailed, UsageError
 from mlops_cli.files import write_atomic
+from mlops_cli.pipeline.changes import input_changes
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, read_metrics, run_commands
 from mlops_cli.pipeline.graph import Graph, build_graph
 from mlops_cli.pipeline.inputs import Observer, open_observer
 from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.outside import Outside
-from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes
+from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.processes import Group, is_running, stop_group
 from mlops_cli.pipeline.selection import choose
 from mlops_cli.pipeline.verdicts import (
@@ -37,6 +38,7 @@ from mlops_cli.pipeline.verdicts import (
     compare_metrics,
     refuse_unmatched,
 )
+from mlops_cli.pipeline.wanted import Wanted
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.config import with_cache
 from mlops_cli.records.environment import Difference
