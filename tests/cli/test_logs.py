@@ -123,3 +123,14 @@ def test_following_until_the_stage_ends(ran: Project) -> None:
     assert running.returncode == following.returncode == 0
     assert (first, rest) == (b"begun\n", b"the end\n")
     assert said.startswith(b"slow: done after ")
+
+
+def test_two_projects_of_one_repository_do_not_mix(ran: Project) -> None:
+    other = Project(ran.root / "sub", ran.home)
+    other.root.mkdir()
+    other.must("init")
+    other.write("mlx.yaml", STAGES.replace("training", "other"))
+    assert "has not run here" in other("logs", "train").stderr
+    other.must("run", "train")
+    assert other.must("logs", "train").stdout == "other forest\nother logistic\n"
+    assert ran.must("logs", "train").stdout == "training forest\ntraining logistic\n"
