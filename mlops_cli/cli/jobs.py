@@ -45,7 +45,8 @@ def make(
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter, exclusive(project, "mlx job make", reporter):
         outside = Outside(ask=True, note=reporter.note, python=Python(session.environ.get("PATH"), project.root))
-        made = make_job(project, stage, remote=remote, jobs=jobs, reporter=reporter, outside=outside)
+        options: dict[str, Any] = {"remote": remote, "jobs": jobs, "reporter": reporter, "outside": outside}
+        made = make_job(project, stage, folder=project.relative(session.cwd), **options)
         write_atomic(session.cwd / file, made.job.to_bytes())
     value = {
         "stage": made.job.stage,

@@ -45,7 +45,7 @@ def reproduce(
     session = session_of(context)
     output, project = session.output(as_json), session.project()
     standard = Standard(parse_tolerances(tolerance or []), metrics_only)
-    surroundings = new_surroundings(session, project)
+    surroundings = new_surroundings(session, project, listed=False)
     with reporting(output) as reporter:
         result = core.reproduce(
             project,
@@ -56,6 +56,7 @@ def reproduce(
             begin=lambda address: output.say(f"run {address} of {revision}"),
             remote=remote,
             standard=standard,
+            folder=project.relative(session.cwd),
             reporter=reporter,
         )
     value = {

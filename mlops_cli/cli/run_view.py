@@ -31,8 +31,11 @@ _LONGEST_LINE = 1 << 16  # bytes that are held back until their line ends
 _WORTH_TELLING = 10.0  # s that were saved
 
 
-def new_surroundings(session: Session, project: Project) -> Surroundings:
-    """Return what the commands of a new run find, with a folder for its logs that nobody has."""
+def new_surroundings(session: Session, project: Project, *, listed: bool = True) -> Surroundings:
+    """Return what the commands of a new run find, with a folder for its logs that nobody has.
+
+    Those that are not `listed` are of no run of this project, and `mlx logs` passes over them.
+    """
     import secrets
     import time
 
@@ -41,7 +44,7 @@ def new_surroundings(session: Session, project: Project) -> Surroundings:
     now = time.time()
     within = int(now % 1 * 65536)  # by their names, runs of one second are in order too
     run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{within:04x}{secrets.token_hex(1)}"
-    return Surroundings(session.environ, project.local / "runs" / run_id)
+    return Surroundings(session.environ, project.local / ("runs" if listed else "reproduced") / run_id, listed)
 
 
 @dataclass(slots=True)

@@ -49,6 +49,7 @@ def make_job(
     project: Project,
     target: str,
     *,
+    folder: str = "",
     remote: str | None = None,
     jobs: int = 0,
     reporter: Reporter = SILENT,
@@ -56,12 +57,12 @@ def make_job(
 ) -> MadeJob:
     """Return the job of running the stage at `target`, with all that it needs on `remote` (None: the default one).
 
-    UsageError for several stages, one that waits for others, or data that must not go to that remote; what keeps the
+    The target is typed in `folder` of the project. UsageError for several stages, one that waits for others, or data that must not go to that remote; what keeps the
     stage from being run here; what keeps a push from it. The checkout must be held.
     """
     snapshot = workspace_snapshot(project)
     graph = stage_graph(snapshot)
-    chosen = choose(graph, [target])
+    chosen = choose(graph, [target], folder)
     if len(chosen) > 1:
         raise UsageError(f"`{target}` means {len(chosen)} stages", hint="a job is one stage: `mlx stage list`")
     _refuse_unrepeatable(graph.stages[chosen[0]])

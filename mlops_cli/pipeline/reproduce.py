@@ -70,9 +70,10 @@ def reproduce(
     begin: Callable[[str], None],
     remote: str | None = None,
     standard: Standard = STRICT,
+    folder: str = "",
     reporter: Reporter = SILENT,
 ) -> Reproduction:
-    """Run the stages of `revision` again (those in `targets`; none: all) and compare by a `standard`.
+    """Run the stages of `revision` again (those at `targets`, typed in `folder`; none: all) and compare by a `standard`.
 
     Inconclusive when the commit's locks do not belong to its code; MissingObject when an input is in no store;
     StageFailed when a command fails.
@@ -84,7 +85,7 @@ def reproduce(
             raise Inconclusive(f"revision `{revision}` has no stages", hint="choose a revision that has stages")
         rerun = _Rerun(project, scratch, snapshot, graph, surroundings, output, remote, standard, reporter)
         verdicts: list[StageVerdict] = []
-        chosen = choose(graph, targets)
+        chosen = choose(graph, targets, folder)
         asked = [stage for address, stage in graph.stages.items() if address in chosen and not stage.is_off]
         if not asked:
             raise Inconclusive(

@@ -154,9 +154,12 @@ def _refuse_unfit(stage: Stage, capacity: Mapping[str, float]) -> None:
             raise UsageError(
                 f"{stage.file}:{stage.line}: stage `{stage.address}` takes {_spell(name, amount)}, and there are "
                 f"{_spell(name, capacity[name])}",
-                hint=f"lower it, or `mlx run --resource {name}={amount:.12g}` if there is that much",
+                hint=f"lower it, or `mlx run --resource {name}={amount:.15g}` if there is that much",
             )
 
 
 def _spell(name: str, amount: float) -> str:
-    return f"{amount / 2**30:.3g} GiB of memory" if name == MEMORY else f"{amount:g} {name}"
+    if name != MEMORY:
+        return f"{amount:g} {name}"
+    size = amount / 2**30
+    return f"{f'{size:.3g}' if size < 100 else f'{size:,.0f}'} GiB of memory"

@@ -29,7 +29,7 @@ from mlops_cli.pipeline.processes import Group, kill_group
 from mlops_cli.pipeline.publishing import publish
 from mlops_cli.pipeline.usage import Spent
 from mlops_cli.records.locks import Lock, OutputRecord
-from mlops_cli.records.stages import Stage
+from mlops_cli.records.stages import Stage, has_magic
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.trees import Entry, Kind
 from mlops_cli.words import NAMED, naming, so_for, word, words
@@ -212,9 +212,11 @@ class StageWork:
         unheld = [path for path, entry in before.items() if entry is not None and cache.missing([entry.digest])]
         with open_batch(cache) as batch, open_scanner(self.project, batch=batch) as scanner:
             kept = {out.path: scanner.look(out.path, copied=out.git or out.persist) for out in decision.stage.outs}
+        in_git = {out.path for out in decision.stage.outs if out.git}
         for path in unheld:
             entry = kept[path]
-            if entry is not None and entry.files:
+            is_kept = path in in_git and git.is_committed(self.project.root, path)
+            if entry is not None and entry.files and not is_kept:
                 self._tell_kept(
                     decision.stage,
                     f"`{path}` held bytes that no store had; they are kept as `{entry.digest}` "
@@ -308,6 +310,8 @@ def refuse_absent_inputs(project: Project, snapshot: Snapshot, decision: Decisio
             f"{stage.file}:{stage.line}: dependency `{path}` of stage `{stage.address}` does not exist",
             hint=f"`when` of stage `{wanted.off[path]}`, which makes it, is false: mend it, or make this `optional`"
             if path in wanted.off
+            else "make a file that it matches, or mend `deps`"
+            if has_magic(path)
             else f"create it, mend `deps`, or `mlx pull {word(path)}` if a remote has it",
         )
     absent = list(dict.fromkeys((*wanted.unread, *wanted.absent)))

@@ -369,6 +369,16 @@ class Remote:
         if self._layout == WITHOUT_INDEX:
             raise RemoteError(f"{self.label} has no index yet", hint="the next `mlx push` of something new makes one")
 
+    def refuse_lost(self) -> None:
+        """Raise RemoteError where this clone knows of objects and nothing is left, as of a disk that is not mounted."""
+        self._look()
+        if not self._layout and was_seen(self._kept) and not self.index.exists():
+            raise RemoteError(
+                f"{self.label} (`{self.url}`) is empty, and this clone knows it with data",
+                hint="mount it, or check its URL (`mlx remote list`); if its data is meant to be gone, "
+                f"`mlx push --repair --remote {self.name}` begins it anew",
+            )
+
     def _prepare(self, *, anew: bool = False) -> None:
         """Make the place a remote, and one of an earlier layout one of this.
 
@@ -380,12 +390,8 @@ class Remote:
             self._look()
         if self._layout == LAYOUT:
             return
-        if not self._layout and not anew and was_seen(self._kept) and not self.index.exists():
-            raise RemoteError(
-                f"{self.label} (`{self.url}`) is empty, and this clone knows it with data",
-                hint="mount it, or check its URL (`mlx remote list`); if its data is meant to be gone, "
-                f"`mlx push --repair --remote {self.name}` begins it anew",
-            )
+        if not anew:
+            self.refuse_lost()
         if self._layout == WITHOUT_INDEX:
             self.index.add([])
         write_marker(self.bucket)

@@ -133,6 +133,13 @@ def ignored_files(folder: Path, paths: Sequence[str]) -> list[str]:
     return [name[2:].decode("utf-8", "surrogateescape") for name in out.split(b"\0") if name]
 
 
+def is_committed(folder: Path, path: str) -> bool:
+    """Say whether what is at `path` (literal, relative to `folder`) is what HEAD has there."""
+    if not tracked_files(folder, [path]):
+        return False
+    return not _git(folder, "--literal-pathspecs", "status", "--porcelain", "-z", "--", path).strip(b"\0")
+
+
 def unpublished_files(folder: Path, paths: Sequence[str]) -> list[str]:
     """Return those of `paths` (literal, relative to `folder`) of which no Git remote is known to have what is here.
 

@@ -79,6 +79,7 @@ def find_unpushed(project: Project, targets: Sequence[str] = (), *, reporter: Re
 
 def _find_lacks(project: Project, name: str, share: Sequence[tuple[Tracked, str]], reporter: Reporter) -> Lacks:
     _, store = open_project_remote(project, name, reporter)
+    store.refuse_lost()
     needed = reach(Sendable(project.cache), share)
     return Lacks(store, share, needed, frozenset(store.missing({*needed.sizes, *needed.unread})))
 
