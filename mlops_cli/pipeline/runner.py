@@ -351,7 +351,7 @@ class _Run:
         until = float("inf") if rest is None else time.monotonic() + rest
         done: set[Future[None]] = set()
         # A command may take days. What was stored by now is named, by locks and by the journal: others may come in.
-        with self._turn.handed_over(self._listener.note), self._stopping_commands():
+        with self._turn.handed_over(self._listener.note, idle=not self._begun), self._stopping_commands():
             while not done and (left := until - time.monotonic()) > 0:
                 # In short spells: one long one would not end for a signal that another thread is given.
                 spell = min(left, _SPELL_SECONDS)

@@ -41,17 +41,21 @@ class Turn:
         self._held.close()
 
     @contextmanager
-    def handed_over(self, note: Callable[[str], None]) -> Iterator[None]:
+    def handed_over(self, note: Callable[[str], None], *, idle: bool = False) -> Iterator[None]:
         """Let others have the checkout, and `mlx gc` the cache, for the length of the block.
 
-        `note` is told for whom this waits afterwards, when that takes long.
+        `note` is told for whom this waits afterwards, when that takes long. Who is `idle` has no work in hand to put
+        right, and does not wait when the block is interrupted.
         """
         with self._project.guard.released(note):
             self.give()
             try:
                 yield
-            finally:
-                self._take_back(note)
+            except BaseException:
+                if not idle:
+                    self._take_back(note)
+                raise
+            self._take_back(note)
 
     def _take_back(self, note: Callable[[str], None]) -> None:
         """Wait as long as it takes: whoever gave way has work in hand that must not be lost for a wait."""

@@ -96,6 +96,34 @@ def test_an_interrupt_ends_the_commands_before_the_checkout_is_free(box: Sandbox
     assert box.read("made") == "old\n"
 
 
+def test_a_run_that_only_waits_ends_at_once_when_it_is_interrupted(box: Sandbox) -> None:
+    box.pipeline("stages: {make: {cmd: echo 1 > made, outs: [made]}}\n")
+    other = Reservations(box.project())
+    other.take("make", [], ["made"])
+    held, ended = Event(), Event()
+    found = []
+
+    def hold_until_ended() -> None:
+        with box.project().lock("test"):
+            held.set()
+            found.append(ended.wait(DEADLINE))
+
+    holder = Thread(target=hold_until_ended)
+
+    def waited(_: int) -> None:
+        holder.start()
+        held.wait(DEADLINE)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Sandbox(box.root, Waiting(waited=waited)).run()
+    ended.set()
+    holder.join()
+
+    assert found == [True]
+    other.give_back("make")
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="nothing tells which process started which")
 def test_a_run_that_would_wait_for_its_own_stage_is_refused(box: Sandbox) -> None:
     again = f"{shlex.quote(sys.executable)} -m mlops_cli run below"
