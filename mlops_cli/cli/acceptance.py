@@ -45,7 +45,8 @@ def accept(
     output, project = session.output(as_json), session.project()
     with reporting(output) as reporter, exclusive(project, "mlx accept", reporter, dry_run=dry_run):
         folder = project.relative(session.cwd)
-        outside = Outside(ask=True, note=reporter.note, python=Python(session.environ.get("PATH"), project.root))
+        python = Python(session.environ.get("PATH"), project.root)
+        outside = Outside(ask=True, note=reporter.note, python=python, frozen_too=True)
         found = core(project, stages, reason, folder=folder, dry_run=dry_run, reporter=reporter, outside=outside)
     value = {
         "dry_run": dry_run,

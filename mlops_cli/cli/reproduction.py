@@ -63,6 +63,7 @@ def reproduce(
         "commit": result.commit,
         "same": result.same,
         "stages": [_verdict(stage) for stage in result.stages],
+        "environment": [{"name": each.name, "recorded": each.old, "now": each.new} for each in result.environment],
         "logs": str(surroundings.logs),
     }
     output.result("reproduce", value, (_markdown if md else _reproduction_text)(result))
@@ -128,6 +129,9 @@ def _markdown(result: Reproduction) -> list[Line]:
     ]
     if outs:
         lines += ["", *markdown(("output", "recorded", "now", "counts"), outs)]
+    if result.environment:
+        told = [(each.name, each.old or "", each.new or "not there") for each in result.environment]
+        lines += ["", *markdown(("environment", "recorded", "now"), told)]
     metrics = [
         (metric.file, metric.name, str(metric.recorded), str(metric.made), "within" if metric.within else "beyond")
         for stage in result.stages

@@ -106,9 +106,9 @@ def _carry_out(
         surroundings = new_surroundings(session, project)
         reporter.share_with(listener)
         provision = _open_provision(project, providing, reporter)
-        with _naming_python(session, listener), recorded(listener, surroundings.logs) as record:
+        with _naming_python(session, listener), recorded(listener, surroundings.logs, project.prefix) as record:
             results = run_project(project, names, surroundings, record, turn, how, provision)
-    saved = saved_by([result.decision for result in results], read_times(runs_folder(project)))
+    saved = saved_by([result.decision for result in results], read_times(runs_folder(project), project.prefix))
     show_run(
         output,
         [(result.decision, result.seconds) for result in results],

@@ -14,15 +14,17 @@ from functools import partial
 from mlops_cli.errors import MissingObject, MlxError, StageFailed, UsageError
 from mlops_cli.hashing import Digest, hash_bytes
 from mlops_cli.pipeline import journal
+from mlops_cli.pipeline.changes import input_changes, output_changes
 from mlops_cli.pipeline.execution import read_metrics
 from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
 from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.persisted import record_of
-from mlops_cli.pipeline.plan import Action, Decision, Wanted, draft_lock, input_changes, output_changes
+from mlops_cli.pipeline.plan import Action, Decision, draft_lock
 from mlops_cli.pipeline.publishing import publish
 from mlops_cli.pipeline.selection import choose
 from mlops_cli.pipeline.stage_work import check_decision, has_ignore_file
+from mlops_cli.pipeline.wanted import Wanted
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Acceptance, Lock, OutputRecord, check_reason
 from mlops_cli.records.stages import Output, Stage
@@ -79,6 +81,7 @@ def accept(
     graph = stage_graph(snapshot)
     chosen = frozenset(choose(graph, targets, folder))
     with ExitStack() as stack:
+        outside.prepare(graph.stages[address] for address in graph.above(chosen))
         observer = stack.enter_context(
             open_observer(project, snapshot, graph, reporter=reporter, run_cache=False, outside=outside)
         )

@@ -54,9 +54,10 @@ def freeze_stages(project: Project, target: str, *, frozen: bool, folder: str = 
         groups = {(stage.file, stage.folder, stage.group) for stage in chosen.values()}
         for stage in graph.stages.values():
             if (stage.file, stage.folder, stage.group) in groups and stage.address not in chosen:
+                group = group_address(stage)
                 raise UsageError(
-                    f"`{target}` is not all of `{group_address(stage)}`, which is frozen as a whole or not at all",
-                    hint=f"`mlx stage {'freeze' if frozen else 'unfreeze'} {group_address(stage)}`",
+                    f"`{target}` is not all of `{group}`, which is frozen as a whole or not at all",
+                    hint=f"`mlx stage freeze {group}`" if frozen else f"`mlx stage unfreeze {group}`",
                 )
         texts: dict[str, bytes] = {}
         for file, place, group in sorted(groups):

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError
 from mlops_cli.hashing import Digest
+from mlops_cli.pipeline.changes import spell
 from mlops_cli.pipeline.globs import can_descend, expand, file_pattern
 from mlops_cli.pipeline.graph import Graph, build_graph, makers_of
 from mlops_cli.pipeline.normal_forms import NormalForms
 from mlops_cli.pipeline.outlook import Found, Outlook, and_above, is_in
 from mlops_cli.pipeline.outside import AS_RECORDED, Outside
-from mlops_cli.pipeline.plan import Action, Decision, Evidence, Normalized, Present, Wanted, decide, leave_off, spell
+from mlops_cli.pipeline.plan import Action, Decision, Evidence, decide, leave_off
 from mlops_cli.pipeline.values import read_params
+from mlops_cli.pipeline.wanted import Normalized, Present, Wanted
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.environment import UNSAID
 from mlops_cli.records.locks import Input, Lock, OutputRecord, read_lock

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mlops_cli.errors import MissingObject, UsageError
-from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
+from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
 from mlops_cli.pipeline.outlook import is_in
 from mlops_cli.pipeline.outside import AS_RECORDED, Outside, refuse_unasked
 from mlops_cli.pipeline.plan import Action, Decision, draft_lock
@@ -67,7 +67,7 @@ def make_job(
     _refuse_unrepeatable(graph.stages[chosen[0]])
     name, store = open_project_remote(project, remote, reporter)
     with open_observer(project, snapshot, graph, reporter=reporter, run_cache=False, outside=outside) as observer:
-        *above, decision = plan_stages(observer, graph, graph.above(chosen))
+        *above, decision = (observer.decide(graph.stages[address], judging=True) for address in graph.above(chosen))
         _refuse_stale(above, chosen[0])
         refuse_unasked(decision)
         if decision.key is None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mlops_cli.pipeline.plan import Describe, Wanted, input_changes
+from mlops_cli.pipeline.changes import Describe, input_changes
+from mlops_cli.pipeline.wanted import Wanted
 from mlops_cli.records.locks import Lock
 from mlops_cli.records.pointers import SomeObject
 from mlops_cli.records.stages import Stage

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 
 from mlops_cli.errors import MissingObject
 from mlops_cli.pipeline.graph import Graph
-from mlops_cli.pipeline.plan import Action, Decision, Normalized
+from mlops_cli.pipeline.plan import Action, Decision
+from mlops_cli.pipeline.wanted import Normalized
 from mlops_cli.records.locks import Input, OutputRecord
 from mlops_cli.records.pointers import Pointer
 from mlops_cli.records.stages import Stage

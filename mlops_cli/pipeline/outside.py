@@ -37,7 +37,8 @@ class Outside:
     """Answers, for one command, what the URLs of stages are, and what their environment is.
 
     With `ask` the places of URLs tell, else the locks; of the environment `python` does, else the locks. For a stage
-    that is frozen, its lock does in any case. `note` hears of a place that does not answer for a while.
+    that is frozen, its lock does in any case, unless `frozen_too`. `note` hears of a place that does not answer for a
+    while.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Outside:
         note: Callable[[str], None] = lambda _: None,
         python: Python | None = None,
         patience: float = _PATIENCE,
+        frozen_too: bool = False,
     ) -> None:
+        self._frozen_too = frozen_too
         self._patience = patience
         self._python = python
         self._asks = ask
@@ -57,14 +60,16 @@ class Outside:
     def prepare(self, stages: Iterable[Stage]) -> None:
         """Ask for every URL that `stages` read, several at once; what went wrong is raised when it is needed."""
         if self._asks:
-            urls = dict.fromkeys(url for stage in stages for url in _read_by(stage) if url not in self._told)
+            urls = dict.fromkeys(
+                url for stage in stages for url in stage.urls if self._tells(stage) and url not in self._told
+            )
             self._ask(tuple(urls))
 
     def urls(self, stage: Stage, lock: Lock | None) -> Urls:
         """Return what the URLs of `stage` are, whose lock is `lock`; RemoteError where there is no answer."""
         if not stage.urls:
             return _NO_URLS
-        if not self._asks or stage.frozen:
+        if not self._asks or not self._tells(stage):
             recorded = {entry.url: entry for entry in lock.urls} if lock else {}
             return Urls(tuple(recorded[url] for url in stage.urls if url in recorded), stage.urls)
         self.prepare([stage])
@@ -75,7 +80,7 @@ class Outside:
         declared = stage.environment
         if declared == UNSAID:
             return NOTHING
-        if self._python is None or stage.frozen:
+        if self._python is None or not self._tells(stage):
             return lock.environment if lock else NOTHING
         version = self._python.version() if declared.python else ""
         if declared.python is PythonPart.MINOR:
@@ -131,6 +136,10 @@ class Outside:
                 changed.append(url)
         return tuple(changed)
 
+    def _tells(self, stage: Stage) -> bool:
+        """Say whether what is there now matters for a stage, not only what its lock says."""
+        return not stage.is_off and (self._frozen_too or not stage.frozen)
+
     def _answer(self, url: str, stage: Stage) -> UrlInput:
         found = self._told[url]
         if isinstance(found, UrlInput):
@@ -158,10 +167,6 @@ class Outside:
 
 
 AS_RECORDED = Outside()
-
-
-def _read_by(stage: Stage) -> tuple[str, ...]:
-    return () if stage.is_off or stage.frozen else stage.urls
 
 
 def _minor(version: str) -> str:

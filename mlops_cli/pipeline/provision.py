@@ -14,7 +14,8 @@ from typing import NamedTuple
 from mlops_cli.documents import parse_values
 from mlops_cli.errors import CorruptObject, MissingObject, RecordError, RemoteError
 from mlops_cli.hashing import Digest
-from mlops_cli.pipeline.plan import CACHE_HAS_IT, Action, Decision, Evidence, Wanted, same_inputs
+from mlops_cli.pipeline.plan import CACHE_HAS_IT, Action, Decision, Evidence, same_inputs
+from mlops_cli.pipeline.wanted import Wanted
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.locks import Lock, OutputRecord, read_lock
 from mlops_cli.records.pointers import ObjectKind

@@ -19,10 +19,13 @@ from pathlib import Path
 from mlops_cli.documents import flatten
 from mlops_cli.errors import Inconclusive, MissingObject, RecordError, RemoteError, StageFailed, UsageError
 from mlops_cli.files import write_atomic
+from mlops_cli.pipeline.changes import input_changes
 from mlops_cli.pipeline.execution import Surroundings, clear_outputs, read_metrics, run_commands
 from mlops_cli.pipeline.graph import Graph, build_graph
 from mlops_cli.pipeline.inputs import Observer, open_observer
-from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes
+from mlops_cli.pipeline.interpreter import Python
+from mlops_cli.pipeline.outside import Outside
+from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.processes import Group, is_running, stop_group
 from mlops_cli.pipeline.selection import choose
 from mlops_cli.pipeline.verdicts import (
@@ -35,8 +38,10 @@ from mlops_cli.pipeline.verdicts import (
     compare_metrics,
     refuse_unmatched,
 )
+from mlops_cli.pipeline.wanted import Wanted
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.config import with_cache
+from mlops_cli.records.environment import Difference
 from mlops_cli.records.locks import Lock, OutputRecord
 from mlops_cli.records.stages import Stage
 from mlops_cli.store.remote import Remote
@@ -88,6 +93,7 @@ def reproduce(
             )
         stages = _comparable(asked, reporter, named=bool(targets))
         rerun.refuse_in_vain(stages)
+        differing = rerun.tell_environment(stages)
         for stage in stages:
             begin(stage.address)
             try:
@@ -98,7 +104,7 @@ def reproduce(
                 # The answer is known already: it differs.
                 reporter.note(f"stage `{stage.address}` and those after it were not judged: {error.message}")
                 break
-        return Reproduction(revision, commit, tuple(verdicts))
+        return Reproduction(revision, commit, tuple(verdicts), differing)
 
 
 @contextmanager
@@ -185,6 +191,18 @@ class _Rerun:
                 if tracked.stage not in remade and not is_stored(self.project.cache, as_entry(tracked)):
                     self._refuse_absent(tracked, stage)
             remade.add(stage.address)
+
+    def tell_environment(self, stages: Sequence[Stage]) -> tuple[Difference, ...]:
+        """Note, before anything runs, in what the environment differs from the one that locks recorded; return it."""
+        outside = Outside(python=Python(self.surroundings.environ.get("PATH"), self.home.root))
+        found = (each for stage in stages for each in outside.differences(self._lock(stage).environment))
+        differing = tuple(dict.fromkeys(found))
+        for each in differing:
+            self.reporter.note(
+                f"the environment is not the recorded one: `{each.name}` was {each.old}, "
+                f"{'and is not there' if each.new is None else f'now {each.new}'}"
+            )
+        return differing
 
     def _lock(self, stage: Stage) -> Lock:
         lock = self.snapshot.lock(stage)

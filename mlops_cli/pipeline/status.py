@@ -10,9 +10,10 @@ from mlops_cli.files import TEMPORARY_PREFIX, folders_above
 from mlops_cli.pipeline.graph import Graph
 from mlops_cli.pipeline.inputs import Observer, open_observer, plan_stages, stage_graph
 from mlops_cli.pipeline.outside import AS_RECORDED, Outside
-from mlops_cli.pipeline.plan import Action, Decision, Wanted
+from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.selection import PLAINLY, Reach, meant_paths
 from mlops_cli.pipeline.survey import Survey, leave_stages, names_stages, survey_stages
+from mlops_cli.pipeline.wanted import Wanted
 from mlops_cli.progress import SILENT, Reporter
 from mlops_cli.records.stages import Stage
 from mlops_cli.words import naming

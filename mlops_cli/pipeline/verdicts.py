@@ -15,6 +15,7 @@ from typing import NamedTuple
 from mlops_cli.documents import flatten, nearest
 from mlops_cli.errors import UsageError
 from mlops_cli.hashing import Digest
+from mlops_cli.records.environment import Difference
 
 
 class Tolerance(NamedTuple):
@@ -114,6 +115,7 @@ class Reproduction:
     revision: str
     commit: str
     stages: tuple[StageVerdict, ...]
+    environment: tuple[Difference, ...] = ()  # in what the environment is not the recorded one
 
     @property
     def same(self) -> bool:

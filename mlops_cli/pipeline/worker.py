@@ -14,15 +14,17 @@ from pathlib import Path
 from threading import Event
 
 from mlops_cli.errors import Inconclusive, RecordError, UsageError
+from mlops_cli.pipeline.changes import input_changes
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.inputs import Observer, open_observer, stage_graph
 from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.jobs import as_tracked, code_of
 from mlops_cli.pipeline.outside import Outside
-from mlops_cli.pipeline.plan import Action, Decision, Wanted, input_changes, inputs_key
+from mlops_cli.pipeline.plan import Action, Decision, inputs_key
 from mlops_cli.pipeline.stage_work import StageWork
 from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.pipeline.usage import Spent
+from mlops_cli.pipeline.wanted import Wanted
 from mlops_cli.progress import Reporter
 from mlops_cli.records.config import with_cache
 from mlops_cli.records.jobs import Job

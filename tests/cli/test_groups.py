@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mlops_cli.cli.groups import Told, fold_decisions, fold_edges, fold_names
 from mlops_cli.pipeline.graph import build_graph
-from mlops_cli.pipeline.plan import Action, Decision, Wanted
+from mlops_cli.pipeline.plan import Action, Decision
+from mlops_cli.pipeline.wanted import Wanted
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.stages import Stage
 from tests.conftest import InProcess

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,17 +22,29 @@ stages:
     cmd: echo training ${model}; echo > ${model}
     outs: ["${model}"]
   bad: {cmd: "echo once; exit 3", outs: [bad], retries: 1}
+  new: {cmd: echo, outs: [new]}
 """
 
 
-@pytest.fixture
-def ran(project: Project) -> Project:
-    """Return a project whose stages have run, the last of which failed twice."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a project whose stages have run, the last of which failed twice: not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    project = Project(folder / "repo", folder / "home")
+    project.root.mkdir()
+    project.git("init", "--quiet", "--initial-branch=main", "--template=")
+    project.must("init")
     project.write("mlx.yaml", STAGES)
-    subprocess.run(["rm", "-r", project.root / ".git" / "mlx" / "runs"], check=True)
     project.must("run", "prepare", "train")
     assert project("run", "bad").code == 1
-    return project
+    return folder
+
+
+@pytest.fixture
+def ran(made: Path, tmp_path: Path) -> Project:
+    """Return a copy of that project."""
+    shutil.copytree(made, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy" / "repo", tmp_path / "copy" / "home")
 
 
 def test_what_a_stage_wrote_comes_as_it_is(ran: Project) -> None:
@@ -81,7 +94,6 @@ def test_what_ran_and_what_it_took(ran: Project) -> None:
     ],
 )
 def test_what_there_is_not(words: list[str], message: str, ran: Project) -> None:
-    ran.write("mlx.yaml", STAGES + "  new: {cmd: echo, outs: [new]}\n")
     done = ran("logs", *words)
     assert done.code == 2
     assert message in done.stderr
@@ -111,3 +123,14 @@ def test_following_until_the_stage_ends(ran: Project) -> None:
     assert running.returncode == following.returncode == 0
     assert (first, rest) == (b"begun\n", b"the end\n")
     assert said.startswith(b"slow: done after ")
+
+
+def test_two_projects_of_one_repository_do_not_mix(ran: Project) -> None:
+    other = Project(ran.root / "sub", ran.home)
+    other.root.mkdir()
+    other.must("init")
+    other.write("mlx.yaml", STAGES.replace("training", "other"))
+    assert "has not run here" in other("logs", "train").stderr
+    other.must("run", "train")
+    assert other.must("logs", "train").stdout == "other forest\nother logistic\n"
+    assert ran.must("logs", "train").stdout == "training forest\ntraining logistic\n"

@@ -165,7 +165,7 @@ def test_a_remote_that_lost_something_or_lies(ready: Sandbox, tmp_path: Path) ->
     ("change", "message"),
     [
         ((b"mlx: 1\n", b"mlx: 2\n"), "mlx"),
-        ((b"stage: train", b"stange: train"), "stange"),
+        ((b"stage: train", b"stagge: train"), "stagge"),
         ((b'folder: ""', b"folder: ../.."), "leaves the project"),
         ((b"key: ", b"key: ../"), "must be a fingerprint"),
         ((b"tree: blake3:", b"tree: blake4:"), "tree"),

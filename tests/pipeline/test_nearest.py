@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from mlops_cli.pipeline.earlier import nearest_runs
-from tests.workspace.projects import Sandbox
+from tests.workspace.projects import Sandbox, make_project
 
 STAGE = "stages:\n  s: {cmd: cat data params.yaml > out, deps: [data], params: [lr, depth], outs: [out]}\n"
 
@@ -15,15 +18,23 @@ def nearest(box: Sandbox) -> tuple[str, ...] | None:
     return None if found is None else found.changes
 
 
-@pytest.fixture
-def ran(box: Sandbox) -> Sandbox:
-    """Return a project whose stage ran with three pairs of parameters, lr 0.3 and depth 3 last."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project whose stage ran with three pairs of parameters, lr 0.3 and depth 3 last: not to be changed."""
+    box = make_project(tmp_path_factory.mktemp("made") / "project")
     box.pipeline(STAGE)
     box.write("data", "some\n")
     for number in (1, 2, 3):
         box.write("params.yaml", f"lr: 0.{number}\ndepth: {number}\n")
         box.run()
-    return box
+    return box.root
+
+
+@pytest.fixture
+def ran(made: Path, tmp_path: Path) -> Sandbox:
+    """Return a copy of that project."""
+    shutil.copytree(made, tmp_path / "project", symlinks=True)
+    return Sandbox(tmp_path / "project")
 
 
 def test_the_one_with_the_fewest_differences(ran: Sandbox):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mlops_cli.errors import MlxError, RecordError, UsageError
@@ -152,7 +152,11 @@ def normal(folder: str, dep: str) -> str:
     return posixpath.normpath(posixpath.join(folder, dep))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 @given(monorepos(), st.data())
 def test_what_is_needed_is_what_a_look_at_everything_says(texts: dict[str, str], data: st.DataObject) -> None:
     try:

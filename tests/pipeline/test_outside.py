@@ -10,8 +10,10 @@ from threading import Thread
 import pytest
 
 from mlops_cli.errors import RecordError, RemoteError, UsageError
+from mlops_cli.pipeline.acceptance import accept
 from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.status import project_status
+from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.records.locks import Lock, inputs_of, read_lock
 from mlops_cli.records.pipeline import read_pipeline
 from mlops_cli.records.urls import UrlInput
@@ -141,6 +143,17 @@ def test_a_url_that_changes_while_its_stage_runs(two: Sandbox, web: Web):
         f"`{web.url}` changed: version a → read",
         f"`{web.url}` changed while the stage last ran",
     )
+
+
+def test_what_changed_outside_can_be_accepted(two: Sandbox, web: Web):
+    web.turn("b")
+    project = two.project()
+    with exclusive(project, "test", two.heard):
+        (count, _) = accept(project, ["count", "use"], "same rows", outside=Outside(ask=True))
+    assert count.changes == (f"`{web.url}` changed: version a → b",)
+    assert two.run() == {"count": "skip", "use": "skip"}
+    web.turn("c")
+    assert reasons(two)["count"] == (f"`{web.url}` changed: version b → c",)
 
 
 def test_a_place_that_tells_no_version_makes_its_stage_due(two: Sandbox, web: Web):

@@ -191,8 +191,9 @@ def test_going_on_after_a_failure_tells_it_at_once_and_once(box: Sandbox) -> Non
         worse="cmd: exit 4, outs: [worse]",
     )
 
-    with pytest.raises(StageFailed, match="2 stages failed"):
+    with pytest.raises(StageFailed, match="2 stages failed") as caught:
         box.run(keep_going=True)
+    assert caught.value.hint == "`mlx logs bad`, `mlx logs worse`: what they wrote"
 
     told = [note for note in box.heard.notes if "failed: exit code" in note]
     assert len(told) == 2

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mlops_cli.hashing import hash_bytes
-from mlops_cli.pipeline.plan import Action, Decision, Evidence, Present, Wanted, decide, inputs_key
+from mlops_cli.pipeline.plan import Action, Decision, Evidence, decide, inputs_key
+from mlops_cli.pipeline.wanted import Present, Wanted
 from mlops_cli.records.locks import Input, Lock, OutputRecord
 from mlops_cli.records.pointers import ObjectKind
 from mlops_cli.records.stages import Dependency, Output, Stage

@@ -124,6 +124,21 @@ def test_metrics_that_are_near_enough(past: Sandbox, tmp_path: Path):
         judge("nn=1")
 
 
+def test_an_environment_that_is_another_is_told_before_anything_runs(box: Sandbox):
+    box.pipeline("stages:\n  s: {cmd: echo 1 > out, outs: [out], environment: {python: true}}\n")
+    box.run()
+    lock = box.read("mlx.lock/s.yaml")
+    version = next(line for line in lock.splitlines() if "python:" in line).partition(":")[2].strip().strip('"')
+    box.write("mlx.lock/s.yaml", lock.replace(version, "3.0.1"))
+    box.commit()
+
+    result = box.reproduce()
+
+    assert result.same
+    assert [(each.name, each.old, each.new) for each in result.environment] == [("python", "3.0.1", version)]
+    assert f"the environment is not the recorded one: `python` was 3.0.1, now {version}" in box.heard.notes
+
+
 def test_stages_after_a_different_one_get_the_recorded_output(past: Sandbox, tmp_path: Path):
     box = past
     box.pipeline(
