@@ -6,7 +6,11 @@ and go) and run again, round after round. `pytest --pipelines 500 tests/pipeline
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,6 +206,28 @@ def run(box: Sandbox, chance: random.Random, targets: tuple[int, ...] = (), **ho
     return Done(heard.actions, frozenset(heard.failures))
 
 
+def run_twice(box: Sandbox, chance: random.Random, targets: tuple[int, ...], **how: bool) -> Done:
+    """Let two processes run the project at once; returns what they came to together, each stage done by one of them."""
+    told = box.project().local / "told.json"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads about: none of them is needed
+        child = os.fork()
+    if child == 0:
+        try:
+            told.write_text(json.dumps(run(box, chance, targets, **how).actions))
+        except BaseException:  # noqa: BLE001 - the parent is told by what is not there
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    ours = run(box, chance, targets, **how).actions
+    os.waitpid(child, 0)
+    theirs = json.loads(told.read_text())
+    assert ours.keys() == theirs.keys()
+    done = {name: {ours[name], theirs[name]} - {"skip"} or {"skip"} for name in ours}
+    assert all("skip" in (ours[name], theirs[name]) for name in ours), (ours, theirs)
+    return Done({name: each.pop() for name, each in done.items()}, frozenset())
+
+
 def restless(world: World) -> set[str]:
     """Return the stages that may not be done when a run is: each run is one more of those that are `always`."""
     growing: set[int] = set()
@@ -226,8 +252,12 @@ def play(seed: int, folder: Path) -> None:
     targets: tuple[int, ...] = ()
     for _ in range(ROUNDS):
         told = "\n".join(trail)
+        foreseen = {} if how or targets else box.actions()
         expected = world.run(targets, **how)
-        assert run(box, chance, targets, **how) == expected, told
+        at_once = run_twice if chance.random() < 0.2 and not restless(world) and "force" not in how else run
+        assert at_once(box, chance, targets, **how) == expected, told
+        known = {name: action for name, action in foreseen.items() if action != "run" and name in expected.actions}
+        assert known.items() <= expected.actions.items(), told
         assert visible(box) == world.there, told
         again = world.run(targets)
         assert again.executed <= restless(world)
