@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,8 @@ from mlops_cli.errors import StageFailed
 
 if TYPE_CHECKING:
     from mlops_cli.pipeline.provision import Provision
-    from mlops_cli.pipeline.runner import Manner
+    from mlops_cli.pipeline.runner import Manner, Work
+    from mlops_cli.pipeline.stage_work import StageWork
     from mlops_cli.progress import Reporter
     from mlops_cli.workspace.project import Project
 
@@ -49,6 +50,10 @@ def run(
         list[str] | None, typer.Option("--resource", metavar="NAME=N", help="How much there is of a resource")
     ] = None,
     offline: Offline = False,
+    executor: Annotated[
+        str | None,
+        typer.Option("--executor", metavar="NAME", help="Run each stage as a job; local: in an empty folder here"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bring outputs up to date: skip, restore or execute
@@ -66,8 +71,12 @@ def run(
     output, project = session.output(as_json), session.project()
     reach = reach_of(session, project, downstream=downstream, single=single, begin=begin, until=until)
     how = Manner(jobs, keep_going, force, not anew, parse_resources(resource or []), reach, offline)
-    do = _foresee if dry_run else _carry_out
-    do(session, output, project, stages or [], how, {"pull": pull, "allow_missing": allow_missing})
+    providing = {"pull": pull, "allow_missing": allow_missing}
+    delegate = _delegate(session, project, executor) if executor else None
+    if dry_run:
+        _foresee(session, output, project, stages or [], how, providing)
+    else:
+        _carry_out(session, output, project, stages or [], how, providing, delegate)
 
 
 def _foresee(
@@ -91,7 +100,13 @@ def _foresee(
 
 
 def _carry_out(
-    session: Session, output: Output, project: Project, names: list[str], how: Manner, providing: Mapping[str, bool]
+    session: Session,
+    output: Output,
+    project: Project,
+    names: list[str],
+    how: Manner,
+    providing: Mapping[str, bool],
+    delegate: Callable[[StageWork], Work] | None,
 ) -> None:
     """Run, and show what was done."""
     from mlops_cli.pipeline.plan import Action
@@ -107,7 +122,7 @@ def _carry_out(
         reporter.share_with(listener)
         provision = _open_provision(project, providing, reporter)
         with _naming_python(session, listener), recorded(listener, surroundings.logs, project.prefix) as record:
-            results = run_project(project, names, surroundings, record, turn, how, provision)
+            results = run_project(project, names, surroundings, record, turn, how, provision, delegate)
     saved = saved_by([result.decision for result in results], read_times(runs_folder(project), project.prefix))
     show_run(
         output,
@@ -117,6 +132,12 @@ def _carry_out(
         fetched=provision.told if provision else None,
         costs=Costs(time.monotonic() - started, record.spent_by, saved),
     )
+
+
+def _delegate(session: Session, project: Project, executor: str) -> Callable[[StageWork], Work]:
+    from mlops_cli.pipeline.delegation import delegate
+
+    return delegate(project, executor, session.environ)
 
 
 def _open_provision(

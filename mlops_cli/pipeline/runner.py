@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mlops_cli.errors import MlxError, StageFailed
 from mlops_cli.files import translate_os_error
@@ -28,7 +28,7 @@ from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.schedule import Schedule
 from mlops_cli.pipeline.selection import Reach
-from mlops_cli.pipeline.stage_work import Attempt, StageWork
+from mlops_cli.pipeline.stage_work import StageWork
 from mlops_cli.pipeline.survey import leave_stages, survey_stages
 from mlops_cli.pipeline.turn import Turn
 from mlops_cli.pipeline.usage import Spent
@@ -104,6 +104,31 @@ class Manner(NamedTuple):
     offline: bool = False
 
 
+class Work(Protocol):
+    """Carries out decisions, one at a time but for `execute`; an attempt is what `begin` makes of one."""
+
+    def check(self, decision: Decision) -> None:
+        """Raise what keeps a decision from being carried out, before anything is touched."""
+
+    def begin(self, decision: Decision) -> Any:
+        """Prepare a stage whose commands are to run; what there was comes back if this fails."""
+
+    def execute(self, attempt: Any, cancelled: Event) -> None:
+        """Run the commands, in any thread. StageFailed; Cancelled when the event was set."""
+
+    def finish(self, attempt: Any) -> Decision:
+        """Publish what the commands made; returns the decision as it has become."""
+
+    def give_up(self, attempt: Any, error: BaseException) -> None:
+        """Bring back what there was before commands that failed with `error`."""
+
+    def kill(self) -> None:
+        """End all commands that run, at once and without asking."""
+
+    def restore(self, decision: Decision) -> None:
+        """Bring the outputs that an earlier run made."""
+
+
 PLAINLY = Manner()
 
 
@@ -115,12 +140,14 @@ def run_project(
     turn: Turn,
     how: Manner = PLAINLY,
     provision: Provision | None = None,
+    delegate: Callable[[StageWork], Work] | None = None,
 ) -> tuple[StageResult, ...]:
     """Bring the stages that `targets` (none: all) and the reach mean up to date; results in run order.
 
     It has its `turn`, and hands it over while it waits for commands. What is not here, `provision` leaves away or
     brings, and is told. StageFailed when a command fails or does not write
-    its outputs; MissingObject when an input is not here; UsageError when a stage takes more than there is.
+    its outputs; MissingObject when an input is not here; UsageError when a stage takes more than there is. `delegate`
+    has the commands run by somebody else.
     """
     snapshot = workspace_snapshot(project)
     survey = survey_stages(snapshot, targets, how.reach, listener.note)
@@ -144,7 +171,8 @@ def run_project(
             jobs=_slots(how.jobs or len(os.sched_getaffinity(0)), len(order), listener),
             capacity=_capacity(survey.resources, how.resources),
         )
-        work = StageWork(project, snapshot, observer, surroundings, listener)
+        here = StageWork(project, snapshot, observer, surroundings, listener)
+        work: Work = here if delegate is None else delegate(here)
         neighbours = Neighbours(project, graph, snapshot.pointer_paths)
         anew = selected.forced(force=how.force)
         run = _Run(turn, graph, observer, schedule, work, neighbours, listener, how, anew)
@@ -176,7 +204,7 @@ def _capacity(declared: Mapping[str, float], told: Mapping[str, float]) -> dict[
 
 
 class _Begun(NamedTuple):
-    attempt: Attempt
+    attempt: Any
     started: float
 
 
@@ -194,7 +222,7 @@ class _Run:
         graph: Graph,
         observer: Observer,
         schedule: Schedule,
-        work: StageWork,
+        work: Work,
         neighbours: Neighbours,
         listener: Listener,
         how: Manner,
@@ -276,7 +304,7 @@ class _Run:
                 self._succeed(decision, started)
         return min(resting.values(), default=None)
 
-    def _begin(self, decision: Decision) -> Attempt:
+    def _begin(self, decision: Decision) -> Any:
         """Take the outputs of a stage away, which is its own from here until they are back or replaced."""
         self._neighbours.reserve(decision.stage)
         try:

@@ -7,7 +7,6 @@ import importlib
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mlops_cli.hashing import Digest, hash_bytes, parse_digest
+from mlops_cli.workspace.project import find_project
 from tests.cli.conftest import LEAVES, Project
 from tests.conftest import Result, make_result
 from tests.disks import small_disk
@@ -693,7 +693,8 @@ def test_a_stage_of_a_folder_asked_for_by_its_name(project: Project) -> None:
     project.write("sub/mlx.yaml", "mlx: 1\nstages: {test: {cmd: echo}}\n")
     error = "there is no stage `test`"
 
-    refuse(project, "why", "test", error=error, hint="did you mean `sub:test`?", cwd=project.root / "sub")
+    assert project("why", "test", cwd=project.root / "sub").code == 0  # names are seen from where one is
+    refuse(project, "why", "test", error=error, hint="did you mean `sub:test`?")
     project.write("deep/sub/mlx.yaml", "mlx: 1\nstages: {test: {matrix: {m: [a]}, cmd: echo}}\n")
     refuse(project, "run", "test", error=error, hint="did you mean `sub:test` or `deep/sub:test`?")
     refuse(project, "run", "trian", error="there is no stage `trian`", hint="did you mean `train`?")
@@ -1570,32 +1571,16 @@ def test_metrics_of_git_that_are_not_numbers(args: list[str], project: Project) 
 
 @pytest.mark.parametrize("args", [["add", "data.csv"], ["checkout"], ["run"], ["pull"], ["remove", "data.csv"]])
 def test_a_project_that_is_in_use_names_who_uses_it(args: list[str], project: Project) -> None:
-    os.mkfifo(project.root / "gate")
-    project.write("mlx.yaml", PIPELINE.replace("cat data.csv", '"echo begun >&2; cat data.csv gate').rstrip() + "\n")
-    text = (project.root / "mlx.yaml").read_text().replace("> model.txt", '> model.txt"', 1)
-    project.write("mlx.yaml", text)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "mlops_cli", "run"], cwd=project.root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    try:
-        assert running.stderr is not None
-        assert any(line == b"begun\n" for line in running.stderr)
-
+    lock = project.root / ".git" / "mlx" / "locks" / "main.lock"
+    with find_project(project.root, os.environ).lock("mlx import"):
         result = project(*args, env={"MLX_CORE_LOCK_TIMEOUT": "0"})
 
-        lock = project.root / ".git" / "mlx" / "locks" / "main.lock"
-        assert re.fullmatch(
-            rf"error: `mlx run` \(process {running.pid}, since \S+ \S+\) is at work and holds `{re.escape(str(lock))}`"
-            r"\nhint: wait for it to finish, or stop it\n",
-            result.stderr,
-        )
-        assert (result.code, result.stdout) == (6, "")
-        (project.root / "gate").write_text("b,2\n")  # opened by the stage: the run goes on
-        assert running.wait(DEADLINE) == 0
-    finally:
-        running.send_signal(signal.SIGTERM)
-        running.communicate(timeout=DEADLINE)
-    assert (project.root / "model.txt").read_text() == "a,1\nb,2\n"
+    assert re.fullmatch(
+        rf"error: `mlx import` \(process {os.getpid()}, since \S+ \S+\) is at work and holds `{re.escape(str(lock))}`"
+        r"\nhint: wait for it to finish, or stop it\n",
+        result.stderr,
+    )
+    assert (result.code, result.stdout) == (6, "")
 
 
 # A full disk ---------------------------------------------------------------------------------------------------------

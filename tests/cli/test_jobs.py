@@ -64,3 +64,11 @@ def test_bad_jobs_are_told_in_a_sentence(made: Project, tmp_path: Path) -> None:
     gone = work(tmp_path / "b", made.root / "job.yaml")
     assert (gone.returncode, "does not exist" in gone.stderr) == (6, True)
     assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_a_run_through_an_executor(made: Project) -> None:
+    assert made("run", "--executor", "slurm").code == 2
+    done = made.must("run", "--executor", "local", "--json").json()
+    assert [(stage["stage"], stage["action"]) for stage in done["stages"]] == [("train", "run")]
+    assert (made.root / "model").read_text() == "a,1\n"
+    assert made.must("status", "--json").json()["clean"] is True
