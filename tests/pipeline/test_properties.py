@@ -141,6 +141,28 @@ EDITS: tuple[Callable[[random.Random, World], bool], ...] = (
 )
 
 
+def inputs_of(world: World) -> World:
+    """Return what people wrote of a world, as it is now."""
+    files = {path: data for path, data in world.there.items() if not is_output(path)}
+    return World(files, {**world.params}, {**world.stages})
+
+
+def go_back(world: World, past: World) -> bool:
+    """Let everything that people wrote be as it was; not where a stage would read what is no more."""
+    for spec in past.stages.values():
+        orphans = {f"o{number}/out" for number in spec.above if number not in past.stages}
+        orphans |= {f"x{number}" for number in spec.beside if number not in past.needs(spec)}
+        if not orphans <= world.there.keys():
+            return False
+    world.there = past.there | {path: data for path, data in world.there.items() if is_output(path)}
+    world.params, world.stages = {**past.params}, {**past.stages}
+    return True
+
+
+def is_output(path: str) -> bool:
+    return path[0] in "ox" and path[1].isdigit()
+
+
 # The project ---------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +196,7 @@ def carry_over(box: Sandbox, world: World) -> None:
     there = visible(box)
     for path in there.keys() - world.there.keys():
         (box.root / path).unlink()
-        if path[0] == "o" and path[1].isdigit():
+        if path.startswith("o") and is_output(path):
             (box.root / path).parent.rmdir()
     for path, data in world.there.items():
         if there.get(path) != data:
@@ -250,6 +272,7 @@ def play(seed: int, folder: Path) -> None:
     trail = [declared(world)]
     how: dict[str, bool] = {}
     targets: tuple[int, ...] = ()
+    past: list[World] = []
     for _ in range(ROUNDS):
         told = "\n".join(trail)
         foreseen = {} if how or targets else box.actions()
@@ -262,7 +285,8 @@ def play(seed: int, folder: Path) -> None:
         again = world.run(targets)
         assert again.executed <= restless(world)
         assert run(box, chance, targets) == again, told
-        done: list[str] = []
+        past.append(inputs_of(world))
+        done = ["went back"] if chance.random() < 0.3 and go_back(world, chance.choice(past)) else []
         while len(done) < chance.randint(1, 3):
             edit = chance.choice(EDITS)
             if edit(chance, world):
