@@ -66,7 +66,7 @@ def new_stage(chance: random.Random, world: World) -> None:
         optional=rare() < 0.3,
         counts=rare() < 0.3,
         extra=rare() < 0.4,
-        persist=rare() < 0.15,
+        persist=rare() < 0.3,
         always=rare() < 0.1,
     )
     world.stages[number] = spec
