@@ -1,7 +1,7 @@
 """Stages that other runs of the checkout are at, and what this run keeps others from.
 
-A stage waits while another run makes what it takes or makes, or reads what it would replace. Nobody waits with a
-command of his own that has to wait: so no two runs wait for one another.
+A stage waits while another run makes what it takes or makes, reads what it would replace, or has its mutex. Nobody
+waits with a command of his own that has to wait: so no two runs wait for one another.
 """
 
 from __future__ import annotations
@@ -31,12 +31,24 @@ class Neighbours:
         self._others = self._own.others()
 
     def ahead_of(self, stage: Stage) -> Reservation | None:
-        """Return a stage of another run that makes what `stage` takes or makes: what is there now is in the making."""
+        """Return a stage of another run that makes what `stage` takes or makes, which is in the making now.
+
+        Or one that has a mutex in common with it.
+        """
         if not self._others:
             return None
         near = {stage.address, *self._graph.upstream[stage.address]}
         places = (*self._places(stage), *(out.path for out in stage.outs))
-        return next((o for o in self._others if o.stage in near or any(map(o.makes, places))), None)
+        return next(
+            (
+                other
+                for other in self._others
+                if other.stage in near
+                or any(map(other.makes, places))
+                or not set(other.mutex).isdisjoint(stage.conduct.mutex)
+            ),
+            None,
+        )
 
     def beside(self, decision: Decision) -> Reservation | None:
         """Return a stage of another run that reads what carrying out `decision` would replace."""
@@ -47,7 +59,8 @@ class Neighbours:
 
     def reserve(self, stage: Stage) -> None:
         """Keep others from what `stage` reads and makes."""
-        self._own.take(stage.address, tuple(self._places(stage)), tuple(out.path for out in stage.outs))
+        outs = tuple(out.path for out in stage.outs)
+        self._own.take(stage.address, tuple(self._places(stage)), outs, stage.conduct.mutex)
 
     def release(self, address: str) -> None:
         """Let others have what a stage read and made."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROCESSES = Path("/proc")
-_GROUP, _SESSION, _STARTED = 2, 3, 19  # where `_stat` has them
+_PARENT, _GROUP, _SESSION, _STARTED = 1, 2, 3, 19  # where `_stat` has them
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
@@ -88,6 +88,15 @@ def _living(number: int) -> Iterator[list[bytes]]:
     wanted = str(number).encode()
     stats = (_stat(place.name) for place in _PROCESSES.iterdir() if place.name.isdigit())
     return (fields for fields in stats if fields and fields[_GROUP] == wanted and fields[0] != b"Z")
+
+
+def is_ancestor(pid: int) -> bool:
+    """Say whether this process is of those that a process has started, and that they have, as far as `/proc` tells."""
+    above = os.getppid()
+    while above > 1 and above != pid:
+        fields = _stat(str(above))
+        above = int(fields[_PARENT]) if fields else 0
+    return above == pid
 
 
 def _boot() -> str:

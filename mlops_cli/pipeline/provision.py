@@ -8,11 +8,12 @@ can be had.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mlops_cli.documents import parse_values
-from mlops_cli.errors import CorruptObject, MissingObject, RecordError, RemoteError
+from mlops_cli.errors import CorruptObject, MissingObject, MlxError, RecordError, RemoteError
 from mlops_cli.hashing import Digest
 from mlops_cli.pipeline.plan import CACHE_HAS_IT, Action, Decision, Evidence, same_inputs
 from mlops_cli.pipeline.wanted import Wanted
@@ -187,9 +188,23 @@ class Provision:
                 lock = read_lock(found, f"run record {key}", stage.folder)
             except RecordError:  # by another version, or by somebody who means no good
                 continue
-            if same_inputs(stage, wanted, lock):
+            if same_inputs(stage, wanted, lock) and self._is_true(lock, stage):
                 return lock
         return None
+
+    def _is_true(self, lock: Lock, stage: Stage) -> bool:
+        """Say whether outputs that are here are what a record says; of the others that is seen when they come."""
+        try:
+            for out in lock.outs:
+                if not self._project.cache.missing([out.digest]):
+                    self._check(_as_declared(stage, out), stage)
+        except (MissingObject, CorruptObject, RecordError) as error:
+            self._tell_unused(stage, error)
+            return False
+        return True
+
+    def _tell_unused(self, stage: Stage, error: MlxError) -> None:
+        self._reporter.note(f"what an earlier run of `{stage.address}` made is not used: {error.message}")
 
     def _has(self, tracked: Tracked) -> bool:
         return self._supply is not None and tracked.digest not in self._denied and self._supply.has(tracked)
@@ -213,7 +228,7 @@ class Provision:
             self._denied.update(tracked.digest for tracked in missing)
             if decision.key is not None:
                 self._found[decision.key] = None
-            self._reporter.note(f"what an earlier run of `{decision.stage.address}` made is not used: {error.message}")
+            self._tell_unused(decision.stage, error)
             return False
         return True
 
@@ -221,7 +236,12 @@ class Provision:
         """Raise CorruptObject or RecordError for an output that is not what its record says, or that no run wrote."""
         if tracked.kind is ObjectKind.TREE:
             check_folder(self._project.cache.window, as_entry(tracked))
-        elif tracked.path in stage.metrics:
+            return
+        with self._project.cache.open(tracked.digest) as stream:
+            size = stream.seek(0, os.SEEK_END)
+        if size != tracked.size:
+            raise RecordError(f"`{tracked.path}` has {size:,} bytes, and its record says {tracked.size:,}")
+        if tracked.path in stage.metrics:
             parse_values(self._project.cache.read(tracked.digest), tracked.path)
 
     def _foresee(self, chosen: Sequence[Pair]) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mlops_cli.errors import MlxError, StageFailed
+from mlops_cli.errors import MlxError, StageFailed, UsageError
 from mlops_cli.files import translate_os_error
 from mlops_cli.pipeline.execution import Surroundings
 from mlops_cli.pipeline.executor import no_thread
@@ -26,6 +26,7 @@ from mlops_cli.pipeline.interpreter import Python
 from mlops_cli.pipeline.neighbours import Neighbours
 from mlops_cli.pipeline.outside import Outside
 from mlops_cli.pipeline.plan import Action, Decision
+from mlops_cli.pipeline.processes import is_ancestor
 from mlops_cli.pipeline.schedule import Schedule
 from mlops_cli.pipeline.selection import Reach
 from mlops_cli.pipeline.stage_work import StageWork
@@ -241,7 +242,8 @@ class _Run:
         self._begun: dict[str, _Begun] = {}  # the stages whose outputs are away
         self._commands: dict[Future[None], str] = {}
         self._resting: dict[str, _Rest] = {}
-        self._waiting: dict[str, Reservation] = {}  # for stages of other runs
+        self._waiting: set[str] = set()  # for stages of other runs
+        self._told_of: set[tuple[str, str, int]] = set()  # which stage waits for which one of whom
         self._tries: dict[str, int] = {}
         self._results: dict[str, StageResult] = {}
         self._failures: dict[str, MlxError] = {}
@@ -275,14 +277,10 @@ class _Run:
         resting = {address: rest.until - now for address, rest in self._resting.items() if rest.until > now}
         while (stage := self._schedule.next(resting)) is not None:
             started = time.monotonic()
-            if self._gives_way(stage, self._neighbours.ahead_of(stage)):
-                resting[stage.address] = _SPELL_SECONDS
-                continue
-            self._resting.pop(stage.address, None)
             self._schedule.begin(stage.address)
             try:
-                decision = decide_stage(self._observer, stage, self._anew)
-                if self._gives_way(stage, self._neighbours.beside(decision)):
+                decision = self._decide(stage)
+                if decision is None:
                     self._schedule.again(stage.address)
                     resting[stage.address] = _SPELL_SECONDS
                     continue
@@ -313,15 +311,30 @@ class _Run:
             self._neighbours.release(decision.stage.address)
             raise
 
+    def _decide(self, stage: Stage) -> Decision | None:
+        """Return what is to be done with a stage; None while it gives way to one of another run."""
+        if self._gives_way(stage, self._neighbours.ahead_of(stage)):
+            return None
+        self._resting.pop(stage.address, None)
+        if stage.address in self._waiting:  # others were there: see what became of its inputs
+            self._waiting.remove(stage.address)
+            self._observer.settle_anew(self._graph.upstream[stage.address])
+        decision = decide_stage(self._observer, stage, self._anew)
+        return None if self._gives_way(stage, self._neighbours.beside(decision)) else decision
+
     def _gives_way(self, stage: Stage, other: Reservation | None) -> bool:
-        """Say whether a stage waits for one of another run; when it does no more, see what became of its inputs."""
-        before = self._waiting.pop(stage.address, None)
+        """Say whether a stage waits for one of another run, which is told once."""
         if other is None:
-            if before is not None:
-                self._observer.settle_anew(self._graph.upstream[stage.address])
             return False
-        self._waiting[stage.address] = other
-        if before is None:
+        if is_ancestor(other.process):
+            raise UsageError(
+                f"stage `{stage.address}` waits for stage `{other.stage}`, whose own command has started this run",
+                hint=f"take that out of the command of `{other.stage}`: `deps` say what is to be run before",
+            )
+        self._waiting.add(stage.address)
+        told = (stage.address, other.stage, other.process)
+        if told not in self._told_of:
+            self._told_of.add(told)
             doing = "runs" if other.stage == stage.address else f"runs `{other.stage}`"
             self._listener.note(f"stage `{stage.address}` waits: process {other.process} {doing}")
         return True
@@ -338,7 +351,7 @@ class _Run:
         until = float("inf") if rest is None else time.monotonic() + rest
         done: set[Future[None]] = set()
         # A command may take days. What was stored by now is named, by locks and by the journal: others may come in.
-        with self._turn.handed_over(self._listener.note):
+        with self._turn.handed_over(self._listener.note), self._stopping_commands():
             while not done and (left := until - time.monotonic()) > 0:
                 # In short spells: one long one would not end for a signal that another thread is given.
                 spell = min(left, _SPELL_SECONDS)
@@ -351,6 +364,15 @@ class _Run:
         self._observer.renew()
         for command in sorted(done, key=lambda each: self._begun[self._commands[each]].started):
             self._end(command)
+
+    @contextmanager
+    def _stopping_commands(self) -> Iterator[None]:
+        """Let the commands end at once when the block is interrupted: the checkout may be in other hands for long."""
+        try:
+            yield
+        except BaseException:
+            self._cancelled.set()
+            raise
 
     def _end(self, command: Future[None]) -> None:
         """Publish what a command made that has ended, or bring back what there was before."""

@@ -109,7 +109,8 @@ def run_job(
     """Run `job`, or find that it was run before, with the remote at `url` (None: the one it names).
 
     StageFailed when its command fails; MissingObject or CorruptObject when the remote has not all of it as it was
-    written; Inconclusive when the inputs are others here, as where the environment is one of them; RemoteError.
+    written; Inconclusive when the inputs are others here, as where the environment is one of them, or change while it
+    runs; RemoteError.
     """
     began = time.monotonic()
     folder = _open_folder(place.folder)
@@ -129,6 +130,7 @@ def run_job(
     lock = _run(
         project, job, Surroundings(place.environ, folder / "logs", listed=False), _Heard(output, reporter), reporter
     )
+    _refuse_edited_inputs(job, lock, root)
     sent = _send(project, store, lock, reporter)
     others = {out.path: out.digest for out in earlier.outs} if earlier else {}
     differing = tuple(out.path for out in lock.outs if others.get(out.path, out.digest) != out.digest)
@@ -157,7 +159,9 @@ def _find_earlier(store: Remote, job: Job) -> Lock | None:
         lock = read_lock(data, f"run record {job.key}", job.folder)
     except RecordError:
         return None
-    if _inputs(lock) != _inputs(job.inputs) or store.missing({out.digest for out in lock.outs}):
+    if lock.changed_during_run or lock.accepted or _inputs(lock) != _inputs(job.inputs):
+        return None
+    if store.missing({out.digest for out in lock.outs}):
         return None
     return lock
 
@@ -233,6 +237,16 @@ def _run(project: Project, job: Job, surroundings: Surroundings, heard: _Heard, 
         lock = work.finish(attempt).source
     assert lock is not None
     return lock
+
+
+def _refuse_edited_inputs(job: Job, lock: Lock, root: Path) -> None:
+    """Refuse to share what was made while an input changed: the record would say of others what made it."""
+    if lock.changed_during_run:
+        raise Inconclusive(
+            f"`{lock.changed_during_run[0]}` changed while stage `{job.stage}` ran: nobody can tell which version made "
+            "its outputs, and none is shared",
+            hint=f"what it made is in `{root}`; a command must leave its inputs as they are",
+        )
 
 
 def _refuse_other_inputs(job: Job, stage: Stage, wanted: Wanted, observer: Observer) -> None:

@@ -26,12 +26,13 @@ _SUFFIX = ".lock"
 
 
 class Reservation(NamedTuple):
-    """A stage that a process runs: the paths (of the project) that it reads and those that it makes."""
+    """A stage that a process runs: the paths (of the project) that it reads, those that it makes, and its mutexes."""
 
     stage: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     process: int
+    mutex: tuple[str, ...] = ()
 
     def makes(self, path: str) -> bool:
         """Say whether `path` is, holds or lies in something that the stage makes."""
@@ -49,9 +50,10 @@ class Reservations:
         self._folder = _folder(project)
         self._own: dict[str, int] = {}
 
-    def take(self, stage: str, reads: Sequence[str], writes: Sequence[str]) -> None:
+    def take(self, stage: str, reads: Sequence[str], writes: Sequence[str], mutex: Sequence[str] = ()) -> None:
         """Reserve what a stage reads and makes, of which others must have reserved nothing."""
-        told = json.dumps({"stage": stage, "reads": reads, "writes": writes, "process": os.getpid()})
+        value = {"stage": stage, "reads": reads, "writes": writes, "process": os.getpid(), "mutex": mutex}
+        told = json.dumps(value)
         path = self._path(stage)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +154,8 @@ def _read(path: Path) -> Reservation | None:
 def _parse(descriptor: int, path: Path) -> Reservation:
     try:
         told = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-        return Reservation(str(told["stage"]), tuple(told["reads"]), tuple(told["writes"]), int(told["process"]))
+        reads, writes, mutex = (tuple(told[key]) for key in ("reads", "writes", "mutex"))
+        return Reservation(str(told["stage"]), reads, writes, int(told["process"]), mutex)
     except (ValueError, KeyError, TypeError):  # it is just being written: whoever holds the checkout never sees that
         return Reservation(path.name.removesuffix(_SUFFIX), (), (), 0)
 

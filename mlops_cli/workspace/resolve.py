@@ -6,7 +6,7 @@ that somebody wrote there by hand is lost. What comes out is written, and put in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -21,6 +21,7 @@ from mlops_cli.store.batches import open_batch
 from mlops_cli.store.trees import TreeSource
 from mlops_cli.words import word
 from mlops_cli.workspace.git import stage_files
+from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.pointer_merge import Draft
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.record_merge import is_merged_here, merge_file
@@ -79,7 +80,7 @@ def resolve(
     _refuse_others(project, targets, chosen)
     versions = read_versions(project, {path: found for path, found in chosen.items() if found.plain})
     mine = {path: sides for path, sides in versions.items() if is_merged_here(path, sides)}
-    merging = _Merging(project, choice, remote)
+    merging = _Merging(project, choice, remote, frozenset(unmerged))
     for path, sides in mine.items():
         merging.take(path, sides)
     merging.take_results(unmerged, {path: sides for path, sides in versions.items() if path not in mine})
@@ -118,9 +119,12 @@ def _refuse_others(project: Project, targets: Sequence[str], chosen: Mapping[str
 class _Merging:
     """The outcomes of one command, before anything is written."""
 
-    def __init__(self, project: Project, choice: Side | None, remote: TreeSource | None) -> None:
+    def __init__(
+        self, project: Project, choice: Side | None, remote: TreeSource | None, unmerged: frozenset[str]
+    ) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.stuck: list[Stuck] = []
+        self._unmerged = unmerged
         self._project = project
         self._choice = choice
         self._files = WorkspaceFiles(project.root)
@@ -202,4 +206,11 @@ class _Merging:
             elif self._files.read(path) != outcome.data:
                 write_atomic(place, outcome.data)
         if self.outcomes:
-            stage_files(self._project.root, list(self.outcomes))
+            stage_files(self._project.root, [*self.outcomes, *self._hide()])
+
+    def _hide(self) -> Iterator[str]:
+        """Hide the data of pointers that stay, which the other side's `.gitignore` shows; yield what Git is to take."""
+        kept = [path for path, outcome in self.outcomes.items() if path.endswith(SUFFIX) and outcome.data is not None]
+        for path in hide_from_git(self._project.root, [path.removesuffix(SUFFIX) for path in kept]):
+            if path in self.outcomes or path not in self._unmerged:
+                yield path

@@ -134,6 +134,17 @@ def test_a_result_that_differs_is_told_and_the_first_one_stays(ready: Sandbox, t
     assert work(job, tmp_path / "three").outs == first.outs
 
 
+def test_a_result_is_not_shared_when_its_inputs_changed_meanwhile(ready: Sandbox, tmp_path: Path) -> None:
+    ready.write("in", "1\n")
+    ready.pipeline("stages: {edits: {cmd: 'cat in > out; echo 2 >> in', deps: [in], outs: [out]}}\n")
+    job = make(ready, "edits").job
+
+    for name in ("one", "two"):  # the second time, too: the first has left no record
+        with pytest.raises(Inconclusive, match="`in` changed while stage `edits` ran"):
+            work(job, tmp_path / name)
+    assert (tmp_path / "one/project/out").read_text() == "1\n"
+
+
 def test_inputs_that_are_others_there_are_not_run(ready: Sandbox, tmp_path: Path) -> None:
     ready.run("prepare")
     text = make(ready).job.to_bytes().replace(b"lr: 0.1", b"lr: 0.2")

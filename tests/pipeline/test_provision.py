@@ -310,6 +310,31 @@ def test_outputs_that_are_not_what_their_record_says(made: Sandbox, fresh: Sandb
     assert (fresh.root / "mlx.lock/join.yaml").read_bytes() == good
 
 
+@pytest.mark.parametrize(
+    ("stage", "old", "new"),
+    [("join", b"files: 2", b"files: 3"), ("join", b"", b""), ("count@c", b"size: %d}", b"size: 1}")],
+    ids=["totals", "kind", "size"],
+)
+def test_a_record_that_lies_of_what_is_here_keeps_nothing_from_running(
+    made: Sandbox, fresh: Sandbox, stage: str, old: bytes, new: bytes
+):
+    good = (made.root / f"mlx.lock/{stage}.yaml").read_bytes()
+    if old.endswith(b"%d}"):
+        old %= len(made.read("counted-c"))
+    elif not old:  # a file's digest where a folder's belongs
+        old, new = good.rpartition(b"tree: ")[2].partition(b",")[0], hash_bytes(b"lone").encode()
+    bad = good.replace(old, new)
+    assert bad != good
+    (made.root.parent / f"remote/runs/{run_key(read_lock(good, 'lock', ''))}.yaml").write_bytes(bad)
+    fetch(fresh.project())
+    (fresh.root / f"mlx.lock/{stage}.yaml").unlink()
+
+    assert run(fresh, stage, pull=True)[0][stage].action == "run"
+
+    assert any(f"what an earlier run of `{stage}` made is not used: " in note for note in fresh.heard.notes)
+    assert (fresh.root / f"mlx.lock/{stage}.yaml").read_bytes() == good
+
+
 def test_metrics_that_no_run_wrote_are_no_result(made: Sandbox, fresh: Sandbox):
     good = (made.root / "mlx.lock/count@c.yaml").read_bytes()
     place = made.root.parent / f"remote/runs/{run_key(read_lock(good, 'lock', ''))}.yaml"

@@ -127,6 +127,19 @@ VALID: dict[str, list[dict[str, Any]]] = {
                 "f": {"foreach": [1, "b"], "cmd": "x"},
             },
         },
+        {
+            "mlx": 1,
+            "resources": {"gpus": 2},
+            "stages": {
+                "s": {
+                    "cmd": "x",
+                    "resources": {"memory": "1.5GiB"},
+                    "mutex": ["m"],
+                    "timeout": "2h",
+                    "retries": {"times": 2, "delay": 5},
+                },
+            },
+        },
         {"mlx": 1, "stages": {"g": {"foreach": {"a": None, "b": {"c": 1}}, "cmd": "x"}}},
     ],
     "lock": [

@@ -20,6 +20,7 @@ from mlops_cli.workspace import merge_setup
 from mlops_cli.workspace.project_remote import open_project_remote
 from mlops_cli.workspace.pulling import pull
 from mlops_cli.workspace.pushing import Pushing, push
+from mlops_cli.workspace.remove import remove
 from mlops_cli.workspace.resolve import Resolution, resolve
 from mlops_cli.workspace.sides import Clash, Side
 from mlops_cli.workspace.versions import Versions
@@ -192,6 +193,31 @@ def test_a_folder_that_both_sides_began_and_a_pointer_that_one_removed(box: Sand
     assert not box.exists("gone.csv.mlx")
     box.checkout()
     assert here(box) == {"1": "one", "2": "two"}
+
+
+def test_data_whose_pointer_stays_does_not_go_to_git(box: Sandbox) -> None:
+    for name in ("data", "other"):
+        box.write(name, "1")
+        box.add(name)
+
+    def theirs() -> None:
+        remove(box.project(), ["data"])
+        (box.root / "data").unlink()
+
+    def ours() -> None:
+        box.write("data", "2")
+        box.add("data")
+
+    diverge(box, ours, theirs)
+    in_git(box, "merge", "theirs")
+    assert box.read(".gitignore") == "/other\n"
+
+    mend(box, choice=Side.OURS)
+
+    assert box.read(".gitignore") == "/data\n/other\n"
+    box.commit("merged")
+    assert "data" not in box.git("ls-files").split("\n")
+    assert box.states() == {"data": "ok", "other": "ok"}
 
 
 @pytest.mark.parametrize("command", ["rebase", "cherry-pick"])
