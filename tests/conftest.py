@@ -75,9 +75,12 @@ pin_world()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the stress run be longer, or be one that failed."""
+    """Let what is played at random be more than there is time for each day, or be what failed."""
     parser.addoption("--stress", type=float, default=8.0, metavar="SECONDS", help="length of the stress run (8)")
     parser.addoption("--stress-seed", type=int, default=0, metavar="N", help="what the stress run does (random)")
+    parser.addoption("--pipelines", type=int, default=8, metavar="N", help="how many random pipelines are played (8)")
+    parser.addoption("--points", type=int, default=29, metavar="N", help="a run is cut short at one point in N (29)")
+    parser.addoption("--pipelines-seed", type=int, default=0, metavar="N", help="which they are (random)")
 
 
 @dataclass(frozen=True, slots=True)

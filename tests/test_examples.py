@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -18,7 +19,10 @@ from tests.cli.conftest import LEAVES
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "how-to"
 EXAMPLES = Path(__file__).parents[1] / "examples"
-MADE = shutil.ignore_patterns("data", "metrics", "metrics.json", "model.joblib", "models", "plots", "__pycache__")
+MADE = shutil.ignore_patterns(
+    *("data", "metrics", "metrics.json", "model.joblib", "models", "plots", "__pycache__"),
+    *("calls.csv", "placed", "sorted"),
+)
 
 DIGITS_STAGES = {"prepare", "train@logistic", "train@forest", "evaluate@logistic", "evaluate@forest"}
 
@@ -153,6 +157,48 @@ def test_forecast_is_a_matrix_with_exclusions(repo: Path, mlx_in_process: Any, c
     assert actions(mlx_in_process("run", "--dry-run", "--json").json()) == dict.fromkeys({*scores, "best"}, "run")
 
 
+def test_posts_is_the_pipeline_that_dvc_begins_with(repo: Path, mlx_in_process: Any, change: Change) -> None:
+    shutil.copytree(EXAMPLES / "posts", repo, ignore=MADE, dirs_exist_ok=True)
+    subprocess.run([sys.executable, "make_data.py"], cwd=repo, check=True, capture_output=True)
+    stages = ("prepare", "featurize", "train", "evaluate")
+    mlx_in_process("init")
+    mlx_in_process("add", "data/data.xml")
+
+    first = mlx_in_process("run", "--json")
+
+    assert actions(first.json()) == dict.fromkeys(stages, "run"), first.stderr
+    assert actions(mlx_in_process("run", "--json").json()) == dict.fromkeys(stages, "skip")
+    measured = json.loads((repo / "metrics/evaluation.json").read_text(encoding="utf-8"))
+    assert 0.7 < measured["roc_auc"]["test"] < measured["roc_auc"]["train"]
+    change("n_est", "50")
+    due = mlx_in_process("run", "--dry-run", "--json")
+    assert actions(due.json()) == {"prepare": "skip", "featurize": "skip", "train": "run", "evaluate": "run"}
+
+
+def test_variants_is_one_stage_over_many_samples(repo: Path, mlx_in_process: Any, change: Change) -> None:
+    shutil.copytree(EXAMPLES / "variants", repo, ignore=MADE, dirs_exist_ok=True)
+    subprocess.run([sys.executable, "make_data.py"], cwd=repo, check=True, capture_output=True)
+    pipeline, calls = repo / "mlx.yaml", repo / "calls.csv"
+    mlx_in_process("init")
+    mlx_in_process("add", "data/genome.txt", "data/samples")
+
+    def run() -> dict[str, str]:
+        done = mlx_in_process("run", "-j", "2", "--json")
+        assert done.code == 0, done.stderr
+        return actions(done.json())
+
+    two = {"place@A", "place@B", "sort@A", "sort@B"}
+    assert run() == dict.fromkeys({*two, "call"}, "run")
+    found = [line.split(",")[:3] for line in calls.read_text(encoding="utf-8").splitlines()]
+    assert found == [line.split(",") for line in (repo / "data/truth.csv").read_text(encoding="utf-8").splitlines()]
+    pipeline.write_text(pipeline.read_text(encoding="utf-8").replace("[A, B]", "[A, B, C]"), encoding="utf-8")
+    assert run() == {**dict.fromkeys(two, "skip"), **dict.fromkeys(("place@C", "sort@C", "call"), "run")}
+    change("least", "20")
+    assert run() == {**dict.fromkeys({*two, "place@C", "sort@C"}, "skip"), "call": "run"}
+    change("least", "5")
+    assert run()["call"] == "restore"
+
+
 def test_help_and_how_to_speak_of_data_that_digits_has(digits: Path) -> None:
     pages = [page.read_text(encoding="utf-8") for page in HOW_TO.glob("*.md")]
     lines = [line for page in pages for line in re.findall(r"^\$ (mlx .*)", page, re.MULTILINE)]
@@ -166,7 +212,7 @@ def test_help_and_how_to_speak_of_data_that_digits_has(digits: Path) -> None:
     assert {path for path in named if not (digits / path).exists()} == set()
 
 
-@pytest.mark.parametrize("name", ["digits", "forecast", "wine"])
+@pytest.mark.parametrize("name", ["digits", "forecast", "posts", "variants", "wine"])
 def test_the_readme_names_every_file(name: str) -> None:
     folder = EXAMPLES / name
     readme = (folder / "README.md").read_text(encoding="utf-8")

@@ -1649,6 +1649,36 @@ def test_a_disk_that_fills_up_while_a_stage_is_stored(project: Project, tmp_path
         assert (project.root / "model.txt").stat().st_size == 2_000_000
 
 
+def test_a_stage_that_fills_the_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        project = Project(disk / "repo", tmp_path)
+        project.root.mkdir()
+        project.git("init", "--quiet", "--initial-branch=main", "--template=")
+        project.must("init")
+        project.must("config", "set", "cache.dir", str(tmp_path / "cache"))
+        fill_up = (
+            "{cmd: 'cp size model.txt; head -c $(cat size) /dev/zero > big', deps: [size], outs: [model.txt, big]}"
+        )
+        project.write("mlx.yaml", f"mlx: 1\nstages:\n  fill: {fill_up}\n")
+        project.write("size", "1000")
+        project.must("run")
+        project.write("size", "9000000")
+
+        result = project("run")
+
+        assert result.code == 1
+        assert last_said(result) == said("stage `fill` failed: exit code 1", "`mlx logs fill` shows its output")
+        aside = project.root / ".git" / "mlx" / "failed" / "main" / "fill"
+        assert f"note: what `fill` wrote before it failed is in `{aside}`\n" in result.stderr
+        # There is no room for the old outputs beside what was written: they come back when there is.
+        assert "its old outputs cannot be brought back yet" in result.stderr
+        shutil.rmtree(aside)
+        project.write("size", "1000")
+        assert "its old outputs are back" in project.must("run").stderr
+        assert (project.root / "model.txt").read_text() == "1000"
+        assert (project.root / "big").stat().st_size == 1000
+
+
 def test_a_workspace_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         project = Project(disk / "repo", tmp_path)

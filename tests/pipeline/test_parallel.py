@@ -120,21 +120,21 @@ def test_what_takes_too_long_is_stopped(box: Sandbox) -> None:
 
 
 def test_a_wide_and_deep_graph(box: Sandbox) -> None:
-    lines = {"s0": "cmd: echo 0 > f0, outs: [f0]"}
-    for number in range(1, 120):
-        deps = sorted({f"f{(number - 1) // 3}", f"f{number // 2}"} - {f"f{number}"})
-        lines[f"s{number}"] = (
-            f"cmd: 'cat {' '.join(deps)} | tail -c 20 > f{number}; echo {number} >> f{number}', deps: [{', '.join(deps)}], "
-            f"outs: [f{number}]"
-        )
+    """Two hundred stages, each of two that have ancestors in common: diamonds upon diamonds."""
+    lines, values = {"s0": "cmd: echo 1 > f0, outs: [f0]"}, [1]
+    for number in range(1, 200):
+        one, two = (number - 1) // 3, number // 2 if number > 1 else 0
+        cmd = f"read x < f{one}; read y < f{two}; echo $(((x + 3 * y + {number}) % 9973)) > f{number}"
+        lines[f"s{number}"] = f"cmd: '{cmd}', deps: [{', '.join(sorted({f'f{one}', f'f{two}'}))}], outs: [f{number}]"
+        values.append((values[one] + 3 * values[two] + number) % 9973)
     stages(box, **lines)
 
     assert set(box.run(jobs=4).values()) == {"run"}
 
-    made = {f"f{number}": box.read(f"f{number}") for number in range(120)}
+    assert [int(box.read(f"f{number}")) for number in range(200)] == values
     assert set(box.run(jobs=4).values()) == {"skip"}
-    assert set(box.run("s119", jobs=4, force=True, run_cache=False).values()) == {"skip", "run"}
-    assert {name: box.read(name) for name in made} == made
+    assert set(box.run("s199", jobs=4, force=True, run_cache=False).values()) == {"skip", "run"}
+    assert [int(box.read(f"f{number}")) for number in range(200)] == values
 
 
 def test_what_stands_in_the_way_of_one_stage_stops_no_other(box: Sandbox) -> None:
