@@ -57,8 +57,9 @@ def make_job(
 ) -> MadeJob:
     """Return the job of running the stage at `target`, with all that it needs on `remote` (None: the default one).
 
-    The target is typed in `folder` of the project. UsageError for several stages, one that waits for others, or data that must not go to that remote; what keeps the
-    stage from being run here; what keeps a push from it. The checkout must be held.
+    The target is typed in `folder` of the project. UsageError for several stages, one that waits for others, or data
+    that must not go to that remote; what keeps the stage from being run here; what keeps a push from it. The checkout
+    must be held.
     """
     snapshot = workspace_snapshot(project)
     graph = stage_graph(snapshot)

@@ -144,7 +144,11 @@ class Outside:
         found = self._told[url]
         if isinstance(found, UrlInput):
             return found
-        hint = f"{found.marked_hint}; `--offline` takes what the lock records, where nothing else changed" if found.marked_hint else None
+        hint = (
+            f"{found.marked_hint}; `--offline` takes what the lock records, where nothing else changed"
+            if found.marked_hint
+            else None
+        )
         kind = UsageError if isinstance(found, UsageError) else RemoteError
         what = "" if f"`{url}`" in found.message else f" reads `{url}`"
         raise kind(f"stage `{stage.address}`{what}: {found.message}", hint=hint) from found

@@ -73,7 +73,7 @@ def reproduce(
     folder: str = "",
     reporter: Reporter = SILENT,
 ) -> Reproduction:
-    """Run the stages of `revision` again (those at `targets`, typed in `folder`; none: all) and compare by a `standard`.
+    """Run the stages of `revision` at `targets`, typed in `folder` (none: all), again, and compare by a `standard`.
 
     Inconclusive when the commit's locks do not belong to its code; MissingObject when an input is in no store;
     StageFailed when a command fails.
