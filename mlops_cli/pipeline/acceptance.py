@@ -91,7 +91,7 @@ def accept(
         found = list(work.go(chosen))
     for stage, lock, told in found:
         if told.changes and not dry_run:
-            publish(project, snapshot, stage, lock)
+            publish(project, snapshot, stage, lock.to_bytes(stage.folder))
             journal.finish(project, stage.address)
     return tuple(told for _, _, told in found)
 

@@ -6,17 +6,16 @@ The objects must be durable before. The rename of the lock is what makes a resul
 from __future__ import annotations
 
 from mlops_cli.files import write_atomic
-from mlops_cli.records.locks import Lock
 from mlops_cli.records.stages import Stage
 from mlops_cli.workspace.gitignore import hide_from_git
 from mlops_cli.workspace.project import Project
 from mlops_cli.workspace.snapshot import Snapshot, lock_path
 
 
-def publish(project: Project, snapshot: Snapshot, stage: Stage, lock: Lock) -> None:
-    """Write the lock of `stage`, unless it says the same already."""
+def publish(project: Project, snapshot: Snapshot, stage: Stage, lock: bytes) -> None:
+    """Write `lock` as that of `stage`, unless it says the same already."""
     hide_from_git(project.root, [out.path for out in stage.outs if not out.git])
-    path, data = lock_path(stage), lock.to_bytes(stage.folder)
-    if snapshot.files.read(path) != data:
+    path = lock_path(stage)
+    if snapshot.files.read(path) != lock:
         (project.root / path).parent.mkdir(exist_ok=True)
-        write_atomic(project.root / path, data)
+        write_atomic(project.root / path, lock)

@@ -132,8 +132,11 @@ class StageWork:
         try:
             lock = self._judge_inputs(decision, self._collect(decision))
             lock = replace(lock, started_from=attempt.started_from)
-            attempt = replace(attempt, unfinished=self._announce(attempt.unfinished, decision.stage, lock))
-            self._record(decision, lock)
+            data = lock.to_bytes(decision.stage.folder)
+            attempt = replace(attempt, unfinished=self._announce(attempt.unfinished, data))
+            if decision.key is not None and not lock.changed_during_run:
+                self.project.cache.write_run(decision.key, data)
+            publish(self.project, self.snapshot, decision.stage, data)
         except BaseException as error:
             self.give_up(attempt, error)
             raise
@@ -157,9 +160,9 @@ class StageWork:
         try:
             with open_scanner(self.project) as scanner:
                 restore(self.project, scanner, wanted, kept=kept)
-            lock = self._relock(decision, decision.source)
-            unfinished = self._announce(unfinished, stage, lock)
-            self._publish(stage, lock)
+            data = self._relock(decision, decision.source).to_bytes(stage.folder)
+            unfinished = self._announce(unfinished, data)
+            publish(self.project, self.snapshot, stage, data)
         except BaseException as error:
             self._put_right(unfinished, error)
             raise
@@ -192,9 +195,9 @@ class StageWork:
         lock = replace(draft_lock(stage, decision.wanted), outs=outs, metrics=metrics)
         return replace(lock, started_from=source.started_from, accepted=source.accepted)
 
-    def _announce(self, unfinished: journal.Unfinished, stage: Stage, lock: Lock) -> journal.Unfinished:
+    def _announce(self, unfinished: journal.Unfinished, lock: bytes) -> journal.Unfinished:
         """Tell the journal which lock is about to be written: once that is there, the outputs stay."""
-        return journal.update(self.project, replace(unfinished, after=hash_bytes(lock.to_bytes(stage.folder))))
+        return journal.update(self.project, replace(unfinished, after=hash_bytes(lock)))
 
     def _tell_failure(self, unfinished: journal.Unfinished, outcome: journal.Outcome) -> None:
         if outcome.aside is not None:
@@ -267,14 +270,6 @@ class StageWork:
                 "version made them, and the next run makes them again"
             )
         return replace(lock, changed_during_run=changed)
-
-    def _record(self, decision: Decision, lock: Lock) -> None:
-        if decision.key is not None and not lock.changed_during_run:
-            self.project.cache.write_run(decision.key, lock.to_bytes(decision.stage.folder))
-        self._publish(decision.stage, lock)
-
-    def _publish(self, stage: Stage, lock: Lock) -> None:
-        publish(self.project, self.snapshot, stage, lock)
 
 
 def check_decision(project: Project, snapshot: Snapshot, decision: Decision, *, provided: bool = False) -> None:
