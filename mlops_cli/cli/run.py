@@ -19,8 +19,8 @@ from mlops_cli.cli.session import Session, activation, reporting, session_of
 from mlops_cli.errors import StageFailed
 
 if TYPE_CHECKING:
+    from mlops_cli.pipeline.manner import Manner, Work
     from mlops_cli.pipeline.provision import Provision
-    from mlops_cli.pipeline.runner import Manner, Work
     from mlops_cli.pipeline.stage_work import StageWork
     from mlops_cli.progress import Reporter
     from mlops_cli.workspace.project import Project
@@ -65,7 +65,7 @@ def run(
     asked without --pull.
     """
     from mlops_cli.pipeline.declare import parse_resources
-    from mlops_cli.pipeline.runner import Manner
+    from mlops_cli.pipeline.manner import Manner
 
     session = session_of(context)
     output, project = session.output(as_json), session.project()

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from mlops_cli.errors import MlxError
     from mlops_cli.pipeline.execution import Surroundings
+    from mlops_cli.pipeline.manner import StageResult
     from mlops_cli.pipeline.plan import Decision
     from mlops_cli.pipeline.provision import Provided
-    from mlops_cli.pipeline.runner import StageResult
     from mlops_cli.pipeline.usage import Spent
     from mlops_cli.workspace.project import Project
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from mlops_cli.errors import MlxError
 from mlops_cli.files import write_all
+from mlops_cli.pipeline.manner import Listener, StageResult
 from mlops_cli.pipeline.plan import Action, Decision
 from mlops_cli.pipeline.run_history import prune, write_times
 from mlops_cli.pipeline.run_record import RECORD, VERSION, Outcome, line
-from mlops_cli.pipeline.runner import Listener, StageResult
 from mlops_cli.pipeline.usage import Spent
 
 

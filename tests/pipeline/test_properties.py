@@ -19,7 +19,7 @@ import pytest
 
 from mlops_cli.documents import dump_yaml
 from mlops_cli.errors import StageFailed
-from mlops_cli.pipeline.runner import StageResult
+from mlops_cli.pipeline.manner import StageResult
 from tests.pipeline.oracle import OPTIONAL, SCRIPT, UNDECLARED, Done, Spec, World, command, deps
 from tests.workspace.projects import Notes, Sandbox, make_project
 

@@ -11,9 +11,10 @@ import pytest
 from mlops_cli.documents.schemas import find_violations
 from mlops_cli.errors import MissingObject, RemoteError, UsageError
 from mlops_cli.hashing import hash_bytes
+from mlops_cli.pipeline.manner import PLAINLY, Manner
 from mlops_cli.pipeline.plan import Decision
 from mlops_cli.pipeline.provision import Provided, Provision
-from mlops_cli.pipeline.runner import PLAINLY, Manner, run_project
+from mlops_cli.pipeline.runner import run_project
 from mlops_cli.pipeline.status import plan_project
 from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.records.locks import read_lock

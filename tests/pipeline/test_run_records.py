@@ -15,10 +15,11 @@ import pytest
 from mlops_cli.errors import StageFailed
 from mlops_cli.pipeline import run_history
 from mlops_cli.pipeline.execution import Surroundings
+from mlops_cli.pipeline.manner import Manner
 from mlops_cli.pipeline.recorder import recorded
 from mlops_cli.pipeline.run_history import Run, list_runs, read_run, read_times, saved_by, tail_start
 from mlops_cli.pipeline.run_record import RECORD, Outcome, line, read_record
-from mlops_cli.pipeline.runner import Manner, run_project
+from mlops_cli.pipeline.runner import run_project
 from mlops_cli.pipeline.turn import exclusive
 from tests.workspace.projects import Sandbox
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from mlops_cli.errors import MlxError, RecordError
 from mlops_cli.pipeline.execution import Surroundings
+from mlops_cli.pipeline.manner import Manner, StageResult
 from mlops_cli.pipeline.outside import AS_RECORDED, Outside
 from mlops_cli.pipeline.plan import Decision
 from mlops_cli.pipeline.reproduce import reproduce
-from mlops_cli.pipeline.runner import Manner, StageResult, run_project
+from mlops_cli.pipeline.runner import run_project
 from mlops_cli.pipeline.status import plan_project, project_status
 from mlops_cli.pipeline.turn import exclusive
 from mlops_cli.pipeline.usage import Spent
