@@ -609,3 +609,15 @@ def test_other_clouds(box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert fetch(other.project()).objects == 45
         other.checkout()
         assert listing(other.root / "data") == before
+
+
+def test_a_remote_that_is_gone_does_not_lack_everything(box: Sandbox) -> None:
+    folder = box.remote()
+    box.write("data", "a\n")
+    box.add("data")
+    assert [len(each.missing) for each in find_unpushed(box.project())] == [1]  # nothing was ever pushed
+    push(box.project())
+    folder.rename(folder.with_name("away"))
+
+    with pytest.raises(RemoteError, match="is empty, and this clone knows it with data"):
+        find_unpushed(box.project())
