@@ -58,7 +58,8 @@ class DelegatedWork:
     def begin(self, decision: Decision) -> Delegated:
         """Make a job of a stage, and send what it needs."""
         self.work.observer.flush()
-        made = make_job(self.project, decision.stage.address, reporter=_Notes(self.work.listener))
+        notes, outside = _Notes(self.work.listener), self.work.observer.outside
+        made = make_job(self.project, decision.stage.address, reporter=notes, outside=outside)
         return Delegated(decision, made.job)
 
     def execute(self, attempt: Delegated, cancelled: Event) -> None:

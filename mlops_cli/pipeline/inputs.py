@@ -311,6 +311,11 @@ class Observer:
         return sorted(paths)
 
     @property
+    def outside(self) -> Outside:
+        """What was asked of the world outside the project."""
+        return self._outside
+
+    @property
     def trees(self) -> Scanner:
         """The trees of the tracked data that was looked at."""
         return self._outlook.trees

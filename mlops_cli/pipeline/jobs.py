@@ -24,6 +24,7 @@ from mlops_cli.records.stages import Stage
 from mlops_cli.store.batches import open_batch
 from mlops_cli.store.folder_bucket import FolderBucket
 from mlops_cli.store.trees import Entry, Kind, split_path, write_tree
+from mlops_cli.words import quoted
 from mlops_cli.workspace import git
 from mlops_cli.workspace.compare import as_entry
 from mlops_cli.workspace.project import Project
@@ -74,7 +75,9 @@ def make_job(
         refuse_unasked(decision)
         if decision.key is None:
             refuse_absent_inputs(project, snapshot, decision)
-            raise UsageError(f"nobody can tell yet what stage `{chosen[0]}` takes", hint=f"`mlx run {chosen[0]}`")
+            raise UsageError(
+                f"nobody can tell yet what stage `{chosen[0]}` takes", hint=f"`mlx run {quoted(chosen[0])}`"
+            )
         code = _keep_code(project, decision, observer, reporter)
         data = _keep_data(project, decision.wanted.deps, observer, reporter)
     bucket = store.bucket
@@ -105,7 +108,7 @@ def _refuse_stale(above: Iterable[Decision], target: str) -> None:
         if decision.action is Action.RUN:
             raise UsageError(
                 f"stage `{decision.stage.address}` must run before `{target}`: {decision.reasons[0]}",
-                hint=f"`mlx run {decision.stage.address}`",
+                hint=f"`mlx run {quoted(decision.stage.address)}`",
             )
 
 

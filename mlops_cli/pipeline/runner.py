@@ -60,9 +60,8 @@ def run_project(
     """Bring the stages that `targets` (none: all) and the reach mean up to date; results in run order.
 
     It has its `turn`, and hands it over while it waits for commands. What is not here, `provision` leaves away or
-    brings, and is told. StageFailed when a command fails or does not write
-    its outputs; MissingObject when an input is not here; UsageError when a stage takes more than there is. `delegate`
-    has the commands run by somebody else.
+    brings, and is told; `delegate` has the commands run by somebody else. StageFailed when a command fails or does not
+    write its outputs; MissingObject when an input is not here; UsageError when a stage takes more than there is.
     """
     snapshot = workspace_snapshot(project)
     survey = survey_stages(snapshot, targets, how.reach, listener.note)

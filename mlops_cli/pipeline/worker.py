@@ -79,13 +79,11 @@ class _Heard:
     def __init__(self, output: Write, reporter: Reporter) -> None:
         self._output = output
         self.note = reporter.note
-        self.took: Spent | None = None
 
     def write(self, stage: str, data: bytes) -> None:  # noqa: ARG002  # one stage runs
         self._output(data)
 
-    def spent(self, stage: str, spent: Spent) -> None:  # noqa: ARG002
-        self.took = spent
+    def spent(self, stage: str, spent: Spent) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

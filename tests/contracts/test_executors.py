@@ -154,6 +154,15 @@ def test_a_run_through_an_executor_ends_as_one_here(box: Sandbox) -> None:
     assert not any((box.project().local / "jobs").iterdir())
 
 
+def test_what_is_outside_the_project_is_asked_as_by_a_run_here(box: Sandbox) -> None:
+    box.remote()
+    box.pipeline("stages: {s: {cmd: echo 1 > out, outs: [out], environment: {python: true}}}\n")
+
+    assert run(box) == {"s": "run"}
+    assert box.run(force=True) == {"s": "run"}
+    assert box.actions() == {"s": "skip"}
+
+
 def test_what_is_not_declared_is_not_there(box: Sandbox) -> None:
     box.remote()
     box.write("secret", "s\n")
